@@ -1,0 +1,96 @@
+"""A notebook cell that runs a local language model.
+
+    %load_ext llmwit_magic
+
+    %%infer --max-tokens 50
+    The capital of France is
+
+The same in Python: `infer(model, prompt, params)`, `stream(...)`,
+`generate_embeddings(model, texts)`; `runs` is the log of all runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import generate_embeddings, infer, stream
+    from .engines.protocol import Request
+    from .errors import (
+        EngineFailed,
+        InferenceError,
+        Interrupted,
+        InvalidInput,
+        ModelNotSupported,
+    )
+    from .runlog.log import RunLog
+    from .wit import (
+        EmbeddingsResult,
+        FinishDetail,
+        FinishReason,
+        InferencingParams,
+        InferencingResult,
+        InferencingUsage,
+    )
+
+    runs: RunLog
+
+__version__ = "0.1.0"
+
+# Where each public name lives. They are imported when they are first used, so
+# that loading the extension stays light.
+_HOMES = {
+    "infer": "api", "stream": "api", "generate_embeddings": "api",
+    "Request": "engines.protocol",
+    "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
+    "EngineFailed": "errors", "Interrupted": "errors",
+    "InferencingParams": "wit", "InferencingResult": "wit", "InferencingUsage": "wit",
+    "FinishReason": "wit", "FinishDetail": "wit", "EmbeddingsResult": "wit",
+}  # fmt: skip
+
+__all__ = [
+    "EmbeddingsResult",
+    "EngineFailed",
+    "FinishDetail",
+    "FinishReason",
+    "InferenceError",
+    "InferencingParams",
+    "InferencingResult",
+    "InferencingUsage",
+    "Interrupted",
+    "InvalidInput",
+    "ModelNotSupported",
+    "Request",
+    "generate_embeddings",
+    "infer",
+    "load_ipython_extension",
+    "runs",
+    "stream",
+    "unload_ipython_extension",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name == "runs":
+        from .api import log
+
+        return log()
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What `%load_ext llmwit_magic` calls."""
+    from .magics.infer import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """What `%unload_ext llmwit_magic` calls."""
+    from .magics.infer import unload
+
+    unload(shell)

@@ -1,0 +1,227 @@
+"""The child's side: one process, one loaded model, requests in and events out.
+
+Lines of JSON come in on what was standard input and go out on what was
+standard output. Both are moved away first: native code prints to descriptors
+1 and 2, and what it prints belongs into the death report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
+
+from ..errors import InferenceError, InvalidInput, PromptTooLong
+from ..models.chat import render_chat
+from ..wit import InferencingParams, ModelInfo
+from .generate import generate
+from .loading import Loaded, choose_threads, load
+from .protocol import ContentFilter, Event, Prepared, jsonable
+from .stopping import TextStream
+
+PARENT_POLL_SECONDS = 1.0
+
+
+def main(parent: int) -> None:
+    """Serve until the parent goes away or says `exit`."""
+    # The parent decides what an interrupt means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    commands, events = _private_pipes()
+    Child(commands, events, parent).serve()
+
+
+def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
+    commands = os.fdopen(os.dup(0), "rb")
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return commands, events
+
+
+class Child:
+    """Answers one command after another; `cancel` and verdicts reach it in between."""
+
+    def __init__(self, commands: BinaryIO, events: BinaryIO, parent: int) -> None:
+        self._events = events
+        self._loaded: Loaded | None = None
+        self._info: ModelInfo | None = None
+        self._pending: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._running: int | None = None
+        threading.Thread(target=self._read, args=(commands,), daemon=True).start()
+        threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
+
+    def _read(self, commands: BinaryIO) -> None:
+        for line in commands:
+            command = json.loads(line)
+            if command["do"] == "cancel":
+                self._cancelled.set()
+            elif command["do"] == "verdict":
+                self._verdicts.put(command["cut"])
+            else:
+                self._pending.put(command)
+        # End of file: the parent has closed the pipe or is dead, whatever is running here.
+        os._exit(0)
+
+    def _watch(self, parent: int) -> None:
+        """End with the parent even where another process inherited its end of the pipe."""
+        while os.name != "posix" or os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(0)
+
+    def serve(self) -> None:
+        handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "load": self._load,
+            "prepare": self._prepare,
+            "run": self._run,
+            "embed": self._embed,
+        }
+        while True:
+            command = self._pending.get()
+            if command["do"] == "exit":
+                os._exit(0)
+            try:
+                handlers[command["do"]](command)
+            except InferenceError as error:
+                self._send("error", {"type": type(error).__name__, "message": str(error)})
+            except MemoryError:
+                self._send("error", {"type": "OutOfMemory", "message": "the engine ran out of memory"})
+            except Exception as error:
+                message = f"{type(error).__name__}: {error}"
+                self._send("error", {"type": "EngineFailed", "message": message})
+
+    def _send(self, kind: str, value: Any) -> None:
+        data = json.dumps({"kind": kind, "value": jsonable(value)}, separators=(",", ":"))
+        try:
+            self._events.write(data.encode() + b"\n")
+            self._events.flush()
+        except BrokenPipeError:
+            os._exit(0)
+
+    def _send_event(self, event: Event) -> None:
+        self._send(type(event).__name__, event)
+
+    def _load(self, command: dict[str, Any]) -> None:
+        self._info = ModelInfo(**command.pop("info"))
+        command.pop("do")
+        self._loaded = load(**command)
+        self._send("done", None)
+
+    @property
+    def _model(self) -> Loaded:
+        if self._loaded is None:
+            raise InvalidInput("no model is loaded")
+        return self._loaded
+
+    def _prepared(self, command: dict[str, Any]) -> tuple[Prepared, Sequence[int]]:
+        """The request as it will run, and the ids of its prompt."""
+        loaded, info = self._model, self._info
+        assert info is not None
+        text = command["prompt"]
+        if command["chat"]:
+            text = self._render(text, command["system"])
+        ids = loaded.tokenizer.encode(text)
+        length = loaded.model.context_length
+        if not ids:
+            raise InvalidInput("the prompt is empty: the model needs at least one token to continue")
+        if len(ids) >= length:
+            raise PromptTooLong(
+                f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
+                f"included: shorten it{self._longer_context(length)}"
+            )
+        threads = choose_threads(command["threads"])
+        prepared = Prepared(
+            prompt=text,
+            prompt_token_count=len(ids),
+            cached_token_count=loaded.model.shared_prefix(ids),
+            context_length=length,
+            params=InferencingParams(**command["params"]),
+            model=info,
+            device=loaded.device.model_copy(update={"threads": threads}),
+        )
+        return prepared, ids
+
+    def _longer_context(self, length: int) -> str:
+        header = self._model.header
+        trained = header.hyperparameter("context_length") if header else length
+        return f" or raise --context-length (up to {trained:,})" if trained > length else ""
+
+    def _render(self, prompt: str, system: str | None) -> str:
+        loaded = self._model
+        if loaded.header is None:
+            raise InvalidInput("an old GGML file has no chat template: leave out --chat")
+
+        def text_of(key: str) -> str:
+            token = loaded.header.metadata.get(f"tokenizer.ggml.{key}") if loaded.header else None
+            return "" if token is None else loaded.tokenizer.token_bytes(token).decode()
+
+        return render_chat(
+            loaded.header.metadata,
+            prompt,
+            system,
+            bos=text_of("bos_token_id"),
+            eos=text_of("eos_token_id"),
+        )
+
+    def _prepare(self, command: dict[str, Any]) -> None:
+        self._send_event(self._prepared(command)[0])
+
+    def _run(self, command: dict[str, Any]) -> None:
+        self._cancelled.clear()
+        self._send("started", None)
+        prepared, ids = self._prepared(command)
+        self._send_event(prepared)
+        filters: list[ContentFilter] = [*command["patterns"]]
+        filters += [self._asker(index) for index in range(command["functions"])]
+        events = generate(
+            self._model.model,
+            self._model.tokenizer,
+            ids,
+            prepared.params,
+            TextStream(prepared.params.stop, filters),
+            threads=prepared.device.threads,
+            top_logprobs=command["top_logprobs"],
+            report=self._send_event,
+            cancelled=self._cancelled.is_set,
+        )
+        for event in events:
+            self._send_event(event)
+
+    def _asker(self, index: int) -> Callable[[str], int | None]:
+        """A content filter that is a function of the parent's process: ask it and wait."""
+
+        def ask(text: str) -> int | None:
+            self._send("judge", {"filter": index, "text": text})
+            return self._verdicts.get()
+
+        return ask
+
+    def _embed(self, command: dict[str, Any]) -> None:
+        self._cancelled.clear()
+        self._send("started", None)
+        loaded = self._model
+        threads = choose_threads(command["threads"])
+        vectors, count = [], 0
+        for text in command["texts"]:
+            ids = loaded.tokenizer.encode(text)
+            if not ids:
+                raise InvalidInput("an empty text has no embedding")
+            whole = loaded.model.evaluate_prompt(
+                ids, threads, lambda done: not self._cancelled.is_set()
+            )
+            if not whole:
+                break
+            vectors.append(loaded.model.embedding)
+            count += len(ids)
+        self._send("embeddings", {"vectors": vectors, "tokens": count})
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,182 @@
+"""Token ids to logits: the only file that imports ctransformers.
+
+The library is used as a machine for logits and for nothing else. Its sampling,
+stop handling, UTF-8 handling and defaults are wrong in ways a user would see,
+and most misuse kills the process; so this module lives in the child process,
+and checks every argument before native code sees it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineFailed, InvalidInput, PromptTooLong
+
+SLICE = 32
+"""Prompt tokens evaluated in one call. One call cannot be interrupted; slices of
+this size cost no more than one large call and let a cancellation through within
+a quarter of a second on a small model."""
+
+
+def cpu_library() -> str | None:
+    """Which of the bundled libraries fits this processor; None leaves the choice to ctransformers.
+
+    Its own choice takes 1.2 s (py-cpuinfo); the flags that Linux shows are the
+    same facts.
+    """
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return None
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    if "avx2" in flags and "fma" in flags and "f16c" in flags:
+        return "avx2"
+    return "avx" if "avx" in flags and "f16c" in flags else "basic"
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class LogitsModel:
+    """A loaded model: evaluates token ids and remembers which ones it has seen."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        model_type: str | None,
+        context_length: int,
+        gpu_layers: int,
+        mmap: bool = True,
+    ) -> None:
+        from ctransformers.llm import LLM, Config
+
+        if gpu_layers == 0:
+            library = cpu_library()
+        else:
+            library = None if platform.system() == "Darwin" else "cuda"
+        config = Config(context_length=context_length, gpu_layers=gpu_layers, mmap=mmap)
+        self.library = library or "chosen by ctransformers"
+        self._llm = LLM(os.path.abspath(path), model_type, config=config, lib=library)
+        self.vocabulary_size: int = self._llm.vocab_size
+        self.context_length: int = self._llm.context_length
+        self._context: list[int] = []
+
+    def shared_prefix(self, tokens: Sequence[int]) -> int:
+        """How many of the first tokens need not be evaluated again.
+
+        At least one is always evaluated, since only the newest token's logits
+        are kept.
+        """
+        limit = min(len(tokens) - 1, len(self._context))
+        return next((i for i in range(limit) if tokens[i] != self._context[i]), max(limit, 0))
+
+    def evaluate_prompt(
+        self,
+        tokens: Sequence[int],
+        threads: int,
+        progress: Callable[[int], bool],
+    ) -> bool:
+        """Make `tokens` the context, slice by slice.
+
+        `progress(done)` is called after each slice with the number of tokens
+        of the context that are evaluated; it returns whether to go on. Returns
+        whether all of it was evaluated.
+        """
+        if len(tokens) > self.context_length:
+            raise PromptTooLong(
+                f"{len(tokens)} tokens do not fit into a context of {self.context_length}"
+            )
+        start = self.shared_prefix(tokens)
+        del self._context[start:]
+        while start < len(tokens):
+            self._evaluate(tokens[start : start + SLICE], threads)
+            start = len(self._context)
+            if not progress(start) and start < len(tokens):
+                return False
+        return True
+
+    def evaluate_next(self, token: int, threads: int) -> None:
+        """Append one token to the context."""
+        self._evaluate([token], threads)
+
+    def _evaluate(self, tokens: Sequence[int], threads: int) -> None:
+        past = len(self._context)
+        if past + len(tokens) > self.context_length:
+            raise EngineFailed(f"the context of {self.context_length} tokens is full")
+        if not all(0 <= token < self.vocabulary_size for token in tokens):
+            raise EngineFailed("a token id is outside the vocabulary of the model")
+        if not 1 <= threads <= usable_cores():
+            raise InvalidInput(
+                f"threads: {threads} is not valid: it must be from 1 to {usable_cores()}, "
+                "the cores of this machine (more never ends)"
+            )
+        ids = (ctypes.c_int * len(tokens))(*tokens)
+        evaluated = self._llm.ctransformers_llm_batch_eval(
+            ids, len(tokens), past, len(tokens), threads
+        )
+        if not evaluated:
+            self._context.clear()
+            raise EngineFailed("ctransformers could not evaluate the tokens")
+        self._context.extend(tokens)
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """Of the newest token, shape (vocabulary,): a view that the next evaluation overwrites.
+
+        Some old formats keep several positions; the last is the newest.
+        """
+        size = self._llm.ctransformers_llm_logits_size()
+        data = self._llm.ctransformers_llm_logits_data()
+        if size < self.vocabulary_size or not data:
+            raise EngineFailed("the model gave no logits")
+        return np.ctypeslib.as_array(data, (size,))[-self.vocabulary_size :]
+
+    @property
+    def embedding(self) -> list[float]:
+        """The hidden state of the newest token after the last norm, length of the embedding."""
+        size = self._llm.ctransformers_llm_embeddings_size()
+        if not size:
+            raise InvalidInput("this model gives no embeddings: ctransformers has them for GGUF")
+        data = self._llm.ctransformers_llm_embeddings_data()
+        values: list[float] = np.ctypeslib.as_array(data, (size,)).tolist()
+        return values
+
+    def encode_natively(self, text: str) -> list[int]:
+        """Ids by the library's own tokenizer, for formats whose vocabulary only it can read.
+
+        A character can make as many tokens as it has bytes, which the
+        library's own Python wrapper does not allow for.
+        """
+        if "\0" in text:
+            raise InvalidInput(
+                f"the prompt has a NUL character at position {text.index(chr(0))}, which "
+                "this model's tokenizer cannot take"
+            )
+        data = text.encode()
+        output = (ctypes.c_int * (4 * len(data) + 16))()
+        count = self._llm.ctransformers_llm_tokenize(data, False, output)
+        return list(output[:count])
+
+    def token_bytes_natively(self, token: int) -> bytes:
+        """What a token of such a vocabulary stands for."""
+        text: bytes = self._llm.ctransformers_llm_detokenize(token)
+        return text
+
+    @property
+    def native_end_id(self) -> int:
+        """The end-of-text token of such a vocabulary."""
+        return int(self._llm.eos_token_id)

@@ -1,0 +1,184 @@
+"""Whether there is a GPU that ctransformers can use, and how many layers fit on it.
+
+Asked in the child process, before the CUDA library is loaded: that library
+calls `exit(1)` where it finds no device, which no handler sees.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DeviceUnavailable
+from ..models.gguf import Header
+
+SCRATCH_BYTES = 512 * 1024**2
+"""Device memory left free for the library's work buffers and the driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A usable device; `free_bytes` is None where nobody can tell."""
+
+    name: str
+    free_bytes: int | None
+
+
+def find_gpu() -> Gpu | str:
+    """The first usable GPU, or in words why there is none."""
+    if platform.system() == "Darwin":
+        if platform.machine() != "arm64":
+            return "Metal needs Apple silicon"
+        return Gpu("metal", None) if _library("metal") else "ctransformers has no Metal library here"
+    if not _library("cuda"):
+        return "ctransformers has no CUDA library for this platform"
+    missing = _missing_cuda_packages()
+    if missing:
+        return (
+            f"the CUDA runtime is missing ({', '.join(missing)}): "
+            "install it with pip install 'llmwit-magic[gpu]'"
+        )
+    problem = _driver_problem()
+    if problem:
+        return problem
+    name, free = _device_memory()
+    return Gpu(name, free)
+
+
+def _library(name: str) -> bool:
+    spec = importlib.util.find_spec("ctransformers")
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    return any(list((Path(folder) / "lib" / name).glob("*ctransformers.*")) for folder in folders)
+
+
+def _missing_cuda_packages() -> list[str]:
+    """Packages whose libraries ctransformers loads by path, or else the system's loader finds."""
+    wanted = {
+        "nvidia-cuda-runtime-cu12": ("cuda_runtime", "libcudart.so.12", "cudart64_12.dll"),
+        "nvidia-cublas-cu12": ("cublas", "libcublas.so.12", "cublas64_12.dll"),
+    }
+    spec = importlib.util.find_spec("nvidia")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    missing = []
+    for package, (folder, *names) in wanted.items():
+        found = any(list((base / folder).glob(f"*/{name}")) for base in folders for name in names)
+        if not found and not _loads(names[0]):
+            missing.append(package)
+    return missing
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def _driver_problem() -> str | None:
+    """Ask the driver itself; these calls only return codes."""
+    name = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return f"there is no NVIDIA driver ({name} cannot be loaded)"
+    code = driver.cuInit(0)
+    if code:
+        return f"the NVIDIA driver finds no usable device (cuInit says {code})"
+    count = ctypes.c_int(0)
+    code = driver.cuDeviceGetCount(ctypes.byref(count))
+    if code or count.value < 1:
+        return f"the NVIDIA driver reports {count.value} devices (code {code})"
+    return None
+
+
+def _device_memory() -> tuple[str, int | None]:
+    """Name and free memory of device 0, through nvidia-ml-py where it is installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return "cuda:0", None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        name = pynvml.nvmlDeviceGetName(handle)
+        text = name.decode() if isinstance(name, bytes) else name
+        return f"cuda:0 {text}", int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    except pynvml.NVMLError:
+        return "cuda:0", None
+
+
+def free_memory() -> int | None:
+    """Free memory of device 0 in bytes now."""
+    return _device_memory()[1]
+
+
+def choose_layers(
+    asked: int | str, gpu: Gpu | str, layer_bytes: Sequence[int], total_bytes: int
+) -> tuple[int, str]:
+    """How many layers to offload, and why.
+
+    `layer_bytes` are the device bytes of each repeating layer with its share of
+    the KV cache, `total_bytes` those of the whole model. A number that cannot
+    be honoured raises `DeviceUnavailable`; `auto` takes what fits.
+    """
+    everything = len(layer_bytes) + 1  # ctransformers counts the output as one more
+    if asked == 0:
+        return 0, "asked for the CPU"
+    if isinstance(gpu, str):
+        if asked == "auto":
+            return 0, gpu
+        raise DeviceUnavailable(
+            f"{asked} GPU layers were asked for, but {gpu}; --gpu-layers 0 runs on the CPU"
+        )
+    if asked != "auto":
+        return min(int(asked), everything), "as asked"
+    if gpu.free_bytes is None:
+        return everything, "all layers (free device memory unknown: install nvidia-ml-py)"
+    budget = gpu.free_bytes - SCRATCH_BYTES
+    if total_bytes <= budget:
+        return everything, "all layers fit"
+    layers = 0
+    # The last layers are offloaded first.
+    for size in reversed(layer_bytes):
+        if size > budget:
+            break
+        budget -= size
+        layers += 1
+    return layers, f"{layers} of {len(layer_bytes)} layers fit"
+
+
+def layer_sizes(header: Header, context_length: int) -> tuple[list[int], int]:
+    """Device bytes of each layer with its KV cache, and of the whole model."""
+    blocks = header.hyperparameter("block_count")
+    kv = kv_cache_bytes(header, context_length)
+    sizes = [kv // blocks] * blocks
+    rest = 0
+    for tensor in header.tensors:
+        prefix, _, name = tensor.name.partition(".")
+        if prefix == "blk":
+            sizes[int(name.partition(".")[0])] += tensor.nbytes
+        elif tensor.name.startswith("output"):
+            rest += tensor.nbytes
+    return sizes, sum(sizes) + rest
+
+
+def kv_cache_bytes(header: Header, context_length: int) -> int:
+    """Bytes of keys and values for a whole context: two float16 each, for every layer."""
+    heads = header.hyperparameter("attention.head_count")
+    size = header.hyperparameter("embedding_length") // heads
+    kv_heads = header.hyperparameter("attention.head_count_kv", heads)
+    layers: int = header.hyperparameter("block_count")
+    return 2 * 2 * layers * size * kv_heads * context_length
+
+
+def scratch_bytes(header: Header, context_length: int) -> int:
+    """Bytes of the work buffers: the attention scores of a batch of 512 dominate them."""
+    heads: int = header.hyperparameter("attention.head_count")
+    width: int = header.hyperparameter("feed_forward_length")
+    batch = min(512, context_length)
+    return 4 * batch * (heads * context_length + 4 * width) + 32 * 1024**2

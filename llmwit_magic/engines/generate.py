@@ -1,0 +1,126 @@
+"""The loop: logits to tokens to chunks, until there is a reason to end.
+
+Nothing is evaluated that the result does not need: no prompt where no token is
+wanted, and not the last token.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from ..models.tokenizer import Tokenizer
+from ..wit import FinishDetail, InferencingParams, InferencingUsage, TokenAlternative, TokenInfo
+from .protocol import Chunk, End, Event, Progress
+from .sampling import Logits, Sampler, log_probabilities
+from .stopping import TextStream
+
+
+class Model(Protocol):
+    """What the loop needs of a loaded model."""
+
+    context_length: int
+
+    @property
+    def logits(self) -> Logits: ...
+    def shared_prefix(self, tokens: Sequence[int]) -> int: ...
+    def evaluate_prompt(
+        self, tokens: Sequence[int], threads: int, progress: Callable[[int], bool]
+    ) -> bool: ...
+    def evaluate_next(self, token: int, threads: int) -> None: ...
+
+
+def generate(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    params: InferencingParams,
+    stream: TextStream,
+    *,
+    threads: int,
+    top_logprobs: int | None,
+    report: Callable[[Progress], None],
+    cancelled: Callable[[], bool],
+) -> Iterator[Event]:
+    """The chunks of a run over the token ids of its prompt, then its end.
+
+    `report` gets the progress of the prompt; `cancelled` is asked between
+    slices of the prompt and between tokens, and a cancelled run ends without a
+    finish detail.
+    """
+    started = time.perf_counter()
+    context = list(prompt)
+    cached = model.shared_prefix(context)
+    finish: FinishDetail | None = None
+    seconds: dict[str, float] = {}
+
+    def progress(done: int) -> bool:
+        report(Progress("prompt", done, len(prompt)))
+        return not cancelled()
+
+    if params.max_tokens == 0:
+        finish, cached = FinishDetail.MAX_TOKENS, 0
+        running = False
+    else:
+        report(Progress("prompt", cached, len(prompt)))
+        running = model.evaluate_prompt(context, threads, progress)
+        seconds["prompt"] = time.perf_counter() - started
+
+    sampler = Sampler(params)
+    generated = 0
+    decoding = time.perf_counter()
+    while running and not cancelled():
+        logits = model.logits
+        token = sampler.next(logits, context)
+        if token in tokenizer.end_ids:
+            finish = FinishDetail.EOS
+            break
+        generated += 1
+        context.append(token)
+        data = tokenizer.token_bytes(token)
+        tokens = () if top_logprobs is None else (
+            _token_info(tokenizer, logits, token, data, top_logprobs),
+        )
+        text = stream.push(data)
+        seconds["decode"] = time.perf_counter() - decoding
+        yield Chunk(text, generated, tokens)
+        if stream.ended:
+            break
+        if generated == params.max_tokens:
+            finish = FinishDetail.MAX_TOKENS
+        elif len(context) >= model.context_length:
+            finish = FinishDetail.CONTEXT_FULL
+        if finish:
+            break
+        model.evaluate_next(token, threads)
+
+    rest = stream.finish()
+    if rest:
+        yield Chunk(rest, generated)
+    yield End(
+        finish_detail=stream.ended or finish,
+        usage=InferencingUsage(
+            prompt_token_count=len(prompt),
+            generated_token_count=generated,
+            cached_token_count=cached,
+        ),
+        stop_sequence=stream.stop_sequence,
+        seconds=seconds,
+    )
+
+
+def _token_info(
+    tokenizer: Tokenizer, logits: Logits, token: int, data: bytes, top: int
+) -> TokenInfo:
+    logprob, rank, best = log_probabilities(logits, token, top)
+    return TokenInfo(
+        id=token,
+        bytes=data,
+        logprob=logprob,
+        rank=rank,
+        top=tuple(
+            TokenAlternative(id=other, bytes=tokenizer.token_bytes(other), logprob=value)
+            for other, value in best
+        ),
+    )

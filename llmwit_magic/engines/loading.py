@@ -1,0 +1,148 @@
+"""What the child process does once: open the model with the context and device asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..errors import DeviceUnavailable, EngineFailed, InvalidInput, ModelNotSupported, OutOfMemory
+from ..models.gguf import Header, read_header
+from ..models.tokenizer import NativeTokenizer, Tokenizer, build_tokenizer
+from ..wit import DeviceInfo
+from . import devices
+from .ctransformers import LogitsModel, usable_cores
+
+MAX_DEFAULT_CONTEXT = 8192
+MEMORY_SHARE = 0.8
+"""The part of the free memory that a context chosen by us may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to run."""
+
+    model: LogitsModel
+    tokenizer: Tokenizer | NativeTokenizer
+    header: Header | None
+    device: DeviceInfo
+
+
+def load(
+    *,
+    source: str,
+    loaded: str,
+    model_type: str | None,
+    context_length: int | None,
+    gpu_layers: int | str,
+) -> Loaded:
+    """Open the model file `loaded`; the vocabulary is read from `source`, its original."""
+    if model_type:
+        return _load_old(source, model_type, context_length, gpu_layers)
+    header = read_header(Path(source))
+    tokenizer = build_tokenizer(header.metadata)
+    length = choose_context(header, context_length)
+    gpu = "" if gpu_layers == 0 else devices.find_gpu()
+    layers, reason = devices.choose_layers(
+        gpu_layers, gpu, *devices.layer_sizes(header, length)
+    )
+    before = devices.free_memory() if layers else None
+    model = _open(loaded, None, length, layers)
+    if model.vocabulary_size != len(tokenizer):
+        raise ModelNotSupported(
+            f"{Path(source).name}: ctransformers sees {model.vocabulary_size:,} tokens "
+            f"of {len(tokenizer):,}"
+        )
+    taken = _device_memory_taken(before, model, layers)
+    device = DeviceInfo(
+        name=gpu.name if layers and isinstance(gpu, devices.Gpu) else "cpu",
+        library=model.library,
+        requested_gpu_layers=gpu_layers,
+        gpu_layers=layers,
+        memory_bytes=taken,
+        reason=reason,
+    )
+    return Loaded(model, tokenizer, header, device)
+
+
+def _load_old(
+    source: str, model_type: str, context_length: int | None, gpu_layers: int | str
+) -> Loaded:
+    if gpu_layers not in (0, "auto"):
+        raise DeviceUnavailable(
+            "old GGML files run on the CPU: ctransformers offloads GGUF models only"
+        )
+    model = _open(source, model_type, context_length or 0, 0)
+    device = DeviceInfo(
+        library=model.library, requested_gpu_layers=gpu_layers, reason="an old GGML file"
+    )
+    return Loaded(model, NativeTokenizer(model), None, device)
+
+
+def _open(path: str, model_type: str | None, context_length: int, layers: int) -> LogitsModel:
+    try:
+        return LogitsModel(
+            path, model_type=model_type, context_length=context_length, gpu_layers=layers
+        )
+    except (RuntimeError, OSError) as error:
+        raise EngineFailed(f"ctransformers could not load {Path(path).name}: {error}") from None
+
+
+def _device_memory_taken(before: int | None, model: LogitsModel, layers: int) -> int | None:
+    """Device memory that loading took; a GPU run that took none was a CPU run."""
+    if not layers or before is None:
+        return None
+    model.evaluate_prompt([0], 1, lambda done: True)  # work buffers come with the first evaluation
+    after = devices.free_memory()
+    taken = before - after if after is not None else None
+    if taken is not None and taken <= 0:
+        raise DeviceUnavailable(
+            f"{layers} GPU layers were asked for, but the library took no device memory"
+        )
+    return taken
+
+
+def choose_context(header: Header, asked: int | None) -> int:
+    """Tokens of context: what was asked for, or the trained length as far as memory allows."""
+    trained: int = header.hyperparameter("context_length")
+    if asked is not None:
+        if asked > trained:
+            raise InvalidInput(
+                f"context_length: {asked} is not valid: the model was trained with {trained}"
+            )
+        length = asked
+    else:
+        length = min(trained, MAX_DEFAULT_CONTEXT)
+    free = psutil.virtual_memory().available
+
+    def needed(tokens: int) -> int:
+        return devices.kv_cache_bytes(header, tokens) + devices.scratch_bytes(header, tokens)
+
+    fitting = length
+    while fitting > 64 and needed(fitting) > free * MEMORY_SHARE:
+        fitting //= 2
+    if asked is not None and needed(asked) > free:
+        raise OutOfMemory(
+            f"a context of {asked} tokens needs {needed(asked) / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free: --context-length {fitting} would fit"
+        )
+    return length if asked is not None else fitting
+
+
+def choose_threads(asked: int | str) -> int:
+    """Threads of an evaluation.
+
+    ctransformers' threads spin at every barrier: with as many threads as cores
+    any busy neighbour makes it collapse, with more it never ends. So one core
+    is left to the notebook.
+    """
+    cores = usable_cores()
+    if asked == "auto":
+        return max(1, min(cores - 1, 8))
+    if int(asked) > cores:
+        raise InvalidInput(
+            f"threads: {asked} is not valid: it must be from 1 to {cores}, the cores of this "
+            "machine, or auto"
+        )
+    return int(asked)

@@ -1,0 +1,414 @@
+"""The parent's side of the child process: start, stream, cancel, report a death."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineDied, EngineFailed, InvalidInput, error_named
+from ..wit import (
+    DeviceInfo,
+    FinishDetail,
+    InferencingParams,
+    InferencingUsage,
+    ModelInfo,
+    TokenInfo,
+    U32_MAX,
+)
+from .protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
+
+GRACE_SECONDS = 5.0
+"""How long a cancelled child may take to the next slice or token before it is killed."""
+EXIT_SECONDS = 2.0
+_REPORT_BYTES = 2000
+
+# What to try after a death, by the signal that the process died of.
+_ADVICE = {
+    "SIGKILL": "something killed it, often for lack of memory: try a smaller model or context",
+    "SIGSEGV": "the model file is likely damaged, or of a kind that ctransformers cannot run",
+    "SIGBUS": "the model file changed while it was in use: leave it alone and run again",
+    "SIGABRT": "ctransformers gave up: try a smaller context, or fetch the model file again",
+    "SIGFPE": "the model file is likely damaged: fetch it again",
+    "SIGILL": "ctransformers uses instructions that this processor lacks",
+}
+
+
+class EngineProcess:
+    """A model in its own process. One run at a time; further callers wait their turn."""
+
+    def __init__(
+        self, *, info: ModelInfo, source: Path, loaded: Path, model_type: str | None,
+        context_length: int | None, gpu_layers: int | str,
+    ) -> None:  # fmt: skip
+        self._spec = {
+            "info": info.model_dump(mode="json"),
+            "source": str(source),
+            "loaded": str(loaded),
+            "model_type": model_type,
+            "context_length": context_length,
+            "gpu_layers": gpu_layers,
+        }
+        self.name = info.name
+        self._turn = threading.Lock()
+        self._sending = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._output: Any = None
+        self._doing = "starting"
+        self._closed = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child is there and can run again."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id."""
+        return self._process.pid if self._process else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way."""
+        return self._turn.locked()
+
+    def load(self, emit: Emit, cancel: threading.Event) -> None:
+        """Start the child and load the model, if that is not done yet."""
+        with self._my_turn(cancel):
+            self._ensure_loaded(emit, cancel)
+
+    def run(
+        self, request: Request, emit: Emit, cancel: threading.Event
+    ) -> None:
+        """Carry a request out; its events go to `emit`. See `protocol.Engine`."""
+        functions = [item for item in request.content_filters if callable(item)]
+        command = self._request_command("run", request) | {
+            "patterns": [item for item in request.content_filters if isinstance(item, str)],
+            "functions": len(functions),
+            "top_logprobs": request.top_logprobs,
+        }
+        with self._my_turn(cancel):
+            self._ensure_loaded(emit, cancel)
+            objections: list[InvalidInput] = []
+
+            def answer(kind: str, value: Any) -> bool:
+                if kind == "judge":
+                    try:
+                        cut = _judge(functions, value)
+                    except InvalidInput as error:
+                        # The child waits for a verdict: let it end, then raise.
+                        objections.append(error)
+                        cut = 0
+                    self._send({"do": "verdict", "cut": cut})
+                    return False
+                if objections and kind == "End":
+                    raise objections[0]
+                event = _event(kind, value)
+                emit(event)
+                self._doing = _activity(event, self._doing)
+                return isinstance(event, End)
+
+            self._converse(command, answer, cancel)
+
+    def prepare(
+        self, request: Request, emit: Emit, cancel: threading.Event
+    ) -> Prepared:
+        """What `run` would begin with, with nothing evaluated."""
+        with self._my_turn(cancel):
+            self._ensure_loaded(emit, cancel)
+            found: list[Prepared] = []
+
+            def answer(kind: str, value: Any) -> bool:
+                event = _event(kind, value)
+                assert isinstance(event, Prepared)
+                found.append(event)
+                return True
+
+            self._converse(self._request_command("prepare", request), answer, cancel)
+            return found[0]
+
+    def embed(
+        self, texts: list[str], threads: int | str, emit: Emit,
+        cancel: threading.Event,
+    ) -> tuple[list[list[float]], int]:  # fmt: skip
+        """One vector for each text, and the number of tokens of all texts."""
+        with self._my_turn(cancel):
+            self._ensure_loaded(emit, cancel)
+            self._doing = "computing embeddings"
+            found: list[dict[str, Any]] = []
+
+            def answer(kind: str, value: Any) -> bool:
+                found.append(value)
+                return True
+
+            self._converse({"do": "embed", "texts": texts, "threads": threads}, answer, cancel)
+            if cancel.is_set():
+                raise Cancelled
+            return found[0]["vectors"], found[0]["tokens"]
+
+    def close(self) -> None:
+        """End the child; its memory is given back when this returns."""
+        self._closed = True
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            try:
+                self._send({"do": "exit"})
+                process.wait(EXIT_SECONDS)
+            except (EngineDied, subprocess.TimeoutExpired):
+                process.kill()
+        process.wait()
+        self._release()
+
+    # One turn -----------------------------------------------------------------
+
+    def _my_turn(self, cancel: threading.Event) -> _Turn:
+        return _Turn(self._turn, cancel)
+
+    def _request_command(self, what: str, request: Request) -> dict[str, Any]:
+        return {
+            "do": what,
+            "prompt": request.prompt,
+            "params": request.params.model_dump(mode="json"),
+            "chat": request.chat or request.system is not None,
+            "system": request.system,
+            "threads": request.threads,
+        }
+
+    def _ensure_loaded(self, emit: Emit, cancel: threading.Event) -> None:
+        if self._closed:
+            raise EngineFailed(f"{self.name} was unloaded")
+        if self.alive:
+            return
+        self._release()
+        emit(Progress("load", note=self.name))
+        self._doing = "loading the model"
+        self._start()
+
+        def answer(kind: str, value: Any) -> bool:
+            return kind == "done"
+
+        try:
+            self._converse({"do": "load", **self._spec}, answer, cancel)
+        except BaseException:
+            self._kill()  # a child without its model is of no use
+            raise
+
+    def _start(self) -> None:
+        package = Path(__file__).resolve().parents[2]
+        # Not `-m`: it would put the notebook's folder, with its own random.py, in front.
+        code = (
+            f"import sys; sys.path.append({str(package)!r}); "
+            "from llmwit_magic.engines.child import main; main(int(sys.argv[1]))"
+        )
+        self._output = tempfile.TemporaryFile()
+        self._answers = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._output,
+            # An interrupt of the notebook's process group is not for the child.
+            start_new_session=os.name == "posix",
+        )
+        threading.Thread(
+            target=self._read,
+            args=(self._process, self._answers),
+            name=f"llmwit-read-{self._process.pid}",
+            daemon=True,
+        ).start()
+
+    @staticmethod
+    def _read(
+        process: subprocess.Popen[bytes], answers: queue.SimpleQueue[dict[str, Any] | None]
+    ) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if line.endswith(b"\n"):
+                    answers.put(json.loads(line))
+        answers.put(None)
+
+    def _send(self, command: Mapping[str, Any]) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise EngineDied(f"the engine of {self.name} is not running")
+        try:
+            with self._sending:
+                process.stdin.write(json.dumps(command).encode() + b"\n")
+                process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            raise self._death() from None
+
+    def _converse(
+        self,
+        command: Mapping[str, Any],
+        answer: Callable[[str, Any], bool],
+        cancel: threading.Event,
+    ) -> None:
+        """Send a command and take its answers until `answer` says that one was the last.
+
+        A cancellation is passed on at once; a child that does not heed it in
+        time is killed. Raises what the child reports, or its death.
+        """
+        self._send(command)
+        deadline: float | None = None
+        while True:
+            try:
+                message = self._answers.get(timeout=0.05)
+            except queue.Empty:
+                message = {}
+            if cancel.is_set() and deadline is None:
+                deadline = time.monotonic() + GRACE_SECONDS
+                if command["do"] == "load":
+                    raise Cancelled
+                self._send({"do": "cancel"})
+            if message is None:
+                raise self._death()
+            if message:
+                if message["kind"] == "error":
+                    value = message["value"]
+                    raise error_named(value["type"], value["message"])
+                # A cancellation sent before the child took the command up would be lost.
+                if message["kind"] == "started":
+                    if deadline is not None:
+                        self._send({"do": "cancel"})
+                elif answer(message["kind"], message["value"]):
+                    return
+            if deadline is not None and time.monotonic() > deadline:
+                self._kill()
+                raise Cancelled
+
+    # The end of a child ---------------------------------------------------------
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._release()
+
+    def _death(self) -> EngineDied:
+        """What is known of a child that ended by itself."""
+        process = self._process
+        assert process is not None
+        try:
+            code = process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its pipe and lives on
+            process.kill()
+            code = process.wait()
+        output = self._last_output()
+        self._release()
+        if code < 0:
+            try:
+                name = signal.Signals(-code).name
+            except ValueError:
+                name = f"signal {-code}"
+            how, advice = f"was ended by {name}", _ADVICE.get(name, "run the cell again")
+        else:
+            how, advice = f"exited with code {code}", "run the cell again"
+        said = f"; its last words: {output}" if output else ""
+        return EngineDied(
+            f"the engine of {self.name} {how} while {self._doing}: {advice}{said}"
+        )
+
+    def _last_output(self) -> str:
+        """The last line that the native library or Python wrote before the end."""
+        if self._output is None:
+            return ""
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - _REPORT_BYTES))
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:300] if lines else ""
+
+    def _release(self) -> None:
+        """Close what belongs to a child that is gone."""
+        if self._process is not None and self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                pass
+        if self._output is not None:
+            self._output.close()
+        self._process, self._output = None, None
+
+
+class _Turn:
+    """Wait for the engine's lock, unless cancelled meanwhile."""
+
+    def __init__(self, lock: threading.Lock, cancel: threading.Event) -> None:
+        self._lock = lock
+        self._cancel = cancel
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(timeout=0.05):
+            if self._cancel.is_set():
+                raise Cancelled
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+
+def _judge(functions: list[Callable[[str], int | None]], value: Mapping[str, Any]) -> int | None:
+    """Ask a content filter of this process."""
+    function = functions[value["filter"]]
+    name = getattr(function, "__name__", repr(function))
+    try:
+        cut = function(value["text"])
+    except Exception as error:
+        raise InvalidInput(
+            f"the content filter {name} raised {type(error).__name__}: {error}"
+        ) from error
+    if cut is None:
+        return None
+    if isinstance(cut, bool) or not hasattr(cut, "__index__") or not 0 <= int(cut) <= U32_MAX:
+        raise InvalidInput(
+            f"the content filter {name} returned {cut!r}: it must return where to cut the text, "
+            "or None"
+        )
+    return int(cut)
+
+
+def _event(kind: str, value: Mapping[str, Any]) -> Event:
+    """An event from its JSON form."""
+    if kind == "Progress":
+        return Progress(**value)
+    if kind == "Chunk":
+        tokens = tuple(TokenInfo(**token) for token in value["tokens"])
+        return Chunk(value["text"], value["generated_token_count"], tokens)
+    if kind == "End":
+        detail = value["finish_detail"]
+        return End(
+            finish_detail=FinishDetail(detail) if detail else None,
+            usage=InferencingUsage(**value["usage"]),
+            stop_sequence=value["stop_sequence"],
+            seconds=value["seconds"],
+        )
+    assert kind == "Prepared", kind
+    return Prepared(
+        **dict(value)
+        | {
+            "params": InferencingParams(**value["params"]),
+            "model": ModelInfo(**value["model"]),
+            "device": DeviceInfo(**value["device"]),
+        }
+    )
+
+
+def _activity(event: Event, before: str) -> str:
+    """What the child was doing, in words for a death report."""
+    if isinstance(event, Progress | Prepared):
+        return "evaluating the prompt"
+    if isinstance(event, Chunk):
+        return f"generating token {event.generated_token_count + 1}"
+    return before

@@ -1,0 +1,162 @@
+"""What the session hands to an engine, and what the engine says while it works.
+
+A run's events come in this order: any number of `Progress` (fetch, adapt,
+load), one `Prepared`, any number of `Progress` of the prompt, any number of
+`Chunk`, one `End`. A run that fails raises instead of ending.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BeforeValidator, Field
+
+from ..wit import (
+    DeviceInfo,
+    FinishDetail,
+    InferencingParams,
+    InferencingUsage,
+    ModelInfo,
+    Record,
+    TokenInfo,
+    U32,
+    strings,
+    valid,
+)
+
+ContentFilter = str | Callable[[str], int | None]
+"""A regular expression, or a function from the text so far to where it must be cut."""
+
+
+class Request(Record):
+    """One prompt with its model and params, checked."""
+
+    model: str = Field(description="path, alias, owner/repo[:file][@revision] or name of a model")
+    prompt: str = Field(description="the text to continue; with chat, what the user says")
+    params: InferencingParams = InferencingParams()
+    model_type: str | None = Field(
+        None, description="format of an old GGML file, such as gpt2; GGUF files need none"
+    )
+    chat: bool = Field(False, description="put the prompt into the model's own chat template")
+    system: str | None = Field(None, description="the system message of the chat")
+    context_length: Annotated[U32, Field(ge=1)] | None = Field(
+        None,
+        description="tokens of prompt and answer together; by default what the model was trained "
+        "with, or what memory allows, at most 8192",
+        **valid("a whole number ≥ 1"),
+    )
+    gpu_layers: U32 | Literal["auto"] = Field(
+        "auto",
+        description="layers to run on the GPU; auto: as many as fit, none without a usable one",
+        **valid("a whole number ≥ 0, or auto"),
+    )
+    threads: Annotated[U32, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="processor threads; auto leaves one core to the notebook",
+        **valid("a whole number ≥ 1, or auto"),
+    )
+    top_logprobs: Annotated[U32, Field(le=100)] | None = Field(
+        None,
+        description="record each token's log-probability, with this many alternatives",
+        **valid("a whole number from 0 to 100"),
+    )
+    content_filters: Annotated[tuple[ContentFilter, ...], BeforeValidator(strings)] = ()
+    tags: Mapping[str, str] = Field({}, description="KEY=VALUE kept with the run in the log")
+    group_id: str | None = None
+    replay_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage has come: of `fetch` and `adapt` in bytes, of `prompt` in tokens."""
+
+    stage: Literal["fetch", "adapt", "load", "prompt"]
+    done: int = 0
+    total: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The request as the engine will run it, before anything is evaluated."""
+
+    prompt: str
+    prompt_token_count: int
+    cached_token_count: int
+    context_length: int
+    params: InferencingParams
+    model: ModelInfo
+    device: DeviceInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Text that is safe to show (perhaps none yet), and the tokens generated with it."""
+
+    text: str
+    generated_token_count: int
+    tokens: tuple[TokenInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why the run ended, what it used, and how long the engine's parts took in seconds.
+
+    `finish_detail` is None where the run was cancelled.
+    """
+
+    finish_detail: FinishDetail | None
+    usage: InferencingUsage
+    stop_sequence: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+Event = Progress | Prepared | Chunk | End
+
+
+class Cancelled(Exception):
+    """Raised by whoever notices first that the run was cancelled; never shown."""
+
+
+Emit = Callable[[Event], None]
+
+
+class Engine(Protocol):
+    """Something that turns requests into events, one run at a time.
+
+    Each call blocks until its work is done; setting `cancel` (from another
+    thread) ends it early. Failures raise `InferenceError`, a cancellation that
+    left nothing to say raises `Cancelled`.
+    """
+
+    def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
+        """Hand the run's events to `emit`, the last one an `End`."""
+        ...
+
+    def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
+        """What `run` would begin with, with nothing evaluated."""
+        ...
+
+    def embed(
+        self, texts: list[str], threads: int | str, emit: Emit, cancel: threading.Event
+    ) -> tuple[list[list[float]], int]:
+        """One vector for each text, and the number of tokens of all texts."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; a later run is an error."""
+        ...
+
+
+def jsonable(value: Any) -> Any:
+    """Events and records as plain JSON values."""
+    if isinstance(value, Record):
+        return value.model_dump(mode="json")
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return dict(value) if isinstance(value, Mapping) else value

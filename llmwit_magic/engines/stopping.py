@@ -1,0 +1,178 @@
+"""Tokens to chunks: whole characters, stop sequences, content filters, the reason for the end.
+
+What `TextStream` gives out is final: it is never part of a stop sequence or of
+a filter's match, so a view may show it and a log may keep it.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Sequence
+
+import regex
+
+from ..errors import EngineFailed, InvalidInput
+from ..wit import FinishDetail
+from .protocol import ContentFilter
+
+FILTER_SECONDS = 2.0
+"""How long one search of one filter may take before the run is given up."""
+
+
+class StopSequence:
+    """Knows, after each character, how much of the stop sequence has just been written.
+
+    The Knuth-Morris-Pratt automaton: constant work a character however long
+    the sequence is, and `matched` is exactly the text to hold back.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.matched = 0
+        self._fallback = [0] * len(text)
+        length = 0
+        for i in range(1, len(text)):
+            while length and text[i] != text[length]:
+                length = self._fallback[length - 1]
+            length += text[i] == text[length]
+            self._fallback[i] = length
+
+    def feed(self, character: str) -> bool:
+        """Whether this character completes the sequence."""
+        while self.matched and self.text[self.matched] != character:
+            self.matched = self._fallback[self.matched - 1]
+        self.matched += self.text[self.matched] == character
+        return self.matched == len(self.text)
+
+
+class PatternFilter:
+    """A regular expression of which no match may be shown, nor what follows it."""
+
+    def __init__(self, pattern: str) -> None:
+        try:
+            self._regex = regex.compile(pattern)
+            if self._regex.search("", timeout=FILTER_SECONDS):
+                raise InvalidInput(f"content filter {pattern!r} matches the empty text")
+        except regex.error as error:
+            raise InvalidInput(
+                f"content filter {pattern!r} is not a regular expression: {error}"
+            ) from None
+        self._clean = 0  # no match begins before this position
+
+    def judge(self, text: str, final: bool) -> tuple[int | None, int]:
+        """Where the text must be cut (None: nowhere), and how much of it is safe."""
+        try:
+            match = self._search(text, final)
+        except TimeoutError:
+            raise EngineFailed(
+                f"content filter {self._regex.pattern!r} took over {FILTER_SECONDS:g} s on "
+                f"{len(text)} characters: it backtracks; write it without nested repeats"
+            ) from None
+        if match is None:
+            self._clean = len(text)
+            return None, len(text)
+        self._clean = match.start()
+        # A match that touches the end may change with the next character
+        # (`end$`, `\bend\b`), so it is decided then.
+        if not final and (match.partial or match.end() == len(text)):
+            return None, match.start()
+        return match.start(), match.start()
+
+    def _search(self, text: str, final: bool) -> regex.Match[str] | None:
+        """The leftmost match, or beginning of what may become one if the text goes on."""
+        find = self._regex.search
+        match = find(text, self._clean, partial=not final, timeout=FILTER_SECONDS)
+        if match is None or match.partial or final:
+            return match
+        # `regex` prefers a complete match to an unfinished one further left.
+        for start in range(self._clean, match.start()):
+            unfinished = self._regex.match(text, start, partial=True, timeout=FILTER_SECONDS)
+            if unfinished:
+                return unfinished
+        return match
+
+
+class FunctionFilter:
+    """A function from the text so far to where it must be cut, or None.
+
+    Nobody knows what it might yet object to, so nothing is safe before the end.
+    """
+
+    def __init__(self, function: Callable[[str], int | None]) -> None:
+        self._function = function
+
+    def judge(self, text: str, final: bool) -> tuple[int | None, int]:
+        cut = self._function(text)
+        if cut is not None:
+            cut = min(max(int(cut), 0), len(text))
+            return cut, cut
+        return None, len(text) if final else 0
+
+
+class TextStream:
+    """The text of one run, from token bytes to what may be shown.
+
+    After `push` or `finish`, `ended` says whether and why the text is complete:
+    `stop_sequence` or `content_filter`, or None.
+    """
+
+    def __init__(self, stop: Sequence[str] = (), filters: Sequence[ContentFilter] = ()) -> None:
+        self.ended: FinishDetail | None = None
+        self.stop_sequence: str | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._stops = [StopSequence(text) for text in stop]
+        self._filters = [
+            PatternFilter(item) if isinstance(item, str) else FunctionFilter(item)
+            for item in filters
+        ]
+        self._text = ""
+        self._given = 0
+
+    def push(self, token: bytes) -> str:
+        """The text that has become safe to show with this token; perhaps none."""
+        return self._advance(self._decoder.decode(token), final=False)
+
+    def finish(self) -> str:
+        """The rest, when no more tokens come: an unfinished character becomes U+FFFD."""
+        return self._advance(self._decoder.decode(b"", final=True), final=True)
+
+    def _advance(self, characters: str, final: bool) -> str:
+        if self.ended:
+            return ""
+        self._read(characters)
+        final = final or self.ended is not None
+        safe = len(self._text)
+        if not final:
+            safe -= max((stop.matched for stop in self._stops), default=0)
+        safe = self._filter(safe, final)
+        fresh = self._text[self._given : safe]
+        self._given = max(self._given, safe)
+        return fresh
+
+    def _read(self, characters: str) -> None:
+        """Add characters up to the first stop sequence that is completed.
+
+        Character by character, so that the outcome does not depend on how the
+        text was split into tokens.
+        """
+        for position, character in enumerate(characters):
+            # No generator expression here: every automaton must see the character.
+            completed = [stop.text for stop in self._stops if stop.feed(character)]
+            if completed:
+                self.stop_sequence = max(completed, key=len)
+                self._text += characters[: position + 1]
+                self._text = self._text[: -len(self.stop_sequence)]
+                self.ended = FinishDetail.STOP_SEQUENCE
+                return
+        self._text += characters
+
+    def _filter(self, safe: int, final: bool) -> int:
+        """How much of the first `safe` characters the filters let pass."""
+        judged = [item.judge(self._text[:safe], final) for item in self._filters]
+        cuts = [cut for cut, _ in judged if cut is not None]
+        if cuts:
+            self.ended = FinishDetail.CONTENT_FILTER
+            self.stop_sequence = None
+            self._text = self._text[: min(cuts)]
+            return len(self._text)
+        return min((allowed for _, allowed in judged), default=safe)

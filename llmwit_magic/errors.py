@@ -1,0 +1,95 @@
+"""The errors of a run.
+
+    InferenceError
+    ├── ModelNotSupported         the WIT's model-not-supported
+    │   ├── ModelNotFound         the name leads to no file
+    │   └── ModelDamaged          the file breaks its own format
+    ├── InvalidInput              the WIT's invalid-input
+    │   └── PromptTooLong         the prompt leaves no room in the context
+    ├── EngineFailed              the WIT's runtime-error
+    │   ├── EngineDied            the child process ended in the middle of its work
+    │   ├── DeviceUnavailable     GPU layers were asked for and cannot be had
+    │   ├── OutOfMemory           the model and its context do not fit
+    │   └── DownloadFailed        a model could not be fetched
+    └── LogError                  the run log cannot be read as asked
+
+    Interrupted (KeyboardInterrupt)   a person stopped the run
+
+Each message is one line that says what failed and what to do.
+"""
+
+from __future__ import annotations
+
+
+class OneLine:
+    """IPython shows the message alone: a user's mistake needs no stack of ours."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class InferenceError(OneLine, Exception):
+    """Any failure of a run; catch this one to catch them all."""
+
+
+class ModelNotSupported(InferenceError):
+    """The model cannot be run here; the message says why."""
+
+
+class ModelNotFound(ModelNotSupported):
+    """The name is no path, no alias and no repository that can be reached."""
+
+
+class ModelDamaged(ModelNotSupported):
+    """The model file contradicts itself or its format."""
+
+
+class InvalidInput(InferenceError):
+    """A parameter, a prompt or an option is out of its range."""
+
+
+class PromptTooLong(InvalidInput):
+    """The prompt leaves no room for an answer in the context."""
+
+
+class EngineFailed(InferenceError):
+    """The engine could not carry the run out."""
+
+
+class EngineDied(EngineFailed):
+    """The engine's process ended by itself; the next run starts a new one."""
+
+
+class DeviceUnavailable(EngineFailed):
+    """GPU layers were asked for by number and cannot be had."""
+
+
+class OutOfMemory(EngineFailed):
+    """The model with its context needs more memory than is free."""
+
+
+class DownloadFailed(EngineFailed):
+    """A model could not be fetched, or is not the file that was expected."""
+
+
+class LogError(InferenceError):
+    """The run log cannot be read or written as asked."""
+
+
+class Interrupted(OneLine, KeyboardInterrupt):
+    """A person stopped the run; what was generated is kept."""
+
+
+_BY_NAME = {
+    cls.__name__: cls
+    for cls in (
+        InferenceError, ModelNotSupported, ModelNotFound, ModelDamaged, InvalidInput,
+        PromptTooLong, EngineFailed, EngineDied, DeviceUnavailable, OutOfMemory,
+        DownloadFailed, LogError,
+    )
+}  # fmt: skip
+
+
+def error_named(name: str, message: str) -> InferenceError:
+    """The error of that class name, as it came over a process boundary."""
+    return _BY_NAME.get(name, EngineFailed)(message)

@@ -1,0 +1,389 @@
+"""The option table, and from it: parser, help, completion; cell text to requests.
+
+Every option stands once, in `OPTIONS`. Its help and range come from the field
+of the contract that it sets, so there is one place for each fact.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import itertools
+import re
+import shlex
+import uuid
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.core import magic_arguments
+from IPython.core.error import UsageError
+
+from ..engines.protocol import Request
+from ..errors import InvalidInput
+from ..wit import InferencingParams
+from .interpolation import interpolate
+
+MAX_SWEEP = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option of the cell line.
+
+    `dest` is a field of `InferencingParams` or of `Request`, or one of the
+    cell's own. `words` are values that are no numbers, such as none. `sweeps`
+    options take several values (0.2,0.8 or 1:5). `repeats` may be given
+    several times.
+    """
+
+    dest: str
+    flags: tuple[str, ...]
+    metavar: str = ""
+    type: type = str
+    words: Mapping[str, Any] | None = None
+    sweeps: bool = False
+    repeats: bool = False
+    own_help: str = ""
+
+    @property
+    def field(self) -> Any:
+        """The contract's field, None for the cell's own options."""
+        return InferencingParams.model_fields.get(self.dest) or Request.model_fields.get(self.dest)
+
+    @property
+    def help(self) -> str:
+        return self.own_help or str(self.field.description)
+
+    @property
+    def valid(self) -> str:
+        """The range in words."""
+        extra = self.field.json_schema_extra if self.field else None
+        return str(extra.get("valid", "text")) if isinstance(extra, dict) else "text"
+
+    @property
+    def is_flag(self) -> bool:
+        return self.type is bool
+
+    @property
+    def flag(self) -> str:
+        """The long name, for messages."""
+        return next(flag for flag in self.flags if flag.startswith("--"))
+
+
+NONE: Mapping[str, Any] = {"none": None}
+AUTO: Mapping[str, Any] = {"auto": "auto"}
+
+OPTIONS = (
+    Option("model", ("-m", "--model"), "NAME", repeats=True),
+    Option("max_tokens", ("--max-tokens",), "N|none", int, NONE, sweeps=True),
+    Option("stop", ("--stop",), "TEXT", repeats=True),
+    Option("temperature", ("--temperature",), "T", float, sweeps=True),
+    Option("top_k", ("--top-k",), "K", int, sweeps=True),
+    Option("top_p", ("--top-p",), "P", float, sweeps=True),
+    Option("repeat_penalty", ("--repeat-penalty",), "R", float, sweeps=True),
+    Option(
+        "repeat_penalty_last_n_token_count",
+        ("--repeat-penalty-last-n", "--repeat-penalty-last-n-token-count"),
+        "N", int, sweeps=True,
+    ),
+    Option("seed", ("--seed",), "S", int, sweeps=True),
+    Option("chat", ("--chat",), type=bool),
+    Option("system", ("--system",), "TEXT"),
+    Option("context_length", ("--context-length",), "N", int),
+    Option("gpu_layers", ("--gpu-layers",), "N|auto", int, AUTO),
+    Option("threads", ("--threads",), "N|auto", int, AUTO),
+    Option("top_logprobs", ("--top-logprobs",), "N", int),
+    Option("model_type", ("--model-type",), "TYPE"),
+    Option("output", ("-o", "--output"), "NAME",
+           own_help="put the result into this variable; the newest is always in _infer"),
+    Option("tags", ("--tag",), "KEY=VALUE", repeats=True),
+    Option("no_interpolate", ("--no-interpolate",), type=bool,
+           own_help="leave {{name}} in the cell as it is"),
+    Option("dry_run", ("--dry-run",), type=bool,
+           own_help="show the prompt and parameters as the model would get them; run nothing"),
+    Option("quiet", ("--quiet",), type=bool, own_help="show nothing while it runs"),
+)  # fmt: skip
+
+# Options whose defaults can be configured: all that set a value of the contract and are not
+# particular to one cell.
+DEFAULTS = tuple(
+    option.dest
+    for option in OPTIONS
+    if option.field is not None and option.dest not in ("model", "tags", "model_type")
+)
+
+_BY_FLAG = {flag: option for option in OPTIONS for flag in option.flags}
+_BY_DEST = {option.dest: option for option in OPTIONS}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell, read: what to run, and what to do with the results."""
+
+    requests: tuple[Request, ...]
+    is_sweep: bool
+    varying: tuple[str, ...]
+    output: str | None
+    dry_run: bool
+    quiet: bool
+
+
+def with_options(function: Any) -> Any:
+    """Give a magic function its parser and its help, in IPython's own way."""
+    for option in reversed(OPTIONS):
+        function = _argument(option)(function)
+    function = magic_arguments.magic_arguments()(function)
+    function.parser.allow_abbrev = False
+    return function
+
+
+def _argument(option: Option) -> Any:
+    help_text = option.help.replace("%", "%%")
+    if option.is_flag:
+        return magic_arguments.argument(
+            *option.flags, dest=option.dest, action="store_const", const=True, help=help_text
+        )
+    if option.valid != "text":
+        help_text += f" ({option.valid})"
+    if option.sweeps:
+        help_text += "; several values make a sweep"
+    return magic_arguments.argument(
+        *option.flags, dest=option.dest, metavar=option.metavar, help=help_text,
+        action="append" if option.repeats else "store",
+    )  # fmt: skip
+
+
+def read_cell(
+    parser: Any,
+    line: str,
+    cell: str,
+    namespace: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+) -> Cell:
+    """The requests of a cell.
+
+    `defaults` are values by `dest` for what the line leaves open. Raises
+    `UsageError` with one line that says what was wrong and what to write.
+    """
+    try:
+        return _read_cell(parser, line, cell, namespace, defaults)
+    except InvalidInput as error:
+        raise UsageError(_in_words_of_the_line(str(error))) from None
+
+
+def _read_cell(
+    parser: Any, line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Cell:
+    given = _parse(parser, line)
+    if not cell.strip():
+        raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
+    # The notebook puts a newline after the last line, which nobody typed.
+    prompt = cell.removesuffix("\n")
+    if not given.get("no_interpolate"):
+        prompt = interpolate(prompt, namespace)
+    _check_text("the prompt", prompt)
+
+    fixed = dict(defaults)
+    fixed |= {
+        key: value for key, value in given.items()
+        if key in Request.model_fields and key not in ("model", "tags")
+    }  # fmt: skip
+    if fixed.get("system"):
+        _check_text("--system", fixed["system"])
+    fixed["tags"] = dict(_tag(text) for text in given.get("tags", ()))
+
+    axes = {
+        option.dest: given[option.dest]
+        for option in OPTIONS
+        if option.sweeps and option.dest in given
+    }
+    if "model" in given:
+        axes = {"model": given["model"]} | axes
+    varying = tuple(name for name, values in axes.items() if len(values) > 1)
+    count = 1
+    for values in axes.values():
+        count *= len(values)
+    if count > MAX_SWEEP:
+        raise InvalidInput(f"a sweep of {count:,} runs: at most {MAX_SWEEP:,} are done in one cell")
+
+    param_values = {name: fixed.pop(name) for name in list(fixed) if name in _PARAMS}
+    if "stop" in given:
+        param_values["stop"] = tuple(_unescape(text) for text in given["stop"])
+        if "max_tokens" not in given:
+            param_values["max_tokens"] = None
+    group = uuid.uuid4().hex[:12] if count > 1 else None
+    requests = []
+    for combination in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, combination, strict=True))
+        model = chosen.pop("model", fixed.get("model"))
+        params = InferencingParams(**(param_values | chosen))
+        requests.append(
+            Request(**(fixed | {
+                "model": model, "prompt": prompt, "params": params, "group_id": group,
+            }))
+        )  # fmt: skip
+    return Cell(
+        requests=tuple(requests),
+        is_sweep=count > 1,
+        varying=varying,
+        output=_variable(given.get("output")),
+        dry_run=bool(given.get("dry_run")),
+        quiet=bool(given.get("quiet")),
+    )
+
+
+_PARAMS = frozenset(InferencingParams.model_fields)
+
+
+def _parse(parser: Any, line: str) -> dict[str, Any]:
+    """The values that the line gives, by dest; sweeping options as lists."""
+    arguments: Namespace = parser.parse_args(_joined(split_line(line)))
+    given: dict[str, Any] = {}
+    for dest, value in vars(arguments).items():
+        if value is None:
+            continue
+        option = _BY_DEST[dest]
+        if option.sweeps:
+            given[dest] = _sweep(option, value)
+        elif option.type is int:
+            given[dest] = _number(option, value)
+        else:
+            given[dest] = value
+    return given
+
+
+def split_line(line: str) -> list[str]:
+    """The words of the line: quotes group, backslashes stay (`--stop '\\n'` is decoded later)."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.escape = ""
+    lexer.commenters = ""
+    try:
+        return list(lexer)
+    except ValueError:
+        raise InvalidInput("a quote is not closed on the %%infer line") from None
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """Each option with its value in one word, as argparse takes values that begin with a dash.
+
+    What is wrong with the words is said here, before argparse says it in its own way.
+    """
+    joined: list[str] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        flag, equals, _ = word.partition("=")
+        option = _BY_FLAG.get(flag)
+        if option is None and word.startswith("-"):
+            near = difflib.get_close_matches(flag, _BY_FLAG, 1)
+            hint = f"did you mean {near[0]}?" if near else "%%infer? lists the options"
+            raise InvalidInput(f"unknown option {flag}: {hint}")
+        if option is None:
+            raise InvalidInput(
+                f"unexpected '{word}' on the %%infer line: the prompt goes below it, and a value "
+                "with spaces needs quotes"
+            )
+        if option.is_flag and equals:
+            raise InvalidInput(f"{flag} takes no value")
+        if not option.is_flag and not equals:
+            if not remaining or remaining[0] in _BY_FLAG:
+                raise InvalidInput(f"{flag} needs a value: {flag} {option.metavar}")
+            word = f"{flag}={remaining.pop(0)}"
+        joined.append(word)
+    return joined
+
+
+def _sweep(option: Option, text: str) -> list[Any]:
+    """The values of `a,b,c` and of `first:last`, the last included."""
+    values: list[Any] = []
+    for part in text.split(","):
+        first, colon, last = part.partition(":")
+        if not colon:
+            values.append(_number(option, part))
+            continue
+        if option.type is not int:
+            raise InvalidInput(f"{option.flag}: '{part}' is a range, which needs whole numbers")
+        low, high = _number(option, first), _number(option, last)
+        if not isinstance(low, int) or not isinstance(high, int) or low > high:
+            raise InvalidInput(f"{option.flag}: '{part}' is no range: write first:last, as in 1:5")
+        if high - low >= MAX_SWEEP:
+            raise InvalidInput(f"{option.flag}: '{part}' has more than {MAX_SWEEP:,} values")
+        values.extend(range(low, high + 1))
+    return values
+
+
+def _number(option: Option, text: str) -> Any:
+    word = text.strip().lower()
+    if option.words and word in option.words:
+        return option.words[word]
+    try:
+        return option.type(word.replace("_", "x"))  # 1_000 is Python's, not a user's
+    except ValueError:
+        raise InvalidInput(
+            f"{option.flag}: '{text}' is not valid: it must be {option.valid}"
+        ) from None
+
+
+_ESCAPE = re.compile(
+    r"\\(?:[abfnrtv0\\'\"]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|N\{[^{}]+\})"
+)
+
+
+def _unescape(text: str) -> str:
+    """Python's escapes decoded; a backslash before anything else stays."""
+
+    def decode(match: re.Match[str]) -> str:
+        try:
+            return str(ast.literal_eval(f'"{match[0]}"'))
+        except (SyntaxError, ValueError):
+            raise InvalidInput(f"--stop: '{match[0]}' is not a character") from None
+
+    return _ESCAPE.sub(decode, text)
+
+
+def _check_text(what: str, text: str) -> None:
+    """Lone surrogates have no UTF-8 form: neither model nor log can take them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{what} has a lone surrogate, {text[error.start]!a}, at position {error.start}: "
+            "remove it"
+        ) from None
+
+
+def _tag(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InvalidInput(f"--tag: '{text}' is not valid: write KEY=VALUE")
+    return key.strip(), value
+
+
+def _variable(name: str | None) -> str | None:
+    if name is not None and not name.isidentifier():
+        raise InvalidInput(f"-o: '{name}' is not the name of a variable")
+    return name
+
+
+def _in_words_of_the_line(message: str) -> str:
+    """The contract names its fields; the line's names are what a person typed."""
+    dest, colon, rest = message.partition(": ")
+    if colon and dest in _BY_DEST:
+        return f"{_BY_DEST[dest].flag}: {rest}"
+    return message
+
+
+def complete(words: Sequence[str], models: Callable[[], Sequence[str]]) -> list[str]:
+    """What may come next on the line: `words` end with the one being typed."""
+    typed = words[-1] if words else ""
+    before = words[-2] if len(words) > 1 else ""
+    option = _BY_FLAG.get(before)
+    if option is not None and not option.is_flag:
+        found = list(option.words or ()) if option.dest != "model" else list(models())
+        return [value for value in found if value.startswith(typed)]
+    if typed.startswith("-") or not typed:
+        return [flag for flag in _BY_FLAG if flag.startswith(typed) and flag.startswith("--")]
+    return []

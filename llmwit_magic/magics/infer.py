@@ -1,0 +1,216 @@
+"""`%%infer` and the `%infer_…` line magics: parse, run, show, log."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from traitlets import Any as AnyTrait
+from traitlets import Dict, Int, List, Unicode, observe, validate
+from traitlets.config import Configurable
+
+from ..engines.protocol import Prepared, Request
+from ..models.fetch import DEFAULT_NAME
+from ..runlog.run import Results
+from ..session import Session, current_session
+from ..views import INTERVAL, open_view, text
+from ..wit import InferencingParams, InferencingResult
+from .cell_args import DEFAULTS, OPTIONS, Cell, complete, read_cell, split_line, with_options
+
+RESULT_NAME = "_infer"
+
+
+def _default_traits() -> dict[str, Any]:
+    """A trait for each option that can have a default, its value the contract's own."""
+    return {
+        option.dest: AnyTrait(option.field.default, help=f"{option.help} ({option.valid})").tag(
+            config=True
+        )
+        for option in OPTIONS
+        if option.dest in DEFAULTS
+    }
+
+
+OptionDefaults = type("OptionDefaults", (Configurable,), _default_traits())
+
+
+@magics_class
+class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
+    """`%%infer` runs a local language model.
+
+    `%config InferMagics.temperature = 0` sets the default of an option.
+    """
+
+    model = Unicode(DEFAULT_NAME, help="model of cells that give no -m").tag(config=True)
+    content_filters = List(
+        help="regular expressions, or functions from the text so far to where it must be cut "
+        "(None: nowhere): the match and what follows are left out"
+    ).tag(config=True)
+    aliases = Dict(help="your own names for models: {'tiny': '~/models/tiny.gguf'}").tag(config=True)
+    log_path = Unicode(None, allow_none=True, help="file of the run log, or :memory:").tag(
+        config=True
+    )
+    max_loaded_models = Int(2, min=1, help="models kept in memory").tag(config=True)
+
+    def __init__(self, shell: Any, session: Session | None = None) -> None:
+        self.session = session or current_session()
+        super().__init__(shell)
+        self._configure_session({"name": "log_path", "new": self.log_path})
+
+    @validate(*DEFAULTS)
+    def _check_default(self, proposal: Any) -> Any:
+        """A bad default is refused when it is set, in the contract's words."""
+        name, value = proposal["trait"].name, proposal["value"]
+        if name in InferencingParams.model_fields:
+            return getattr(InferencingParams(**{name: value}), name)
+        return getattr(Request(model=DEFAULT_NAME, prompt="", **{name: value}), name)
+
+    @observe("aliases", "max_loaded_models", "log_path")
+    def _configure_session(self, change: Any) -> None:
+        self.session.aliases = dict(self.aliases)
+        self.session.max_loaded_models = self.max_loaded_models
+        if change["name"] == "log_path":
+            self.session.log.move_to(change["new"])
+
+    @no_var_expand
+    @cell_magic
+    @with_options
+    def infer(self, line: str, cell: str) -> Any:
+        """Run the prompt in this cell with a local language model."""
+        read = read_cell(self.infer.parser, line, cell, self.shell.user_ns, self._defaults())
+        if read.dry_run:
+            self._show_dry_run(read)
+        else:
+            self._run(read)
+
+    def _run(self, cell: Cell) -> None:
+        """Run the cell's requests one after another; what is finished is kept in any case."""
+        results = Results(group_id=cell.requests[0].group_id)
+        view = None
+        if not cell.quiet:
+            view = open_view(self.shell, total=len(cell.requests), varying=cell.varying)
+        # Runs to be compared share a seed, unless the seed is what varies.
+        seed = self.session.draw_seed()
+        for request in cell.requests:
+            run = self.session.run(request, seed)
+            try:
+                run.follow(INTERVAL, view.draw if view else lambda run: None)
+            finally:
+                results.append(run.result)
+                self._keep(cell, results if cell.is_sweep else run.result)
+        if view:
+            view.finish(results if cell.is_sweep else None)
+
+    def _keep(self, cell: Cell, value: InferencingResult | Results) -> None:
+        """Put the newest result where the user finds it."""
+        names = [RESULT_NAME] + ([cell.output] if cell.output else [])
+        self.shell.push({name: value for name in names}, interactive=False)
+
+    def _show_dry_run(self, cell: Cell) -> None:
+        for request in cell.requests:
+            prepared = self.session.prepare(request)
+            print(_dry_run_text(prepared, request.params))
+
+    def _defaults(self) -> dict[str, Any]:
+        """What a cell does not say, by the fields of params and request."""
+        return {name: getattr(self, name) for name in DEFAULTS} | {
+            "model": self.model,
+            "content_filters": tuple(self.content_filters),
+        }
+
+    @line_magic
+    @magic_arguments()
+    @argument("--all", action="store_true", help="the runs of all kernels, not only of this one")
+    @argument("-o", "--output", metavar="NAME", help="put the DataFrame into this variable")
+    def infer_log(self, line: str) -> Any:
+        """The run log as a DataFrame."""
+        arguments = parse_argstring(self.infer_log, line)
+        frame = self.session.log.to_frame(everyone=arguments.all)
+        if arguments.output:
+            self.shell.push({arguments.output: frame}, interactive=False)
+            return None
+        return frame
+
+    @line_magic
+    def infer_models(self, line: str) -> None:
+        """The models that can be named without a network, and which of them are in memory."""
+        from ..models.catalog import local_models
+
+        loaded = {name for name, _ in self.session.loaded_models()}
+        for name, kind, path in local_models(self.session.aliases):
+            place = str(path) if path else "fetched at first use"
+            print(f"{name}  ({kind}{', in memory' if name in loaded else ''})  {place}")
+        for name in sorted(loaded - {row[0] for row in local_models(self.session.aliases)}):
+            print(f"{name}  (in memory)")
+
+    @line_magic
+    def infer_unload(self, line: str) -> None:
+        """Give the memory of a model back, or of all models."""
+        names = self.session.unload(line.strip() or None)
+        if line.strip() and not names:
+            loaded = ", ".join(name for name, _ in self.session.loaded_models()) or "none"
+            raise UsageError(f"the model {line.strip()} is not in memory (loaded: {loaded})")
+        print(f"unloaded: {', '.join(names) or 'nothing was loaded'}")
+
+
+def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
+    left = prepared.context_length - prepared.prompt_token_count
+    values = params.model_dump()
+    lines = [
+        text.visible(prepared.prompt),
+        f"── {prepared.prompt_token_count:,} prompt tokens ({prepared.cached_token_count:,} cached), "
+        f"{left:,} of {prepared.context_length:,} left for the answer",
+        f"── {prepared.model.name} on {prepared.device.name}, "
+        f"{prepared.device.gpu_layers} GPU layers ({prepared.device.reason})",
+        "── " + ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}"
+                          for name, value in values.items()),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def load(shell: Any) -> None:
+    """Register magics, completion and the forms in which results show."""
+    magics = InferMagics(shell)
+    shell.register_magics(magics)
+    _register_formatters(shell)
+    _register_completer(shell, magics)
+
+
+def unload(shell: Any) -> None:
+    """Take the magics away and give the models' memory back; the log stays."""
+    for kind in shell.magics_manager.magics.values():
+        for name in [name for name in kind if name.startswith("infer")]:
+            del kind[name]
+    shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
+    current_session().unload()
+
+
+def _register_formatters(shell: Any) -> None:
+    formatters = shell.display_formatter.formatters
+    html, plain = formatters["text/html"], formatters["text/plain"]
+    html.for_type(InferencingResult, text.html_of)
+    html.for_type(Results, text.html_table)
+    plain.for_type(InferencingResult, lambda value, printer, cycle: printer.text(text.plain(value)))
+    plain.for_type(Results, lambda value, printer, cycle: printer.text(text.plain_table(value)))
+
+
+def _register_completer(shell: Any, magics: InferMagics) -> None:
+    """Options after `%%infer` on Tab, by IPython's completer hook."""
+
+    def options(ip: Any, event: Any) -> list[str]:
+        from ..errors import InvalidInput
+        from ..models.catalog import local_models
+
+        line = event.line[: event.line.find("\n")] if "\n" in event.line else event.line
+        try:
+            words = split_line(line)[1:]
+        except InvalidInput:
+            return []
+        if line.endswith(" "):
+            words.append("")
+        return complete(words, lambda: [row[0] for row in local_models(magics.session.aliases)])
+
+    shell.set_hook("complete_command", options, str_key="%%infer")

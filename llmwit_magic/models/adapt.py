@@ -1,0 +1,169 @@
+"""Rewrite a llama-family file into the form that ctransformers loads.
+
+The loader is from September 2023. Files written since then lack what it
+insists on, or keep their vocabulary in a form that it misreads. What changes:
+
+1. `tokenizer.ggml.scores` and `token_type` are added where they are missing;
+2. the tokens of a byte-level BPE vocabulary are stored as their raw bytes;
+3. `output.weight` is added as a copy of `token_embd.weight` (tied embeddings);
+4. a linear rope scaling is repeated under the key of that time.
+
+Everything else stays as it is, byte for byte. The engine takes token ids from
+our own tokenizer, built from the original file, so the stored tokens only have
+to be unique.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelDamaged
+from .checks import check_runnable
+from .gguf import Header, TensorInfo, read_header
+
+VERSION = 1
+"""Part of an adapted file's name; raised when this module writes a different form."""
+
+_NORMAL = 1
+
+
+def needs_adaptation(header: Header) -> bool:
+    """Whether the loader would refuse or misread this file as it is."""
+    return bool(_changed_metadata(header)) or _lacks_output(header)
+
+
+def adapt(header: Header, target: Path, progress: Callable[[int, int], None]) -> None:
+    """Write the adapted form of a checked file to `target`, whole or not at all.
+
+    `progress(done, total)` is called in bytes; it may raise to give up.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        _write(header, part, progress)
+        written = read_header(part)
+        check_runnable(written)
+        if needs_adaptation(written):
+            raise ModelDamaged(f"{header.path.name}: the adapted copy is not what was written")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write(header: Header, path: Path, progress: Callable[[int, int], None]) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, header.architecture)
+    metadata = dict(header.metadata) | _changed_metadata(header)
+    for key, value in metadata.items():
+        if key == "general.architecture":
+            continue  # the writer has put it first
+        kind = gguf.GGUFValueType(header.types.get(key, _type_number(value)))
+        if isinstance(value, str | int | float):
+            writer.add_key_value(key, value, kind)
+        elif len(value):
+            writer.add_key_value(key, _Items(value), gguf.GGUFValueType.ARRAY, kind)
+    # The writer's own alignment must follow the file's.
+    writer.data_alignment = header.alignment
+
+    tensors = list(header.tensors)
+    if _lacks_output(header):
+        embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
+        tensors.append(TensorInfo("output.weight", embedding.shape, embedding.type, 0))
+        sources = [*header.tensors, embedding]
+    else:
+        sources = tensors
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name,
+            tensor.shape[::-1],
+            np.dtype(np.void),
+            tensor.nbytes,
+            gguf.GGMLQuantizationType[tensor.type.name],
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    done, total = 0, sum(source.nbytes for source in sources)
+    with header.path.open("rb") as file:
+        for source in sources:
+            progress(done, total)
+            file.seek(header.data_offset + source.offset)
+            # Read, not mapped: a file that shrinks meanwhile is an error, not a SIGBUS.
+            data = file.read(source.nbytes)
+            if len(data) != source.nbytes:
+                raise ModelDamaged(f"{header.path.name}: the file has changed while it was read")
+            writer.write_tensor_data(np.frombuffer(data, dtype=np.uint8))
+            done += source.nbytes
+    progress(done, total)
+    writer.fout[0].flush()
+    os.fsync(writer.fout[0].fileno())
+    writer.close()
+
+
+class _Items(list[Any]):
+    """A list for the writer, which would take bytes for an array of numbers."""
+
+
+def _type_number(value: Any) -> int:
+    """The GGUF type of a value that the original does not have (an array's items')."""
+    first = value[0] if isinstance(value, Sequence) and len(value) else value
+    return 6 if isinstance(first, float) else 5
+
+
+def _lacks_output(header: Header) -> bool:
+    return all(tensor.name != "output.weight" for tensor in header.tensors)
+
+
+def _changed_metadata(header: Header) -> dict[str, Any]:
+    """The keys whose values the loader needs different from what the file has."""
+    changed: dict[str, Any] = {}
+    metadata = header.metadata
+    tokens: list[bytes] = metadata["tokenizer.ggml.tokens"]
+    if "tokenizer.ggml.scores" not in metadata:
+        changed["tokenizer.ggml.scores"] = [0.0] * len(tokens)
+    types = metadata.get("tokenizer.ggml.token_type")
+    if types is None:
+        types = changed["tokenizer.ggml.token_type"] = [_NORMAL] * len(tokens)
+    if metadata["tokenizer.ggml.model"] == "gpt2" and b"\n" not in tokens:
+        changed["tokenizer.ggml.tokens"] = raw_tokens(tokens, types)
+    factor = header.hyperparameter("rope.scaling.factor", 1.0)
+    linear = header.hyperparameter("rope.scaling.type") == "linear" and factor != 1.0
+    if linear and header.hyperparameter("rope.scale_linear") is None:
+        changed[f"{header.architecture}.rope.scale_linear"] = factor
+    return changed
+
+
+def raw_tokens(tokens: Sequence[bytes], types: Sequence[int]) -> list[bytes]:
+    """Byte-level BPE tokens as their raw bytes; special tokens as they are.
+
+    A token that would hold a NUL (strings end there for the loader) or occur
+    twice gets a unique placeholder instead.
+    """
+    from .tokenizer import byte_to_character
+
+    byte_of = {character: byte for byte, character in byte_to_character().items()}
+    taken: set[bytes] = {
+        token for token, kind in zip(tokens, types, strict=True) if kind != _NORMAL
+    }
+    raw: list[bytes] = []
+    for index, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        data = token
+        if kind == _NORMAL:
+            try:
+                data = bytes(byte_of[character] for character in token.decode())
+            except (KeyError, UnicodeDecodeError):
+                pass  # not in the byte-level form: kept as it is
+            if b"\0" in data or data in taken:
+                data = b"<placeholder %d>" % index
+            taken.add(data)
+        raw.append(data)
+    return raw

@@ -1,0 +1,199 @@
+"""A model name becomes a checked local file.
+
+A name is, in this order: an alias; a path; a model in a `.spin/ai-models`
+folder above the working directory; `owner/repo[:file][@revision]` on the
+Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engines.protocol import Progress
+from ..errors import InvalidInput, ModelNotFound, ModelNotSupported, OutOfMemory
+from ..wit import ModelInfo
+from . import adapt
+from .checks import OLD_FORMATS, check_runnable, quantisation
+from .fetch import DEFAULT_NAME, Report, fetch_default, fetch_from_hub
+from .files import cache_folder, exclusive, sha256
+from .gguf import is_gguf, read_header
+
+_REPOSITORY = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
+)
+_OLD_MAGICS = (b"lmgg", b"fmgg", b"tjgg", b"ccgg")  # ggml, ggmf, ggjt, ggcc
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A checked file, and the form of it that the engine loads (the same, or the adapted one)."""
+
+    info: ModelInfo
+    source: Path
+    loaded: Path
+    model_type: str | None
+    state: tuple[int, int, int]
+    """Size, modification time and inode of the source: when they change, it is another model."""
+
+    def unchanged(self) -> bool:
+        """Whether the source is still the file that was checked, and its loaded form is there."""
+        try:
+            return _state(self.source) == self.state and self.loaded.is_file()
+        except OSError:
+            return False
+
+
+def resolve(
+    name: str, model_type: str | None, aliases: Mapping[str, str], report: Report
+) -> LocalModel:
+    """The local file of a name: found or fetched, checked, and adapted where that is needed."""
+    source = _find(name, aliases, report).absolute()
+    if is_gguf(source):
+        return _gguf_model(name, source, report)
+    return _old_model(name, source, model_type, report)
+
+
+def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
+    state = _state(source)
+    header = read_header(source)
+    check_runnable(header)
+    digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
+    loaded = source
+    if adapt.needs_adaptation(header):
+        stem = f"{source.stem}.{digest[:16]}.v{adapt.VERSION}.gguf"
+        loaded = cache_folder() / "adapted" / stem
+        with exclusive(loaded, lambda: report(Progress("adapt", note="another kernel adapts it"))):
+            if not loaded.is_file():
+                try:
+                    adapt.adapt(
+                        header,
+                        loaded,
+                        lambda done, total: report(Progress("adapt", done, total, source.name)),
+                    )
+                except OSError as error:
+                    raise OutOfMemory(
+                        f"{source.name} must be rewritten for ctransformers and the copy cannot be "
+                        f"written to {loaded.parent}: {error.strerror or error}"
+                    ) from None
+    info = ModelInfo(
+        name=name,
+        path=str(source),
+        sha256=digest,
+        architecture=header.architecture,
+        quantisation=quantisation(header),
+    )
+    return LocalModel(info, source, loaded, None, state)
+
+
+def _old_model(name: str, source: Path, model_type: str | None, report: Report) -> LocalModel:
+    """A file of a format before GGUF, which does not say what it holds."""
+    with source.open("rb") as file:
+        old = file.read(4) in _OLD_MAGICS
+    if not old:
+        raise ModelNotSupported(f"{source.name} is no GGUF and no GGML file: it cannot be run")
+    if model_type is None:
+        raise ModelNotSupported(
+            f"{source.name} is an old GGML file, which does not say its architecture: "
+            f"give --model-type, one of {', '.join(OLD_FORMATS)}"
+        )
+    if model_type not in OLD_FORMATS:
+        raise InvalidInput(
+            f"model_type: {model_type!r} is not valid: it must be one of {', '.join(OLD_FORMATS)}"
+        )
+    digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
+    info = ModelInfo(
+        name=name, path=str(source), sha256=digest, architecture=model_type, quantisation=""
+    )
+    return LocalModel(info, source, source, model_type, _state(source))
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
+    if not name or "\0" in name:
+        raise ModelNotFound(f"{name!r} is not the name of a model")
+    if name in aliases:
+        return _find(aliases[name], {}, report)
+    if name == DEFAULT_NAME:
+        return fetch_default(report)
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            return _only_file(path)
+    except OSError as error:
+        raise ModelNotFound(f"{name}: {error.strerror or error}") from None
+    if spin := _in_spin_folder(name):
+        return spin
+    if _looks_like_path(name):
+        near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
+        hint = f": did you mean {path.parent / near[0]}?" if near else ""
+        raise ModelNotFound(f"there is no file {name}{hint}")
+    if match := _REPOSITORY.fullmatch(name):
+        return fetch_from_hub(match["repo"], match["file"], match["revision"], report)
+    known = [DEFAULT_NAME, *aliases, *(path.stem for path in _spin_files())]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    raise ModelNotFound(
+        f"no model '{name}': it is no file, no alias and no owner/repo of the hub; {hint}"
+    )
+
+
+def _looks_like_path(name: str) -> bool:
+    """Whether a name that is no file is a mistyped path, which must not go to the network."""
+    return (
+        name.startswith((".", "~", os.sep))
+        or name.lower().endswith((".gguf", ".bin"))
+        and ":" not in name
+        or os.path.isabs(name)
+    )
+
+
+def _only_file(folder: Path) -> Path:
+    files = [folder / name for name in _names_in(folder) if name.endswith((".gguf", ".bin"))]
+    if len(files) == 1:
+        return files[0]
+    what = f"{len(files)} model files" if files else "no model file"
+    hint = f": name one, such as {files[0]}" if files else ""
+    raise ModelNotFound(f"the folder {folder} has {what}{hint}")
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _spin_files() -> Iterator[Path]:
+    """The model files in the nearest `.spin/ai-models` folder, where Spin keeps its models."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        models = folder / ".spin" / "ai-models"
+        if models.is_dir():
+            yield from sorted(path for path in models.rglob("*") if path.is_file())
+            return
+
+
+def _in_spin_folder(name: str) -> Path | None:
+    """Spin names a model by its file, with or without the ending."""
+    return next((path for path in _spin_files() if name in (path.name, path.stem)), None)
+
+
+def local_models(aliases: Mapping[str, str]) -> list[tuple[str, str, Path | None]]:
+    """What can be named without a network: (name, kind, file); the file is None before a fetch."""
+    default = cache_folder() / "models" / DEFAULT_NAME
+    fetched = next(iter(default.glob("*.gguf")), None) if default.is_dir() else None
+    models: list[tuple[str, str, Path | None]] = [(DEFAULT_NAME, "default", fetched)]
+    models += [(name, "alias", Path(target)) for name, target in aliases.items()]
+    models += [(path.stem, "spin", path) for path in _spin_files()]
+    return models

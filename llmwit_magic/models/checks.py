@@ -1,0 +1,216 @@
+"""Whether ctransformers can run a model, said before it tries, and what it will take.
+
+The native loader answers every objection with a crash or with "Failed to
+create LLM". Its conditions (the GGUF loader of ctransformers 0.2.27) are
+written out here, so that a refusal has its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..errors import ModelDamaged, ModelNotSupported
+from .gguf import Header
+
+ARCHITECTURES = ("llama", "falcon")
+OLD_FORMATS = (
+    "dollyv2", "falcon", "gpt2", "gptj", "gptneox", "llama", "mpt", "replit", "starcoder",
+)  # fmt: skip
+TENSOR_TYPE_NAMES = frozenset(
+    "F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
+)
+_UINT32, _FLOAT32, _STRING, _INT32 = 4, 6, 8, 5
+
+
+def check_runnable(header: Header) -> None:
+    """Raise `ModelNotSupported` or `ModelDamaged` where the engine could not run the model.
+
+    What `adapt.py` can put right is not objected to.
+    """
+    _check_architecture(header)
+    _check_hyperparameters(header)
+    _check_vocabulary(header)
+    _check_tensors(header)
+
+
+def _refuse(header: Header, why: str) -> ModelNotSupported:
+    return ModelNotSupported(f"{header.path.name}: {why}")
+
+
+def _damaged(header: Header, why: str) -> ModelDamaged:
+    return ModelDamaged(f"{header.path.name}: {why}: the file is damaged; fetch it again")
+
+
+def _check_architecture(header: Header) -> None:
+    if header.architecture not in ARCHITECTURES:
+        raise _refuse(
+            header, f"architecture '{header.architecture}': ctransformers runs llama and falcon"
+        )
+    if header.metadata.get("split.count", 1) > 1:
+        raise _refuse(header, "one part of a split model: merge the parts (llama-gguf-split) first")
+
+
+def _check_hyperparameters(header: Header) -> None:
+    def integer(name: str, default: int | None = None) -> int:
+        key = f"{header.architecture}.{name}"
+        value = header.metadata.get(key, default)
+        if value is None:
+            raise _damaged(header, f"'{key}' is missing")
+        if header.types.get(key, _UINT32) != _UINT32 or not isinstance(value, int):
+            raise _refuse(header, f"'{key}' is not one 32-bit number: ctransformers needs one")
+        if not 1 <= value < 2**31:
+            raise _damaged(header, f"'{key}' is {value}")
+        return value
+
+    def real(name: str, default: float | None = None) -> float:
+        key = f"{header.architecture}.{name}"
+        value = header.metadata.get(key, default)
+        if value is None:
+            raise _damaged(header, f"'{key}' is missing")
+        if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
+            raise _damaged(header, f"'{key}' is {value}")
+        return value
+
+    integer("context_length")
+    integer("block_count")
+    integer("feed_forward_length")
+    embedding = integer("embedding_length")
+    heads = integer("attention.head_count")
+    kv_heads = integer("attention.head_count_kv", heads)
+    if embedding % heads or heads % kv_heads:
+        raise _damaged(
+            header,
+            f"{heads} heads and {kv_heads} key-value heads do not divide {embedding} dimensions",
+        )
+    size = embedding // heads
+    for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
+        if integer(name, size) != size:
+            raise _refuse(
+                header,
+                f"{name} {header.hyperparameter(name)} with heads of {size} dimensions: "
+                "ctransformers needs them equal",
+            )
+    epsilon = "layer_norm_rms_epsilon" if header.architecture == "llama" else "layer_norm_epsilon"
+    real(f"attention.{epsilon}")
+    real("rope.freq_base", 10000.0)
+    real("rope.scale_linear", 1.0)
+    scaling = header.hyperparameter("rope.scaling.type", "none")
+    if scaling not in ("none", "linear"):
+        raise _refuse(header, f"rope scaling '{scaling}': ctransformers knows only the linear one")
+    real("rope.scaling.factor", 1.0)
+    if header.hyperparameter("expert_count", 0):
+        raise _refuse(header, "a mixture of experts: ctransformers runs dense models only")
+
+
+def _check_vocabulary(header: Header) -> None:
+    kind = header.metadata.get("tokenizer.ggml.model")
+    if kind not in ("llama", "gpt2"):
+        raise _refuse(
+            header, f"tokenizer '{kind}': supported are llama (SentencePiece) and gpt2 (BPE)"
+        )
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise _damaged(header, "the vocabulary 'tokenizer.ggml.tokens' is missing")
+    for name, item_type in (("scores", _FLOAT32), ("token_type", _INT32)):
+        key = f"tokenizer.ggml.{name}"
+        values = header.metadata.get(key)
+        if values is None:
+            if name == "scores" and kind == "llama":
+                raise _damaged(header, f"'{key}' is missing")
+            continue
+        if header.types[key] != item_type or not hasattr(values, "__len__"):
+            raise _damaged(header, f"'{key}' has the wrong type")
+        if len(values) != len(tokens):
+            raise _damaged(header, f"{len(values):,} of '{key}' for {len(tokens):,} tokens")
+    if kind == "gpt2" and not isinstance(header.metadata.get("tokenizer.ggml.merges"), list):
+        raise _damaged(header, "'tokenizer.ggml.merges' is missing")
+    if kind == "llama" and b"<0x0A>" not in tokens:
+        raise _refuse(header, "the vocabulary has no byte tokens such as <0x0A>")
+    if header.hyperparameter("vocab_size", len(tokens)) != len(tokens):
+        raise _damaged(
+            header, f"vocab_size {header.hyperparameter('vocab_size')} for {len(tokens):,} tokens"
+        )
+    for key, value in header.metadata.items():
+        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
+            if not isinstance(value, int) or not 0 <= value < len(tokens):
+                raise _damaged(header, f"'{key}' is {value}, outside the vocabulary")
+
+
+def _check_tensors(header: Header) -> None:
+    expected = expected_tensors(header)
+    present = {tensor.name: tensor for tensor in header.tensors}
+    optional = {"output.weight"} if header.architecture == "llama" else set()
+    for name, shape in expected.items():
+        tensor = present.get(name)
+        if tensor is None:
+            if name in optional:
+                continue
+            raise _damaged(header, f"the tensor '{name}' is missing")
+        actual = tensor.shape + (1,) * (len(shape) - len(tensor.shape))
+        if actual != shape:
+            raise _damaged(header, f"tensor '{name}' has the shape {actual}, not {shape}")
+        if tensor.type.name not in TENSOR_TYPE_NAMES:
+            raise _refuse(
+                header,
+                f"tensor type {tensor.type.name} of '{name}': ctransformers knows "
+                "F32, F16, Q4_0 to Q8_0 and Q2_K to Q6_K",
+            )
+        if len(shape) == 1 and tensor.type.name != "F32":
+            raise _refuse(header, f"tensor '{name}' is {tensor.type.name}, not F32")
+    for name in present:
+        if name not in expected:
+            why = (
+                "Llama 3.1 and later scale their rotary embedding in a way it lacks"
+                if name == "rope_freqs.weight"
+                else "it belongs to a variant of the architecture"
+            )
+            raise _refuse(header, f"tensor '{name}' is unknown to ctransformers: {why}")
+
+
+def expected_tensors(header: Header) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape (innermost first) of each tensor that the loader asks for."""
+    width = header.hyperparameter("embedding_length")
+    inner = header.hyperparameter("feed_forward_length")
+    heads = header.hyperparameter("attention.head_count")
+    kv_width = width // heads * header.hyperparameter("attention.head_count_kv", heads)
+    vocabulary = len(header.metadata["tokenizer.ggml.tokens"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (width, vocabulary),
+        "output_norm.weight": (width,),
+        "output.weight": (width, vocabulary),
+    }
+    llama = header.architecture == "llama"
+    if not llama:
+        shapes["output_norm.bias"] = (width,)
+    second_norm = any(tensor.name == "blk.0.attn_norm_2.weight" for tensor in header.tensors)
+    blocks = header.hyperparameter("block_count")
+    if blocks > len(header.tensors):
+        raise _damaged(header, f"{blocks:,} blocks for {len(header.tensors):,} tensors")
+    for index in range(blocks):
+        block = f"blk.{index}."
+        shapes[block + "attn_norm.weight"] = (width,)
+        shapes[block + "attn_output.weight"] = (width, width)
+        shapes[block + "ffn_down.weight"] = (inner, width)
+        shapes[block + "ffn_up.weight"] = (width, inner)
+        if llama:
+            shapes[block + "attn_q.weight"] = (width, width)
+            shapes[block + "attn_k.weight"] = (width, kv_width)
+            shapes[block + "attn_v.weight"] = (width, kv_width)
+            shapes[block + "ffn_gate.weight"] = (width, inner)
+            shapes[block + "ffn_norm.weight"] = (width,)
+        else:
+            shapes[block + "attn_norm.bias"] = (width,)
+            shapes[block + "attn_qkv.weight"] = (width, width + 2 * kv_width)
+            if second_norm:
+                shapes[block + "attn_norm_2.weight"] = (width,)
+                shapes[block + "attn_norm_2.bias"] = (width,)
+    return shapes
+
+
+def quantisation(header: Header) -> str:
+    """The tensor type that holds most of the model's bytes, such as Q4_1."""
+    totals: dict[str, int] = {}
+    for tensor in header.tensors:
+        totals[tensor.type.name] = totals.get(tensor.type.name, 0) + tensor.nbytes
+    return max(totals, key=lambda name: totals[name]) if totals else ""

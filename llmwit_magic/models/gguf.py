@@ -1,0 +1,308 @@
+"""Read a GGUF header strictly, before native code sees the file.
+
+The native loader trusts every count, length and offset: most damaged files
+kill its process, and some load and compute garbage. Here each is checked
+against the file's size before it is used, so time and memory are bounded by
+the file. The format is specified in the ggml project's `docs/gguf.md`.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import ModelDamaged, ModelNotFound, ModelNotSupported
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """How a tensor stores its elements: `size` bytes for each block of `block` elements."""
+
+    name: str
+    block: int
+    size: int
+
+
+# Number in the file: type. All that GGUF has known; what the engine can load is
+# a question for `checks.py`.
+TENSOR_TYPES = {
+    0: TensorType("F32", 1, 4),
+    1: TensorType("F16", 1, 2),
+    2: TensorType("Q4_0", 32, 18),
+    3: TensorType("Q4_1", 32, 20),
+    6: TensorType("Q5_0", 32, 22),
+    7: TensorType("Q5_1", 32, 24),
+    8: TensorType("Q8_0", 32, 34),
+    9: TensorType("Q8_1", 32, 40),
+    10: TensorType("Q2_K", 256, 84),
+    11: TensorType("Q3_K", 256, 110),
+    12: TensorType("Q4_K", 256, 144),
+    13: TensorType("Q5_K", 256, 176),
+    14: TensorType("Q6_K", 256, 210),
+    15: TensorType("Q8_K", 256, 292),
+    16: TensorType("IQ2_XXS", 256, 66),
+    17: TensorType("IQ2_XS", 256, 74),
+    18: TensorType("IQ3_XXS", 256, 98),
+    19: TensorType("IQ1_S", 256, 50),
+    20: TensorType("IQ4_NL", 32, 18),
+    21: TensorType("IQ3_S", 256, 110),
+    22: TensorType("IQ2_S", 256, 82),
+    23: TensorType("IQ4_XS", 256, 136),
+    24: TensorType("I8", 1, 1),
+    25: TensorType("I16", 1, 2),
+    26: TensorType("I32", 1, 4),
+    27: TensorType("I64", 1, 8),
+    28: TensorType("F64", 1, 8),
+    29: TensorType("IQ1_M", 256, 56),
+    30: TensorType("BF16", 1, 2),
+    34: TensorType("TQ1_0", 256, 54),
+    35: TensorType("TQ2_0", 256, 66),
+    39: TensorType("MXFP4", 32, 17),
+}
+
+MAX_NAME = 63  # bytes of a tensor's name; the loader's buffer has 64
+_STRING, _ARRAY, _BOOL = 8, 9, 7
+# Number in the file: struct format and array typecode of a scalar.
+_SCALARS = {
+    0: ("<B", "B"), 1: ("<b", "b"), 2: ("<H", "H"), 3: ("<h", "h"),
+    4: ("<I", "I"), 5: ("<i", "i"), 6: ("<f", "f"), _BOOL: ("<B", "B"),
+    10: ("<Q", "Q"), 11: ("<q", "q"), 12: ("<d", "d"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor as the header describes it; `shape` is innermost first, `offset` in the data."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: TensorType
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) // self.type.block * self.type.size
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A checked header.
+
+    `metadata` has scalar strings as `str`, arrays of strings as lists of
+    `bytes` (tokens need not be UTF-8) and arrays of numbers as `array.array`;
+    `types` has the type number of each value, for an array that of its items.
+    """
+
+    path: Path
+    version: int
+    metadata: Mapping[str, Any]
+    types: Mapping[str, int]
+    tensors: Sequence[TensorInfo]
+    alignment: int
+    data_offset: int
+    file_size: int
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata.get("general.architecture", ""))
+
+    def hyperparameter(self, name: str, default: Any = None) -> Any:
+        """The value of `<architecture>.<name>`."""
+        return self.metadata.get(f"{self.architecture}.{name}", default)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the file begins as a GGUF does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def read_header(path: Path) -> Header:
+    """The header of the file. Raises `ModelDamaged` with what is wrong and where."""
+    try:
+        with path.open("rb", buffering=1 << 18) as file:
+            return _Reader(path, file).header()
+    except OSError as error:
+        raise ModelNotFound(f"{path}: {error.strerror or error}") from None
+
+
+class _Reader:
+    """A position in the file that never passes its end."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self.file = file
+        self.size = os.fstat(file.fileno()).st_size
+        self.left = self.size
+
+    def bad(self, what: str) -> ModelDamaged:
+        return ModelDamaged(
+            f"{self.path.name}: {what} (at byte {self.size - self.left:,} of {self.size:,}); "
+            "the file is damaged or incomplete: fetch it again"
+        )
+
+    def take(self, count: int, what: str) -> bytes:
+        if count > self.left:
+            raise self.bad(f"the file ends inside {what}")
+        data = self.file.read(count)
+        if len(data) != count:
+            raise self.bad(f"the file ends inside {what}")
+        self.left -= count
+        return data
+
+    def number(self, format: str, what: str) -> Any:
+        return struct.unpack(format, self.take(struct.calcsize(format), what))[0]
+
+    def string(self, what: str) -> bytes:
+        return self.take(self.number("<Q", what), what)
+
+    def name(self, what: str, longest: int) -> str:
+        data = self.string(what)
+        if not 0 < len(data) <= longest or b"\0" in data:
+            raise self.bad(f"{what} is not a name of 1 to {longest} bytes")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise self.bad(f"{what} is not UTF-8") from None
+
+    def header(self) -> Header:
+        if self.take(4, "the magic number") != b"GGUF":
+            raise self.bad("not a GGUF file")
+        version = self.number("<I", "the version")
+        if version not in (2, 3):
+            if version == 1:
+                raise ModelNotSupported(
+                    f"{self.path.name}: GGUF version 1: ctransformers runs versions 2 and 3; "
+                    "convert the model again"
+                )
+            swapped = struct.unpack("<I", struct.pack(">I", version))[0]
+            hint = ", the file is big-endian" if swapped in (1, 2, 3) else ""
+            raise self.bad(f"GGUF version {version} is not known{hint}")
+        tensor_count = self.number("<Q", "the number of tensors")
+        value_count = self.number("<Q", "the number of metadata values")
+        # The shortest tensor takes 33 bytes of header, the shortest value 14.
+        if tensor_count > self.left // 33 or value_count > self.left // 14:
+            raise self.bad(
+                f"{tensor_count:,} tensors and {value_count:,} metadata values cannot fit"
+            )
+        metadata, types = self._metadata(value_count)
+        alignment = metadata.get("general.alignment", 32)
+        if types.get("general.alignment", 4) != 4 or not 8 <= alignment <= 65536 or alignment % 8:
+            raise self.bad(f"alignment {alignment!r} is not a multiple of 8 up to 65536")
+        tensors = self._tensors(tensor_count)
+        position = self.size - self.left
+        data_offset = -(-position // alignment) * alignment
+        self._check_data(tensors, alignment, data_offset)
+        return Header(
+            path=self.path,
+            version=version,
+            metadata=metadata,
+            types=types,
+            tensors=tensors,
+            alignment=alignment,
+            data_offset=data_offset,
+            file_size=self.size,
+        )
+
+    def _metadata(self, count: int) -> tuple[dict[str, Any], dict[str, int]]:
+        metadata: dict[str, Any] = {}
+        types: dict[str, int] = {}
+        for index in range(count):
+            key = self.name(f"the key of metadata value {index}", 65535)
+            if key in metadata:
+                raise self.bad(f"the key '{key}' occurs twice")
+            kind = self.number("<I", f"'{key}'")
+            if kind == _ARRAY:
+                kind = self.number("<I", f"'{key}'")
+                metadata[key] = self._array(key, kind, self.number("<Q", f"'{key}'"))
+            else:
+                metadata[key] = self._scalar(key, kind)
+            types[key] = kind
+        return metadata, types
+
+    def _scalar(self, key: str, kind: int) -> Any:
+        if kind == _STRING:
+            return self.string(f"'{key}'").decode(errors="replace")
+        if kind not in _SCALARS:
+            raise self.bad(f"'{key}' has the unknown type {kind}")
+        value = self.number(_SCALARS[kind][0], f"'{key}'")
+        if kind == _BOOL:
+            if value > 1:
+                raise self.bad(f"'{key}' is a bool of value {value}")
+            return bool(value)
+        return value
+
+    def _array(self, key: str, kind: int, count: int) -> Any:
+        what = f"the {count:,} items of '{key}'"
+        if kind == _STRING:
+            if count > self.left // 8:
+                raise self.bad(f"the file ends inside {what}")
+            return self._string_array(count, what)
+        if kind not in _SCALARS:
+            raise self.bad(f"'{key}' is an array of the unsupported type {kind}")
+        values = array.array(_SCALARS[kind][1])
+        values.frombytes(self.take(count * values.itemsize, what))
+        return values
+
+    def _string_array(self, count: int, what: str) -> list[bytes]:
+        # The hot loop of the header: a vocabulary has some 100,000 strings.
+        read, unpack, left = self.file.read, struct.Struct("<Q").unpack, self.left
+        strings = []
+        for _ in range(count):
+            if left < 8:
+                raise self.bad(f"the file ends inside {what}")
+            (length,) = unpack(read(8))
+            left -= 8 + length
+            if left < 0:
+                raise self.bad(f"the file ends inside {what}")
+            strings.append(read(length))
+        self.left = left
+        return strings
+
+    def _tensors(self, count: int) -> list[TensorInfo]:
+        tensors: list[TensorInfo] = []
+        names: set[str] = set()
+        for index in range(count):
+            name = self.name(f"the name of tensor {index}", MAX_NAME)
+            if name in names:
+                raise self.bad(f"the tensor '{name}' occurs twice")
+            names.add(name)
+            dimensions = self.number("<I", f"tensor '{name}'")
+            if not 1 <= dimensions <= 4:
+                raise self.bad(f"tensor '{name}' has {dimensions} dimensions")
+            data = self.take(8 * dimensions, f"tensor '{name}'")
+            shape = struct.unpack(f"<{dimensions}Q", data)
+            number = self.number("<I", f"tensor '{name}'")
+            kind = TENSOR_TYPES.get(number)
+            if kind is None:
+                raise self.bad(f"tensor '{name}' has the unknown type {number}")
+            if min(shape) < 1 or math.prod(shape) > 2**48 or shape[0] % kind.block:
+                raise self.bad(f"tensor '{name}' of type {kind.name} has the shape {shape}")
+            offset = self.number("<Q", f"tensor '{name}'")
+            tensors.append(TensorInfo(name, shape, kind, offset))
+        return tensors
+
+    def _check_data(
+        self, tensors: Sequence[TensorInfo], alignment: int, data_offset: int
+    ) -> None:
+        end = 0
+        for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
+            if tensor.offset % alignment:
+                raise self.bad(f"tensor '{tensor.name}' is not aligned to {alignment} bytes")
+            if tensor.offset < end:
+                raise self.bad(f"tensor '{tensor.name}' overlaps another one")
+            end = tensor.offset + tensor.nbytes
+            if data_offset + end > self.size:
+                missing = data_offset + end - self.size
+                raise self.bad(
+                    f"tensor '{tensor.name}' lies {missing:,} bytes beyond the end of the file"
+                )

@@ -1,0 +1,418 @@
+"""Texts to token ids and back, for the vocabulary that a GGUF file carries.
+
+Every convention here (defaults, order of special tokens, byte fallback) is llama.cpp's, from its
+`src/llama-vocab.cpp`, so that the ids equal `llama_tokenize(add_special=true, parse_special=true)`.
+There are two deliberate differences: a bos that the text already begins with is not put there
+again, and an eos is never appended, since a prompt is there to be continued.
+"""
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
+from functools import cache, lru_cache
+from typing import Any, Protocol
+
+from tokenizers import Regex
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+from llmwit_magic.errors import InvalidInput, ModelNotSupported
+from llmwit_magic.models.pretokenizers import PRETOKENIZERS
+
+# llama.cpp ends generation at these texts whatever their token type says.
+END_TEXTS = frozenset(
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> "
+    "<|endoftext|> </s> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> "
+    "<eos> <turn|> <|tool_response> <｜end▁of▁sentence｜> [e~[".split()
+)
+# Fill-in-the-middle tokens, which llama.cpp finds by their texts where the file gives no id.
+# It ends generation at the first three kinds.
+FILL_IN_TEXTS = {
+    "fim_pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
+    "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
+    "fim_sep": "<|file_sep|>",
+    "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE>"
+    " <|code_prefix|> <|prefix|>",
+    "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF>"
+    " <|code_suffix|> <|suffix|>",
+    "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID>"
+    " <|code_middle|> <|middle|>",
+}
+ALWAYS_SPECIAL_TEXTS = frozenset("<|channel|> <|message|> <|start|> <|constrain|>".split())
+SPACE = "▁"
+
+
+class TokenType(IntEnum):
+    """The values of `tokenizer.ggml.token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+SPECIAL_TYPES = frozenset({TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED})
+
+
+class Tokenizer(ABC):
+    """What both kinds of vocabulary share: the tokens, the special ones, where generation ends.
+
+    `end_ids` holds every id that ends generation. `bos_id` may be an id that is not put in front
+    of a prompt; `add_bos` says whether it is.
+    """
+
+    def __init__(
+        self, metadata: Mapping[str, Any], *, bos_id: int, eos_id: int, add_bos: bool
+    ) -> None:
+        self._metadata = metadata
+        tokens = self._value("tokens")
+        if not tokens:
+            raise ModelNotSupported("the model file has no vocabulary (tokenizer.ggml.tokens)")
+        self._tokens = [bytes(token) or b"[EMPTY_%d]" % i for i, token in enumerate(tokens)]
+        types = self._value("token_type")
+        self._types = [TokenType.NORMAL] * len(tokens) if types is None else list(types)
+        self._ids: dict[bytes, int] = {}
+        for token_id, token in enumerate(self._tokens):
+            self._ids.setdefault(token, token_id)
+
+        self.bos_id: int | None = self._special_id("bos", bos_id)
+        self.add_bos: bool = bool(self._value("add_bos_token", add_bos)) and self.bos_id is not None
+        self.end_ids: frozenset[int] = self._find_end_ids(eos_id)
+        self._special = self._find_special_texts()
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text, special tokens in it recognised, bos in front where due.
+
+        Raises InvalidInput for a text with a lone surrogate, which has no UTF-8 form.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"the text has a lone surrogate, {text[error.start]!a}, at character {error.start}"
+            ) from None
+        ids: list[int] = []
+        after_special = True
+        for part in self._split_at_special_tokens(text):
+            if isinstance(part, int):
+                ids.append(part)
+            else:
+                ids += self._encode_plain(part, after_special=after_special)
+            after_special = isinstance(part, int)
+        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes a token stands for; a special token's are its text."""
+        token = self._tokens[token_id]
+        token_type = self._types[token_id]
+        if token_type in SPECIAL_TYPES:
+            return token
+        if token_type == TokenType.BYTE:
+            return bytes([int(token[3:5], 16)])
+        return self._decode_normal(token)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    @abstractmethod
+    def _encode_plain(self, text: str, *, after_special: bool) -> list[int]:
+        """The ids of a text without special tokens; `after_special` at the text's start too."""
+
+    @abstractmethod
+    def _decode_normal(self, token: bytes) -> bytes:
+        """The bytes that a token of the type NORMAL stands for."""
+
+    def _value(self, key: str, default: Any = None) -> Any:
+        return self._metadata.get(f"tokenizer.ggml.{key}", default)
+
+    def _special_id(self, name: str, default: int | None = None) -> int | None:
+        """An id from the metadata; one outside the vocabulary counts as absent."""
+        for token_id in (self._value(f"{name}_token_id"), default):
+            if token_id is not None and 0 <= token_id < len(self._tokens):
+                return int(token_id)
+        return None
+
+    def _find_end_ids(self, eos_id: int) -> frozenset[int]:
+        """Collect the ids that end generation, and give those known by their text a special type.
+
+        llama.cpp overrides the types too: converters often leave such a token NORMAL.
+        """
+        end_ids = {self._special_id("eos", eos_id), self._special_id("eot"), self._special_id("eom")}
+        control_texts = set(END_TEXTS)
+        for name, texts in FILL_IN_TEXTS.items():
+            ids = {self._special_id(name)}
+            if ids == {None}:
+                ids = {self._ids.get(text.encode()) for text in texts.split()}
+                control_texts.update(texts.split())
+            if name in ("fim_pad", "fim_rep", "fim_sep"):
+                end_ids |= ids
+        for text in control_texts:
+            token_id = self._ids.get(text.encode())
+            if token_id is not None:
+                self._types[token_id] = TokenType.CONTROL
+                if text in END_TEXTS:
+                    end_ids.add(token_id)
+        for text in ALWAYS_SPECIAL_TEXTS:
+            if text.encode() in self._ids:
+                self._types[self._ids[text.encode()]] = TokenType.USER_DEFINED
+        return frozenset(token_id for token_id in end_ids if token_id is not None)
+
+    def _find_special_texts(self) -> list[tuple[str, int, bool]]:
+        """(text, id, strip the white space that follows) of the special tokens, longest first."""
+        # The one model family of this architecture whose special tokens llama.cpp lets swallow
+        # white space; GGUF files do not carry that attribute.
+        name = str(self._metadata.get("general.name", "")).lower()
+        strips = "phi-3" in name or "phi3" in name
+        special = []
+        for token, token_id in self._ids.items():
+            if self._types[token_id] in SPECIAL_TYPES:
+                text = token.decode("utf-8", "replace")
+                # A text holds no invalid UTF-8, so such a token cannot be in one.
+                if text.encode() == token:
+                    keeps = text in ("<unk>", "<s>", "<|endoftext|>")
+                    special.append((text, token_id, strips and not keeps))
+        return sorted(special, key=lambda entry: -len(entry[0].encode()))
+
+    def _split_at_special_tokens(self, text: str) -> list[str | int]:
+        """Texts and special ids in turn. A longer token wins over any shorter one it overlaps."""
+        parts: list[str | int] = [text] if text else []
+        for special, token_id, strips in self._special:
+            if special not in text:
+                continue
+            divided: list[str | int] = []
+            for part in parts:
+                if isinstance(part, int):
+                    divided.append(part)
+                    continue
+                for number, piece in enumerate(part.split(special)):
+                    if number:
+                        divided.append(token_id)
+                        piece = piece.lstrip(" \t\n\v\f\r") if strips else piece
+                    if piece:
+                        divided.append(piece)
+            parts = divided
+        return parts
+
+
+@cache
+def byte_to_character() -> dict[int, str]:
+    """GPT-2's map of bytes to printable characters, in which its vocabularies are written."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + number) for number, byte in enumerate(rest)
+    }
+
+
+class ByteLevelTokenizer(Tokenizer):
+    """Byte-level BPE (`tokenizer.ggml.model` is `gpt2`), merged by Hugging Face tokenizers.
+
+    Early converters of Falcon wrote the tokens as raw bytes; those vocabularies are put back into
+    GPT-2's form here.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        name = metadata.get("tokenizer.ggml.pre") or "default"
+        if name not in PRETOKENIZERS:
+            raise ModelNotSupported(f"pre-tokenizer '{name}': not one that llmwit-magic knows")
+        pretokenizer = PRETOKENIZERS[name]
+        # 11 is llama.cpp's default, from Falcon, whose <|endoftext|> it is.
+        super().__init__(metadata, bos_id=11, eos_id=11, add_bos=pretokenizer.add_bos)
+        if self._value("merges") is None:
+            raise ModelNotSupported("the model file has no BPE merges (tokenizer.ggml.merges)")
+        self._raw = b"\n" in self._ids and "Ċ".encode() not in self._ids
+        self._char_to_byte = {char: byte for byte, char in byte_to_character().items()}
+
+        vocabulary: dict[str, int] = {}
+        for token, token_id in self._ids.items():
+            if self._raw:
+                vocabulary["".join(map(byte_to_character().__getitem__, token))] = token_id
+            elif (text := token.decode("utf-8", "replace")).encode() == token:
+                vocabulary[text] = token_id
+        merges = list(dict.fromkeys(self._read_merges()))
+        self._stand_ins = self._add_stand_ins(vocabulary, merges)
+
+        self._bpe = HuggingFaceTokenizer(
+            BPE(vocabulary, merges, ignore_merges=pretokenizer.ignore_merges)
+        )
+        self._bpe.pre_tokenizer = Sequence(
+            [Split(Regex(pattern), "isolated") for pattern in pretokenizer.patterns]
+            + [ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+
+    def _read_merges(self) -> Iterator[tuple[str, str]]:
+        for line in self._value("merges"):
+            # A merge's first half may itself begin with a space.
+            head, space, second = line[1:].partition(b" ")
+            if space:
+                first = line[:1] + head
+                yield first.decode("utf-8", "replace"), second.decode("utf-8", "replace")
+
+    def _add_stand_ins(
+        self, vocabulary: dict[str, int], merges: list[tuple[str, str]]
+    ) -> dict[int, list[int]]:
+        """Put ids beyond the vocabulary where BPE needs a token that the vocabulary lacks.
+
+        llama.cpp merges without asking for tokens, and afterwards gives a piece that is none as
+        those of its bytes that are; `tokenizers` would join what is left and right of it instead.
+        """
+        stand_ins = {}
+        needed = [*byte_to_character().values()]
+        for first, second in merges:
+            needed += (first, second, first + second)
+        for text in needed:
+            if text not in vocabulary:
+                token_id = vocabulary[text] = len(self._tokens) + len(stand_ins)
+                ids = [self._ids.get(bytes([byte])) for byte in text.encode()]
+                stand_ins[token_id] = [i for i in ids if i is not None and not self._raw]
+        return stand_ins
+
+    def _encode_plain(self, text: str, *, after_special: bool) -> list[int]:
+        ids: list[int] = self._bpe.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        if not self._stand_ins or not ids or max(ids) < len(self._tokens):
+            return ids
+        return [real for token_id in ids for real in self._stand_ins.get(token_id, [token_id])]
+
+    def _decode_normal(self, token: bytes) -> bytes:
+        if self._raw:
+            return token
+        return b"".join(
+            bytes([self._char_to_byte[char]]) if char in self._char_to_byte else char.encode()
+            for char in token.decode("utf-8", "replace")
+        )
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """SentencePiece BPE (`tokenizer.ggml.model` is `llama`), after llama.cpp's llm_tokenizer_spm.
+
+    Neighbours merge wherever their text is a token, the best score first, the leftmost among
+    equals. Two neighbouring characters that are in no token together can never be merged, so a
+    text is cut there and its words are merged, and remembered, one by one.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        super().__init__(metadata, bos_id=1, eos_id=2, add_bos=True)
+        self._space_prefix = bool(self._value("add_space_prefix", True))
+        scores = self._value("scores") or [0.0] * len(self._tokens)
+        self._text_ids: dict[str, int] = {}
+        self._neighbours: set[str] = set()
+        for token, token_id in self._ids.items():
+            text = token.decode("utf-8", "replace")
+            if text.encode() == token:
+                self._text_ids[text] = token_id
+                self._neighbours.update(a + b for a, b in zip(text, text[1:], strict=False))
+        self._costs = {text: -scores[token_id] for text, token_id in self._text_ids.items()}
+        self._merge_word = lru_cache(maxsize=65536)(self._merge)
+
+    def _encode_plain(self, text: str, *, after_special: bool) -> list[int]:
+        if self._space_prefix and after_special:
+            text = " " + text
+        text = text.replace(" ", SPACE)
+        ids: list[int] = []
+        start = 0
+        for end in range(1, len(text) + 1):
+            if text[end - 1 : end + 1] not in self._neighbours:
+                word = text[start:end]
+                ids += self._merge_word(word) if end - start < 64 else self._merge(word)
+                start = end
+        return ids
+
+    def _merge(self, word: str) -> list[int]:
+        pieces = list(word)
+        following = [*range(1, len(pieces)), -1]
+        preceding = list(range(-1, len(pieces) - 1))
+        costs = self._costs
+        queue = [
+            (costs[pair], left, left + 1, 2)
+            for left in range(len(pieces) - 1)
+            if (pair := word[left : left + 2]) in costs
+        ]
+        heapq.heapify(queue)
+        while queue:
+            _, left, right, length = heapq.heappop(queue)
+            # A piece that was merged meanwhile is empty, or longer than this pair knew it.
+            if not pieces[left] or not pieces[right]:
+                continue
+            merged = pieces[left] + pieces[right]
+            if len(merged) != length:
+                continue
+            pieces[left], pieces[right] = merged, ""
+            beyond = following[left] = following[right]
+            if beyond >= 0:
+                preceding[beyond] = left
+                pair = merged + pieces[beyond]
+                if pair in costs:
+                    heapq.heappush(queue, (costs[pair], left, beyond, len(pair)))
+            before = preceding[left]
+            if before >= 0:
+                pair = pieces[before] + merged
+                if pair in costs:
+                    heapq.heappush(queue, (costs[pair], before, left, len(pair)))
+        ids = []
+        for piece in filter(None, pieces):
+            if piece in self._text_ids:
+                ids.append(self._text_ids[piece])
+            else:
+                ids += map(self._byte_id, piece.encode())
+        return ids
+
+    def _byte_id(self, byte: int) -> int:
+        for token in (b"<0x%02X>" % byte, bytes([byte])):
+            if token in self._ids:
+                return self._ids[token]
+        raise InvalidInput(f"the model's vocabulary has no token for the byte 0x{byte:02X}")
+
+    def _decode_normal(self, token: bytes) -> bytes:
+        return token.replace(SPACE.encode(), b" ")
+
+
+def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer for a GGUF file's metadata, keys as in the file.
+
+    Arrays of strings are lists of bytes. Raises ModelNotSupported for a tokenizer model or a
+    pre-tokenizer that is not known, and for a file without a vocabulary or merges.
+    """
+    model = metadata.get("tokenizer.ggml.model")
+    if model == "gpt2":
+        return ByteLevelTokenizer(metadata)
+    if model == "llama":
+        return SentencePieceTokenizer(metadata)
+    raise ModelNotSupported(f"tokenizer model {model!r}: only 'gpt2' and 'llama' are supported")
+
+
+class NativeModel(Protocol):
+    """What a format before GGUF needs its loaded model for: only that can read its vocabulary."""
+
+    vocabulary_size: int
+
+    @property
+    def native_end_id(self) -> int: ...
+    def encode_natively(self, text: str) -> list[int]: ...
+    def token_bytes_natively(self, token: int) -> bytes: ...
+
+
+class NativeTokenizer:
+    """The vocabulary of an old GGML file, asked of the library that has loaded it."""
+
+    def __init__(self, model: NativeModel) -> None:
+        self._model = model
+        self.bos_id: int | None = None
+        self.add_bos = False
+        self.end_ids = frozenset({model.native_end_id})
+
+    def encode(self, text: str) -> list[int]:
+        """The token ids of a text. Raises InvalidInput for what the library cannot take."""
+        return self._model.encode_natively(text)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for."""
+        return self._model.token_bytes_natively(token_id)
+
+    def __len__(self) -> int:
+        return self._model.vocabulary_size

@@ -1,0 +1,258 @@
+"""One request carried out: from its events to its result.
+
+A run happens once, in a thread of its own, and keeps what it has said: whoever
+looks later sees the same. The thread is never interrupted, so an interrupt of
+the kernel can neither lose text nor leave a log row half written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Literal
+
+from ..engines.protocol import Cancelled, Chunk, End, Event, Prepared, Progress, Request
+from ..errors import EngineFailed, InferenceError, Interrupted
+from ..wit import (
+    DeviceInfo,
+    InferencingResult,
+    InferencingUsage,
+    Timings,
+    TokenInfo,
+)
+
+
+class Run:
+    """A request, what has been said of it so far, and in the end its result.
+
+    Safe to read from any thread while the run goes on.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.run_id: int | None = None
+        self.log_problem: str | None = None
+        """Why the run is not in the log, if it is not."""
+        self.started_at = datetime.now(UTC)
+        self.error: InferenceError | None = None
+        self.progress: Progress | None = None
+        self.prepared: Prepared | None = None
+        self.end: End | None = None
+        self.generated_token_count = 0
+        self.events: list[Event] = []
+        self._texts: list[str] = []
+        self._tokens: list[TokenInfo] = []
+        self._began = time.perf_counter()
+        self._times: dict[str, float] = {}
+        self._status: Literal["running", "ok", "interrupted", "error"] = "running"
+        self._changed = threading.Condition()
+        self._cancel = threading.Event()
+
+    # What the worker does ------------------------------------------------------
+
+    def start(
+        self,
+        work: Callable[[Run, threading.Event], None],
+        finished: Callable[[Run, str], None],
+    ) -> None:
+        """Carry `work` out in a thread; it hands its events to `emit`.
+
+        `finished(run, status)` is called there at the end, before anyone who
+        waits for the run goes on.
+        """
+        threading.Thread(
+            target=self._work, args=(work, finished), name="llmwit-run", daemon=True
+        ).start()
+
+    def _work(
+        self,
+        work: Callable[[Run, threading.Event], None],
+        finished: Callable[[Run, str], None],
+    ) -> None:
+        status: Literal["ok", "interrupted", "error"]
+        try:
+            work(self, self._cancel)
+            status = "ok" if self.end and self.end.finish_detail else "interrupted"
+        except Cancelled:
+            status = "interrupted"
+        except InferenceError as error:
+            self.error, status = error, "error"
+        except Exception as error:  # a defect of ours must not look like a run that goes on
+            self.error = EngineFailed(f"unexpected {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+            status = "error"
+        self._time("total")
+        try:
+            finished(self, status)
+        finally:
+            with self._changed:
+                self._status = status
+                self._changed.notify_all()
+
+    def emit(self, event: Event) -> None:
+        """Take the next event in."""
+        with self._changed:
+            if isinstance(event, Progress):
+                self.progress = event
+            elif isinstance(event, Prepared):
+                self.prepared, self.progress = event, None
+                self._time("load")
+            elif isinstance(event, Chunk):
+                self.progress = None
+                self._time("first_token")
+                self.generated_token_count = event.generated_token_count
+                self._texts.append(event.text)
+                self._tokens.extend(event.tokens)
+            else:
+                self.end = event
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def _time(self, name: str) -> None:
+        self._times.setdefault(name, time.perf_counter() - self._began)
+
+    # What anyone may ask ---------------------------------------------------------
+
+    @property
+    def status(self) -> Literal["running", "ok", "interrupted", "error"]:
+        """Where the run stands."""
+        return self._status
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended, in whatever way."""
+        return self._status != "running"
+
+    @property
+    def text(self) -> str:
+        """The text so far; all of it is final."""
+        with self._changed:
+            if len(self._texts) > 1:
+                self._texts[:] = ["".join(self._texts)]
+            return self._texts[0] if self._texts else ""
+
+    def cancel(self) -> None:
+        """Ask the run to end; what was generated is kept."""
+        self._cancel.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the run has ended; whether it has."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not self.done:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                # In short steps: some systems deliver an interrupt only between waits.
+                self._changed.wait(0.5 if left is None else min(left, 0.5))
+        return self.done
+
+    def __iter__(self) -> Iterator[Event]:
+        """The events: as they come while the run goes on, the same ones afterwards."""
+        position = 0
+        while True:
+            with self._changed:
+                while position == len(self.events) and not self.done:
+                    self._changed.wait(0.5)
+                fresh = self.events[position:]
+            if not fresh:
+                return
+            yield from fresh
+            position += len(fresh)
+
+    def updates(self, interval: float) -> Iterator[None]:
+        """Step whenever there is something new to draw, at most once in `interval` seconds.
+
+        The last step comes after the end, so the last state is always drawn.
+        """
+        seen, next_time = 0, 0.0
+        while True:
+            with self._changed:
+                while not self.done and (
+                    len(self.events) == seen or time.monotonic() < next_time
+                ):
+                    pause = next_time - time.monotonic() if len(self.events) > seen else 0.5
+                    self._changed.wait(max(pause, 0.001))
+                seen, last = len(self.events), self.done
+            yield
+            if last:
+                return
+            next_time = time.monotonic() + interval
+
+    def follow(self, interval: float, draw: Callable[[Run], None]) -> None:
+        """Draw the run until it has ended, then raise what it raised.
+
+        An interrupt cancels the run; its last state is drawn all the same, and
+        then `Interrupted` is raised.
+        """
+        try:
+            for _ in self.updates(interval):
+                draw(self)
+        except KeyboardInterrupt:
+            self.cancel()
+            self.wait()
+            draw(self)
+            raise self.interrupted() from None
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise the error of a failed run, `Interrupted` for an interrupted one."""
+        if self.error is not None:
+            raise self.error
+        if self.status == "interrupted":
+            raise self.interrupted()
+
+    def interrupted(self) -> Interrupted:
+        """The exception that tells a person where the partial text is."""
+        place = f"run {self.run_id} of the log" if self.run_id else "the result"
+        return Interrupted(
+            f"stopped after {self.generated_token_count} tokens; the text is kept in {place}"
+        )
+
+    @property
+    def result(self) -> InferencingResult:
+        """What has come of it so far; complete once the run is done."""
+        with self._changed:
+            prepared, end = self.prepared, self.end
+            seconds = dict(end.seconds) if end else {}
+            decode, generated = seconds.get("decode"), self.generated_token_count
+            usage = end.usage if end else InferencingUsage(
+                prompt_token_count=prepared.prompt_token_count if prepared else 0,
+                generated_token_count=generated,
+                cached_token_count=prepared.cached_token_count if prepared else 0,
+            )
+            detail = end.finish_detail if end else None
+            wanted = self.request.top_logprobs is not None
+        return InferencingResult(
+            text=self.text,
+            finish_reason=detail.reason if detail else None,
+            usage=usage,
+            finish_detail=detail,
+            stop_sequence=end.stop_sequence if end else None,
+            params=prepared.params if prepared else self.request.params,
+            model=prepared.model if prepared else None,
+            device=prepared.device if prepared else DeviceInfo(),
+            context_length=prepared.context_length if prepared else None,
+            timings=Timings(
+                load=self._times.get("load"),
+                prompt=seconds.get("prompt"),
+                first_token=self._times.get("first_token"),
+                decode=decode,
+                total=self._times.get("total"),
+                tokens_per_second=generated / decode if decode and generated else None,
+            ),
+            tokens=tuple(self._tokens) if wanted else None,
+            prompt=prepared.prompt if prepared else self.request.prompt,
+            status=self.status,
+            run_id=self.run_id,
+        )
+
+
+class Results(list[InferencingResult]):
+    """The results of a sweep, in the order of its runs; shows as a table."""
+
+    def __init__(self, results: Iterable[InferencingResult] = (), group_id: str | None = None):
+        super().__init__(results)
+        self.group_id = group_id

@@ -1,0 +1,228 @@
+"""What one kernel holds: open engines, the run log, aliases. `Session.run` is the one door."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .engines.process import EngineProcess
+from .engines.protocol import Cancelled, Emit, Prepared, Progress, Request
+from .errors import LogError
+from .models.catalog import LocalModel, resolve
+from .models.fetch import Report
+from .runlog.log import RunLog
+from .runlog.run import Run
+from .wit import EmbeddingsResult, EmbeddingsUsage
+
+T = TypeVar("T")
+
+
+class Session:
+    """Carries requests out, and keeps the engines open between them.
+
+    `aliases` maps names of your own to paths or hub names; of the loaded
+    models the `max_loaded_models` used last stay in memory.
+    """
+
+    def __init__(self, log_path: str | Path | None = None) -> None:
+        self.log = RunLog(log_path)
+        self._aliases: dict[str, str] = {}
+        self.max_loaded_models = 2
+        self._engines: dict[tuple[Any, ...], EngineProcess] = {}
+        self._models: dict[tuple[str, str | None, str], LocalModel] = {}
+        self._lock = threading.Lock()
+        self._runs: set[Run] = set()
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Names of your own, to paths or hub names."""
+        return self._aliases
+
+    @aliases.setter
+    def aliases(self, aliases: dict[str, str]) -> None:
+        self._aliases = aliases
+        self._models.clear()
+
+    def run(self, request: Request, seed: int | None = None) -> Run:
+        """Start a run and return at once; iterate over it, or wait for it.
+
+        A seed that the request leaves open is set here, to `seed` or else
+        drawn, so that it is on record from the first moment.
+        """
+        if request.params.seed is None:
+            seed = self.draw_seed() if seed is None else seed
+            params = request.params.model_copy(update={"seed": seed})
+            request = request.model_copy(update={"params": params})
+        run = Run(request)
+        with self._lock:
+            self._runs.add(run)
+        run.start(self._carry_out, self._finish)
+        return run
+
+    @staticmethod
+    def draw_seed() -> int:
+        """A seed of 53 bits: JSON readers and spreadsheets keep such a number exactly."""
+        return secrets.randbits(53)
+
+    def _carry_out(self, run: Run, cancel: threading.Event) -> None:
+        try:
+            run.run_id = self.log.begin(run)
+        except LogError as error:
+            run.log_problem = str(error)
+        self._engine(run.request, run.emit, cancel).run(run.request, run.emit, cancel)
+
+    def _finish(self, run: Run, status: str) -> None:
+        try:
+            if run.run_id is not None:
+                self.log.complete(run, status)
+        except LogError as error:
+            run.log_problem = str(error)
+        finally:
+            with self._lock:
+                self._runs.discard(run)
+
+    def prepare(self, request: Request, emit: Emit | None = None) -> Prepared:
+        """The request as it would run: rendered prompt, token counts, parameters."""
+        report = emit or _ignore
+        return self._interruptible(
+            lambda cancel: self._engine(request, report, cancel).prepare(request, report, cancel)
+        )
+
+    def embed(self, request: Request, texts: list[str], emit: Emit | None = None) -> EmbeddingsResult:
+        """One vector for each text, by the model and settings of the request."""
+        report = emit or _ignore
+        vectors, count = self._interruptible(
+            lambda cancel: self._engine(request, report, cancel).embed(
+                texts, request.threads, report, cancel
+            )
+        )
+        return EmbeddingsResult(
+            embeddings=vectors, usage=EmbeddingsUsage(prompt_token_count=count)
+        )
+
+    def _interruptible(self, work: Callable[[threading.Event], T]) -> T:
+        """Do work in a thread, where an interrupt of the caller cannot tear it apart."""
+        cancel = threading.Event()
+        with ThreadPoolExecutor(1, "llmwit-work") as pool:
+            future = pool.submit(work, cancel)
+            try:
+                return future.result()
+            except Cancelled:
+                raise KeyboardInterrupt from None
+            finally:
+                cancel.set()
+
+    # Engines ---------------------------------------------------------------------
+
+    def _engine(self, request: Request, emit: Emit, cancel: threading.Event) -> EngineProcess:
+        """The open engine for the request's model and settings, or a new one."""
+
+        def report(progress: Progress) -> None:
+            if cancel.is_set():
+                raise Cancelled
+            emit(progress)
+
+        model = self._resolve(request, report)
+        key = _engine_key(model, request)
+        with self._lock:
+            engine = self._engines.pop(key, None)
+            if engine is None:
+                engine = EngineProcess(
+                    info=model.info,
+                    source=model.source,
+                    loaded=model.loaded,
+                    model_type=model.model_type,
+                    context_length=request.context_length,
+                    gpu_layers=request.gpu_layers,
+                )
+            self._engines[key] = engine  # the newest stands last
+            surplus = self._surplus(engine)
+        for old in surplus:
+            old.close()
+        return engine
+
+    def _resolve(self, request: Request, report: Report) -> LocalModel:
+        """The checked file of a name, looked at again only when it has changed."""
+        name = (request.model, request.model_type, os.getcwd())
+        known = self._models.get(name)
+        if known is None or not known.unchanged():
+            known = resolve(request.model, request.model_type, self.aliases, report)
+            self._models[name] = known
+        return known
+
+    def _surplus(self, newest: EngineProcess) -> list[EngineProcess]:
+        """Take out the engines beyond the limit, the longest unused first, busy ones never."""
+        removed = []
+        for key, engine in list(self._engines.items()):
+            if len(self._engines) <= max(1, self.max_loaded_models):
+                break
+            if engine is not newest and not engine.busy:
+                removed.append(self._engines.pop(key))
+        return removed
+
+    def loaded_models(self) -> list[tuple[str, int]]:
+        """Name and process id of each model in memory."""
+        with self._lock:
+            engines = list(self._engines.values())
+        return [(engine.name, engine.pid) for engine in engines if engine.pid is not None]
+
+    def unload(self, name: str | None = None) -> list[str]:
+        """End the engines of a model, or of all; the names of those that were loaded."""
+        with self._lock:
+            chosen = {
+                key: engine
+                for key, engine in self._engines.items()
+                if name is None or engine.name == name
+            }
+            for key in chosen:
+                del self._engines[key]
+        names = [engine.name for engine in chosen.values() if engine.pid is not None]
+        for engine in chosen.values():
+            engine.close()
+        return names
+
+    def close(self) -> None:
+        """Cancel what runs, end the engines, close the log."""
+        with self._lock:
+            runs = list(self._runs)
+        for run in runs:
+            run.cancel()
+        for run in runs:
+            run.wait(1.0)
+        self.unload()
+        self.log.close()
+
+
+def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:
+    return (
+        str(model.source), model.state, model.model_type,
+        request.context_length, request.gpu_layers,
+    )  # fmt: skip
+
+
+def _ignore(event: Any) -> None:
+    pass
+
+
+_current: tuple[int, Session] | None = None
+_current_lock = threading.Lock()
+
+
+def current_session() -> Session:
+    """The session of this process, made at first use.
+
+    A forked process gets its own: it must not speak over its parent's pipes.
+    """
+    global _current
+    with _current_lock:
+        if _current is None or _current[0] != os.getpid():
+            session = Session()
+            _current = (os.getpid(), session)
+            atexit.register(session.close)
+        return _current[1]
