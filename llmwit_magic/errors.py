@@ -20,6 +20,18 @@ Each message is one line that says what failed and what to do.
 
 from __future__ import annotations
 
+_LONGEST = 1000
+
+
+def _one_line(text: str) -> str:
+    """The text as one printable line: names from a model file may hold anything."""
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    if len(text) > _LONGEST:
+        # The advice at the end is worth more than the middle.
+        text = f"{text[: _LONGEST * 3 // 4]} … {text[-_LONGEST // 4 :]}"
+    return text
+
 
 class OneLine:
     """IPython shows the message alone: a user's mistake needs no stack of ours."""
@@ -30,6 +42,9 @@ class OneLine:
 
 class InferenceError(OneLine, Exception):
     """Any failure of a run; catch this one to catch them all."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_one_line(message))
 
 
 class ModelNotSupported(InferenceError):

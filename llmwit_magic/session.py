@@ -103,7 +103,7 @@ class Session:
             )
         )
         return EmbeddingsResult(
-            embeddings=vectors, usage=EmbeddingsUsage(prompt_token_count=count)
+            embeddings=tuple(map(tuple, vectors)), usage=EmbeddingsUsage(prompt_token_count=count)
         )
 
     def _interruptible(self, work: Callable[[threading.Event], T]) -> T:

@@ -33,16 +33,29 @@ SEED_MAX = 2**63 - 1
 
 def _integer(value: Any) -> Any:
     """Whole numbers of any library (numpy's too) as int; nothing is rounded."""
+    value = _scalar(value)
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return value
-    return operator.index(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
 
 
 def _real(value: Any) -> Any:
     """Real numbers of any library as float, and nothing that is merely like one."""
+    value = _scalar(value)
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return value
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+def _scalar(value: Any) -> Any:
+    """A single value of numpy's kind as Python's own: its booleans are no numbers either."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def strings(value: Any) -> Any:
@@ -54,19 +67,25 @@ def strings(value: Any) -> Any:
 
 def valid(text: str) -> dict[str, Any]:
     """The range in words: for error messages, help and the docs."""
-    return {"json_schema_extra": {"valid": text}}
+    return {"valid": text}
 
 
-U32 = Annotated[int, BeforeValidator(_integer), Field(strict=True, ge=0, le=U32_MAX)]
-Seed = Annotated[int, BeforeValidator(_integer), Field(strict=True, ge=0, le=SEED_MAX)]
-F32 = Annotated[float, BeforeValidator(_real), Field(strict=True, le=F32_MAX, allow_inf_nan=False)]
+# The validators stand last: the JSON schema knows only the ranges that come before them.
+U32 = Annotated[int, Field(strict=True, ge=0, le=U32_MAX), BeforeValidator(_integer)]
+Seed = Annotated[int, Field(strict=True, ge=0, le=SEED_MAX), BeforeValidator(_integer)]
+F32 = Annotated[float, Field(strict=True, le=F32_MAX, allow_inf_nan=False)]
+REAL = BeforeValidator(_real)
 
 
 class Record(BaseModel):
     """A frozen value whose validation errors are one line of `InvalidInput`."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+        frozen=True,
+        extra="forbid",
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        ser_json_inf_nan="strings",  # JSON has no word for a log-probability of minus infinity
     )
 
     @model_validator(mode="wrap")
@@ -80,7 +99,10 @@ class Record(BaseModel):
     @classmethod
     def _explain(cls, error: ValidationError) -> str:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else cls.__name__
+        shown = _shown(first["input"])
+        if not first["loc"]:
+            return f"{cls.__name__}: {shown} is not valid: it must be a mapping of its fields"
+        name = str(first["loc"][0])
         field = cls.model_fields.get(name)
         if field is None:
             known = ", ".join(cls.model_fields)
@@ -88,12 +110,16 @@ class Record(BaseModel):
         if first["type"] == "missing":
             return f"{cls.__name__} needs '{name}'"
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        wanted = extra.get("valid", first["msg"])
-        return f"{name}: {_shown(first['input'])} is not valid: it must be {wanted}"
+        message = first["msg"][:1].lower() + first["msg"][1:]
+        wanted = f"it must be {extra['valid']}" if "valid" in extra else message
+        return f"{name}: {shown} is not valid: {wanted}"
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = " ".join(line.strip() for line in repr(value).splitlines())
+    except Exception:  # anything may be passed in, also what cannot be shown
+        text = f"this {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "…"
 
 
@@ -107,45 +133,45 @@ class InferencingParams(Record):
     max_tokens: U32 | None = Field(
         100,
         description="at most this many tokens; none: until end of text, a stop or a full context",
-        **valid("a whole number ≥ 0, or none"),
+        json_schema_extra=valid("a whole number ≥ 0, or none"),
     )
-    repeat_penalty: Annotated[F32, Field(gt=0)] = Field(
+    repeat_penalty: Annotated[F32, Field(gt=0), REAL] = Field(
         1.1,
         description="above 1 makes recent tokens less likely; 1 switches it off",
-        **valid("a finite number > 0"),
+        json_schema_extra=valid("a finite number > 0"),
     )
     repeat_penalty_last_n_token_count: U32 = Field(
         64,
         description="how many of the last tokens the penalty looks at; 0 switches it off",
-        **valid("a whole number ≥ 0"),
+        json_schema_extra=valid("a whole number ≥ 0"),
     )
     stop: Annotated[
         tuple[Annotated[str, Field(strict=True, min_length=1)], ...], BeforeValidator(strings)
     ] = Field(
         (),
         description="end before this text would appear; may be given several times",
-        **valid("non-empty text, or a list of such"),
+        json_schema_extra=valid("non-empty text, or a list of such"),
     )
-    temperature: Annotated[F32, Field(ge=0)] = Field(
+    temperature: Annotated[F32, Field(ge=0), REAL] = Field(
         0.8,
         description="how random the choice is; 0 always takes the likeliest token",
-        **valid("a finite number ≥ 0; 0 is greedy"),
+        json_schema_extra=valid("a finite number ≥ 0; 0 is greedy"),
     )
     top_k: U32 = Field(
         40,
         description="choose among this many likeliest tokens; 0 allows all",
-        **valid("a whole number ≥ 0; 0 switches it off"),
+        json_schema_extra=valid("a whole number ≥ 0; 0 switches it off"),
     )
-    top_p: Annotated[F32, Field(gt=0, le=1)] = Field(
+    top_p: Annotated[F32, Field(gt=0, le=1), REAL] = Field(
         0.9,
         description="choose among the likeliest tokens that reach this probability; 1 allows all",
-        **valid("a number with 0 < p ≤ 1"),
+        json_schema_extra=valid("a number with 0 < p ≤ 1"),
     )
     # Ours: the WIT has no seed.
     seed: Seed | None = Field(
         None,
         description="the same seed gives the same text; without one it is drawn, and recorded",
-        **valid("a whole number from 0 to 2⁶³−1, or none"),
+        json_schema_extra=valid("a whole number from 0 to 2⁶³−1, or none"),
     )
 
 
@@ -287,7 +313,7 @@ def params_from(values: Mapping[str, Any] | InferencingParams | None) -> Inferen
     if values is None:
         return InferencingParams()
     if isinstance(values, Mapping):
-        return InferencingParams(**values)
+        return InferencingParams.model_validate(dict(values))
     raise InvalidInput(
         f"params: {_shown(values)} is not valid: it must be InferencingParams or a mapping"
     )

@@ -19,10 +19,20 @@ from numpy.typing import NDArray
 
 from ..errors import EngineFailed, InvalidInput, PromptTooLong
 
-SLICE = 32
-"""Prompt tokens evaluated in one call. One call cannot be interrupted; slices of
-this size cost no more than one large call and let a cancellation through within
-a quarter of a second on a small model."""
+BLOCK = 32
+"""Prompt tokens evaluated in one call, always up to a multiple of this position.
+
+One call cannot be interrupted; slices of this size cost no more than one large
+call and let a cancellation through within a quarter of a second on a small model.
+
+The number is also that of the lanes in ggml's float16 dot product. A token's
+attention is summed in lanes over the whole multiples of 32 positions evaluated
+so far, and one by one over the rest, and the quantised activations turn the
+difference in the last bit into one of the first digit. So a token comes out in
+one of two ways: in a completed block, or in one that is not complete yet.
+Evaluating to block ends, and reusing only tokens that came out in the way that
+a fresh evaluation would give, makes the logits the same to the bit.
+"""
 
 
 def cpu_library() -> str | None:
@@ -73,16 +83,24 @@ class LogitsModel:
         self._llm = LLM(os.path.abspath(path), model_type, config=config, lib=library)
         self.vocabulary_size: int = self._llm.vocab_size
         self.context_length: int = self._llm.context_length
+        # Old falcon files compute nonsense after a step back, other than to the beginning.
+        self._rewinds = model_type != "falcon"
         self._context: list[int] = []
+        self._complete = 0  # the first tokens that were evaluated in completed blocks
 
     def shared_prefix(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens need not be evaluated again.
 
-        At least one is always evaluated, since only the newest token's logits
-        are kept.
+        They are those that the context begins with too and that came out there
+        as they would afresh (see `BLOCK`). At least one token is always
+        evaluated, since only the newest one's logits are kept.
         """
         limit = min(len(tokens) - 1, len(self._context))
-        return next((i for i in range(limit) if tokens[i] != self._context[i]), max(limit, 0))
+        common = next((i for i in range(limit) if tokens[i] != self._context[i]), max(limit, 0))
+        complete = len(tokens) // BLOCK * BLOCK
+        if self._complete != complete:
+            common = min(common, self._complete, complete)
+        return common if self._rewinds or common == len(self._context) else 0
 
     def evaluate_prompt(
         self,
@@ -90,9 +108,9 @@ class LogitsModel:
         threads: int,
         progress: Callable[[int], bool],
     ) -> bool:
-        """Make `tokens` the context, slice by slice.
+        """Make `tokens` the context, block by block.
 
-        `progress(done)` is called after each slice with the number of tokens
+        `progress(done)` is called after each block with the number of tokens
         of the context that are evaluated; it returns whether to go on. Returns
         whether all of it was evaluated.
         """
@@ -102,9 +120,13 @@ class LogitsModel:
             )
         start = self.shared_prefix(tokens)
         del self._context[start:]
+        self._complete = min(self._complete, start)
         while start < len(tokens):
-            self._evaluate(tokens[start : start + SLICE], threads)
+            end = (start // BLOCK + 1) * BLOCK
+            self._evaluate(tokens[start:end], threads)
             start = len(self._context)
+            if start == end:
+                self._complete = end
             if not progress(start) and start < len(tokens):
                 return False
         return True
@@ -130,6 +152,7 @@ class LogitsModel:
         )
         if not evaluated:
             self._context.clear()
+            self._complete = 0
             raise EngineFailed("ctransformers could not evaluate the tokens")
         self._context.extend(tokens)
 

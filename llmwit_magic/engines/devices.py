@@ -172,8 +172,8 @@ def kv_cache_bytes(header: Header, context_length: int) -> int:
     heads = header.hyperparameter("attention.head_count")
     size = header.hyperparameter("embedding_length") // heads
     kv_heads = header.hyperparameter("attention.head_count_kv", heads)
-    layers: int = header.hyperparameter("block_count")
-    return 2 * 2 * layers * size * kv_heads * context_length
+    layers = header.hyperparameter("block_count")
+    return int(2 * 2 * layers * size * kv_heads * context_length)
 
 
 def scratch_bytes(header: Header, context_length: int) -> int:

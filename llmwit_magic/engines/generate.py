@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from ..models.tokenizer import Tokenizer
 from ..wit import FinishDetail, InferencingParams, InferencingUsage, TokenAlternative, TokenInfo
 from .protocol import Chunk, End, Event, Progress
 from .sampling import Logits, Sampler, log_probabilities
@@ -31,9 +30,17 @@ class Model(Protocol):
     def evaluate_next(self, token: int, threads: int) -> None: ...
 
 
+class Vocabulary(Protocol):
+    """What the loop needs of a tokenizer."""
+
+    end_ids: frozenset[int]
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+
 def generate(
     model: Model,
-    tokenizer: Tokenizer,
+    tokenizer: Vocabulary,
     prompt: Sequence[int],
     params: InferencingParams,
     stream: TextStream,
@@ -95,11 +102,12 @@ def generate(
             break
         model.evaluate_next(token, threads)
 
+    interrupted = finish is None and stream.ended is None
     rest = stream.finish()
     if rest:
         yield Chunk(rest, generated)
     yield End(
-        finish_detail=stream.ended or finish,
+        finish_detail=None if interrupted else stream.ended or finish,
         usage=InferencingUsage(
             prompt_token_count=len(prompt),
             generated_token_count=generated,
@@ -111,7 +119,7 @@ def generate(
 
 
 def _token_info(
-    tokenizer: Tokenizer, logits: Logits, token: int, data: bytes, top: int
+    tokenizer: Vocabulary, logits: Logits, token: int, data: bytes, top: int
 ) -> TokenInfo:
     logprob, rank, best = log_probabilities(logits, token, top)
     return TokenInfo(

@@ -74,6 +74,10 @@ def _load_old(
             "old GGML files run on the CPU: ctransformers offloads GGUF models only"
         )
     model = _open(source, model_type, context_length or 0, 0)
+    if context_length is not None:
+        # Most of these formats have the length that their file tells, whatever is asked for.
+        _check_context(context_length, model.context_length)
+        model.context_length = context_length
     device = DeviceInfo(
         library=model.library, requested_gpu_layers=gpu_layers, reason="an old GGML file"
     )
@@ -107,10 +111,7 @@ def choose_context(header: Header, asked: int | None) -> int:
     """Tokens of context: what was asked for, or the trained length as far as memory allows."""
     trained: int = header.hyperparameter("context_length")
     if asked is not None:
-        if asked > trained:
-            raise InvalidInput(
-                f"context_length: {asked} is not valid: the model was trained with {trained}"
-            )
+        _check_context(asked, trained)
         length = asked
     else:
         length = min(trained, MAX_DEFAULT_CONTEXT)
@@ -128,6 +129,13 @@ def choose_context(header: Header, asked: int | None) -> int:
             f"{free / 1e9:.1f} GB are free: --context-length {fitting} would fit"
         )
     return length if asked is not None else fitting
+
+
+def _check_context(asked: int, trained: int) -> None:
+    if asked > trained:
+        raise InvalidInput(
+            f"context_length: {asked} is not valid: the model was trained with {trained}"
+        )
 
 
 def choose_threads(asked: int | str) -> int:

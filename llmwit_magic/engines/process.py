@@ -12,18 +12,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import EngineDied, EngineFailed, InvalidInput, error_named
 from ..wit import (
+    U32_MAX,
     DeviceInfo,
     FinishDetail,
     InferencingParams,
     InferencingUsage,
     ModelInfo,
     TokenInfo,
-    U32_MAX,
 )
 from .protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
 
@@ -212,7 +213,7 @@ class EngineProcess:
             f"import sys; sys.path.append({str(package)!r}); "
             "from llmwit_magic.engines.child import main; main(int(sys.argv[1]))"
         )
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         self._answers = queue.SimpleQueue()
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", code, str(os.getpid())],
@@ -334,10 +335,8 @@ class EngineProcess:
     def _release(self) -> None:
         """Close what belongs to a child that is gone."""
         if self._process is not None and self._process.stdin is not None:
-            try:
+            with suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass
         if self._output is not None:
             self._output.close()
         self._process, self._output = None, None

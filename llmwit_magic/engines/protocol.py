@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BeforeValidator, Field
 
 from ..wit import (
+    U32,
     DeviceInfo,
     FinishDetail,
     InferencingParams,
@@ -22,7 +23,6 @@ from ..wit import (
     ModelInfo,
     Record,
     TokenInfo,
-    U32,
     strings,
     valid,
 )
@@ -46,22 +46,22 @@ class Request(Record):
         None,
         description="tokens of prompt and answer together; by default what the model was trained "
         "with, or what memory allows, at most 8192",
-        **valid("a whole number ≥ 1"),
+        json_schema_extra=valid("a whole number ≥ 1"),
     )
     gpu_layers: U32 | Literal["auto"] = Field(
         "auto",
         description="layers to run on the GPU; auto: as many as fit, none without a usable one",
-        **valid("a whole number ≥ 0, or auto"),
+        json_schema_extra=valid("a whole number ≥ 0, or auto"),
     )
     threads: Annotated[U32, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
         description="processor threads; auto leaves one core to the notebook",
-        **valid("a whole number ≥ 1, or auto"),
+        json_schema_extra=valid("a whole number ≥ 1, or auto"),
     )
     top_logprobs: Annotated[U32, Field(le=100)] | None = Field(
         None,
         description="record each token's log-probability, with this many alternatives",
-        **valid("a whole number from 0 to 100"),
+        json_schema_extra=valid("a whole number from 0 to 100"),
     )
     content_filters: Annotated[tuple[ContentFilter, ...], BeforeValidator(strings)] = ()
     tags: Mapping[str, str] = Field({}, description="KEY=VALUE kept with the run in the log")

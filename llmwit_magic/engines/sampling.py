@@ -9,6 +9,7 @@ same logits gives the same tokens in any process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from ..errors import EngineFailed
 from ..wit import InferencingParams
 
 Logits = NDArray[np.float32]
+Scores = NDArray[np.floating[Any]]
 
 
 def distribution(
@@ -49,39 +51,42 @@ def distribution(
     return ids, probabilities
 
 
-def penalised(logits: Logits, context: Sequence[int], params: InferencingParams) -> Logits:
+def penalised(logits: Logits, context: Sequence[int], params: InferencingParams) -> Scores:
     """The logits with recent tokens made less likely, as in CTRL (Keskar et al., 2019).
 
     A positive logit is divided by the penalty and a negative one multiplied,
-    once for each token among the last n, however often it occurs.
+    once for each token among the last n, however often it occurs. In float64,
+    so that no two logits become equal; a tiny penalty ends at its largest number.
     """
     n = params.repeat_penalty_last_n_token_count
     if n == 0 or params.repeat_penalty == 1 or not context:
         return logits
     recent = np.unique(np.asarray(context[-n:], dtype=np.int64))
     recent = recent[recent < logits.size]
-    changed = logits.copy()
+    changed = logits.astype(np.float64)
     values = changed[recent]
     with np.errstate(over="ignore"):
-        changed[recent] = np.where(
-            values > 0, values / params.repeat_penalty, values * params.repeat_penalty
-        )
+        raised = np.minimum(values / params.repeat_penalty, np.finfo(np.float64).max)
+    changed[recent] = np.where(values > 0, raised, values * params.repeat_penalty)
     return changed
 
 
-def _candidates(scores: Logits, params: InferencingParams) -> NDArray[np.int64]:
+def _candidates(scores: Scores, params: InferencingParams) -> NDArray[np.int64]:
     """Ids of the top-k, likeliest first; all ids, sorted only if top-p needs the order."""
     k = params.top_k or scores.size
-    if k >= scores.size:
-        if params.top_p >= 1:
-            return np.arange(scores.size)
-        ids = np.arange(scores.size)
-    else:
+    if k >= scores.size and params.top_p >= 1:
+        return np.arange(scores.size)
+    return _likeliest(scores, k)
+
+
+def _likeliest(scores: Scores, k: int) -> NDArray[np.int64]:
+    """Ids of the k highest scores, the highest first, equal ones in the order of their ids."""
+    ids = np.arange(scores.size)
+    if k < scores.size:
         # Everything at or above the k-th largest value, so that the choice
         # among equal logits is by id and not by the partition's whim.
         ids = np.flatnonzero(scores >= np.partition(scores, scores.size - k)[scores.size - k])
-    order = np.lexsort((ids, -scores[ids]))
-    return ids[order[:k]]
+    return ids[np.lexsort((ids, -scores[ids]))][:k]
 
 
 class Sampler:
@@ -123,15 +128,12 @@ def log_probabilities(
 
     Natural logarithm of the softmax of the unchanged logits. The rank counts
     the likelier tokens (0 is the likeliest); `top` pairs are (id, logprob),
-    likeliest first.
+    likeliest first; equal logits stand in the order of their ids.
     """
     values = logits.astype(np.float64)
-    highest = values.max()
-    normaliser = highest + np.log(np.exp(values - highest).sum())
+    # Two steps: in one sum a huge logit would swallow the logarithm.
+    differences = values - values.max()
+    logprobs = differences - np.log(np.exp(differences).sum())
     rank = int((values > values[token]).sum() + (values[:token] == values[token]).sum())
-    best: list[tuple[int, float]] = []
-    if top:
-        ids = np.argpartition(-values, min(top, values.size - 1))[:top]
-        ids = ids[np.lexsort((ids, -values[ids]))]
-        best = [(int(i), float(values[i] - normaliser)) for i in ids]
-    return float(values[token] - normaliser), rank, best
+    ids = _likeliest(values, top) if top else ()
+    return float(logprobs[token]), rank, [(int(i), float(logprobs[i])) for i in ids]

@@ -18,6 +18,9 @@ from .protocol import ContentFilter
 FILTER_SECONDS = 2.0
 """How long one search of one filter may take before the run is given up."""
 
+# A word boundary of a pattern; other escapes and character classes are stepped over.
+_BOUNDARY = regex.compile(r"(\\[bBmM])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", regex.DOTALL)
+
 
 class StopSequence:
     """Knows, after each character, how much of the stop sequence has just been written.
@@ -51,12 +54,17 @@ class PatternFilter:
     def __init__(self, pattern: str) -> None:
         try:
             self._regex = regex.compile(pattern)
-            if self._regex.search("", timeout=FILTER_SECONDS):
-                raise InvalidInput(f"content filter {pattern!r} matches the empty text")
-        except regex.error as error:
+            # At the end of an unfinished text nobody knows whether there is a word boundary,
+            # but `regex` thinks that it does: there, any may be one.
+            self._growing = regex.compile(
+                _BOUNDARY.sub(lambda m: rf"(?:{m[1]}|\Z)" if m[1] else m[0], pattern)
+            )
+        except (regex.error, ValueError, RecursionError) as error:
             raise InvalidInput(
                 f"content filter {pattern!r} is not a regular expression: {error}"
             ) from None
+        if self._regex.search("", timeout=FILTER_SECONDS):
+            raise InvalidInput(f"content filter {pattern!r} matches the empty text")
         self._clean = 0  # no match begins before this position
 
     def judge(self, text: str, final: bool) -> tuple[int | None, int]:
@@ -73,20 +81,21 @@ class PatternFilter:
             return None, len(text)
         self._clean = match.start()
         # A match that touches the end may change with the next character
-        # (`end$`, `\bend\b`), so it is decided then.
-        if not final and (match.partial or match.end() == len(text)):
+        # (`end$`, `\bend\b`), so it is decided then. `$` also matches before a last newline.
+        if not final and (match.partial or match.end() >= len(text.removesuffix("\n"))):
             return None, match.start()
         return match.start(), match.start()
 
     def _search(self, text: str, final: bool) -> regex.Match[str] | None:
         """The leftmost match, or beginning of what may become one if the text goes on."""
-        find = self._regex.search
-        match = find(text, self._clean, partial=not final, timeout=FILTER_SECONDS)
-        if match is None or match.partial or final:
+        if final:
+            return self._regex.search(text, self._clean, timeout=FILTER_SECONDS)
+        match = self._growing.search(text, self._clean, partial=True, timeout=FILTER_SECONDS)
+        if match is None or match.partial:
             return match
         # `regex` prefers a complete match to an unfinished one further left.
         for start in range(self._clean, match.start()):
-            unfinished = self._regex.match(text, start, partial=True, timeout=FILTER_SECONDS)
+            unfinished = self._growing.match(text, start, partial=True, timeout=FILTER_SECONDS)
             if unfinished:
                 return unfinished
         return match
@@ -121,10 +130,8 @@ class TextStream:
         self.stop_sequence: str | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stops = [StopSequence(text) for text in stop]
-        self._filters = [
-            PatternFilter(item) if isinstance(item, str) else FunctionFilter(item)
-            for item in filters
-        ]
+        self._patterns = [PatternFilter(item) for item in filters if isinstance(item, str)]
+        self._functions = [FunctionFilter(item) for item in filters if not isinstance(item, str)]
         self._text = ""
         self._given = 0
 
@@ -168,11 +175,17 @@ class TextStream:
 
     def _filter(self, safe: int, final: bool) -> int:
         """How much of the first `safe` characters the filters let pass."""
-        judged = [item.judge(self._text[:safe], final) for item in self._filters]
-        cuts = [cut for cut, _ in judged if cut is not None]
+        text = self._text[:safe]
+        asked = [item.judge(text, final) for item in self._functions]
+        cuts = [cut for cut, _ in asked if cut is not None]
         if cuts:
+            text, final = text[: min(cuts)], True
+        judged = [item.judge(text, final) for item in self._patterns]
+        # A match counts only when no other pattern may still come to match further left.
+        clean = min((allowed for _, allowed in judged), default=len(text))
+        if cuts or any(cut == clean for cut, _ in judged):
             self.ended = FinishDetail.CONTENT_FILTER
             self.stop_sequence = None
-            self._text = self._text[: min(cuts)]
-            return len(self._text)
-        return min((allowed for _, allowed in judged), default=safe)
+            self._text = text[:clean]
+            return clean
+        return min([clean, *(allowed for _, allowed in asked)])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import itertools
+import keyword
 import re
 import shlex
 import uuid
@@ -88,7 +89,7 @@ OPTIONS = (
         ("--repeat-penalty-last-n", "--repeat-penalty-last-n-token-count"),
         "N", int, sweeps=True,
     ),
-    Option("seed", ("--seed",), "S", int, sweeps=True),
+    Option("seed", ("--seed",), "S|none", int, NONE, sweeps=True),
     Option("chat", ("--chat",), type=bool),
     Option("system", ("--system",), "TEXT"),
     Option("context_length", ("--context-length",), "N", int),
@@ -176,6 +177,7 @@ def read_cell(
 def _read_cell(
     parser: Any, line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Cell:
+    _check_text("the %%infer line", line)
     given = _parse(parser, line)
     if not cell.strip():
         raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
@@ -245,6 +247,8 @@ def _parse(parser: Any, line: str) -> dict[str, Any]:
         if value is None:
             continue
         option = _BY_DEST[dest]
+        if not option.is_flag:
+            value = [text[1:] for text in value] if option.repeats else value[1:]
         if option.sweeps:
             given[dest] = _sweep(option, value)
         elif option.type is int:
@@ -269,13 +273,14 @@ def split_line(line: str) -> list[str]:
 def _joined(words: Sequence[str]) -> list[str]:
     """Each option with its value in one word, as argparse takes values that begin with a dash.
 
-    What is wrong with the words is said here, before argparse says it in its own way.
+    A space goes before each value, since argparse takes a value `--` away. What is wrong with
+    the words is said here, before argparse says it in its own way.
     """
     joined: list[str] = []
     remaining = list(words)
     while remaining:
         word = remaining.pop(0)
-        flag, equals, _ = word.partition("=")
+        flag, equals, value = word.partition("=")
         option = _BY_FLAG.get(flag)
         if option is None and word.startswith("-"):
             near = difflib.get_close_matches(flag, _BY_FLAG, 1)
@@ -289,10 +294,10 @@ def _joined(words: Sequence[str]) -> list[str]:
         if option.is_flag and equals:
             raise InvalidInput(f"{flag} takes no value")
         if not option.is_flag and not equals:
-            if not remaining or remaining[0] in _BY_FLAG:
+            if not remaining or remaining[0].partition("=")[0] in _BY_FLAG:
                 raise InvalidInput(f"{flag} needs a value: {flag} {option.metavar}")
-            word = f"{flag}={remaining.pop(0)}"
-        joined.append(word)
+            value = remaining.pop(0)
+        joined.append(flag if option.is_flag else f"{flag}= {value}")
     return joined
 
 
@@ -363,7 +368,7 @@ def _tag(text: str) -> tuple[str, str]:
 
 
 def _variable(name: str | None) -> str | None:
-    if name is not None and not name.isidentifier():
+    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
         raise InvalidInput(f"-o: '{name}' is not the name of a variable")
     return name
 

@@ -107,7 +107,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     def _keep(self, cell: Cell, value: InferencingResult | Results) -> None:
         """Put the newest result where the user finds it."""
         names = [RESULT_NAME] + ([cell.output] if cell.output else [])
-        self.shell.push({name: value for name in names}, interactive=False)
+        self.shell.push(dict.fromkeys(names, value), interactive=False)
 
     def _show_dry_run(self, cell: Cell) -> None:
         for request in cell.requests:

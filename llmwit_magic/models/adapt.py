@@ -16,12 +16,10 @@ to be unique.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..errors import ModelDamaged
 from .checks import check_runnable
@@ -41,12 +39,11 @@ def needs_adaptation(header: Header) -> bool:
 def adapt(header: Header, target: Path, progress: Callable[[int, int], None]) -> None:
     """Write the adapted form of a checked file to `target`, whole or not at all.
 
-    `progress(done, total)` is called in bytes; it may raise to give up.
+    `progress(done, total)` is called in bytes; it may raise to give up. The
+    caller holds the lock of `target`: what a killed writer left is overwritten.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+    part = target.with_name(f".{target.name}.part")
     try:
         _write(header, part, progress)
         written = read_header(part)
@@ -60,6 +57,7 @@ def adapt(header: Header, target: Path, progress: Callable[[int, int], None]) ->
 
 def _write(header: Header, path: Path, progress: Callable[[int, int], None]) -> None:
     import gguf
+    import numpy as np
 
     writer = gguf.GGUFWriter(path, header.architecture)
     metadata = dict(header.metadata) | _changed_metadata(header)
@@ -89,11 +87,11 @@ def _write(header: Header, path: Path, progress: Callable[[int, int], None]) -> 
             tensor.nbytes,
             gguf.GGMLQuantizationType[tensor.type.name],
         )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
     done, total = 0, sum(source.nbytes for source in sources)
-    with header.path.open("rb") as file:
+    with closing(writer), header.path.open("rb") as file:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
         for source in sources:
             progress(done, total)
             file.seek(header.data_offset + source.offset)
@@ -103,10 +101,9 @@ def _write(header: Header, path: Path, progress: Callable[[int, int], None]) -> 
                 raise ModelDamaged(f"{header.path.name}: the file has changed while it was read")
             writer.write_tensor_data(np.frombuffer(data, dtype=np.uint8))
             done += source.nbytes
-    progress(done, total)
-    writer.fout[0].flush()
-    os.fsync(writer.fout[0].fileno())
-    writer.close()
+        progress(done, total)
+        writer.fout[0].flush()
+        os.fsync(writer.fout[0].fileno())
 
 
 class _Items(list[Any]):
@@ -136,7 +133,7 @@ def _changed_metadata(header: Header) -> dict[str, Any]:
     if metadata["tokenizer.ggml.model"] == "gpt2" and b"\n" not in tokens:
         changed["tokenizer.ggml.tokens"] = raw_tokens(tokens, types)
     factor = header.hyperparameter("rope.scaling.factor", 1.0)
-    linear = header.hyperparameter("rope.scaling.type") == "linear" and factor != 1.0
+    linear = header.hyperparameter("rope.scaling.type", "linear") == "linear" and factor != 1.0
     if linear and header.hyperparameter("rope.scale_linear") is None:
         changed[f"{header.architecture}.rope.scale_linear"] = factor
     return changed
@@ -164,6 +161,8 @@ def raw_tokens(tokens: Sequence[bytes], types: Sequence[int]) -> list[bytes]:
                 pass  # not in the byte-level form: kept as it is
             if b"\0" in data or data in taken:
                 data = b"<placeholder %d>" % index
+                while data in taken:
+                    data += b"'"
             taken.add(data)
         raw.append(data)
     return raw

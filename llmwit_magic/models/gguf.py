@@ -196,7 +196,8 @@ class _Reader:
             )
         metadata, types = self._metadata(value_count)
         alignment = metadata.get("general.alignment", 32)
-        if types.get("general.alignment", 4) != 4 or not 8 <= alignment <= 65536 or alignment % 8:
+        whole = isinstance(alignment, int) and types.get("general.alignment", 4) == 4
+        if not whole or not 8 <= alignment <= 65536 or alignment % 8:
             raise self.bad(f"alignment {alignment!r} is not a multiple of 8 up to 65536")
         tensors = self._tensors(tensor_count)
         position = self.size - self.left

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from functools import cache, lru_cache
+from itertools import pairwise
 from typing import Any, Protocol
 
 from tokenizers import Regex
@@ -22,11 +23,12 @@ from llmwit_magic.errors import InvalidInput, ModelNotSupported
 from llmwit_magic.models.pretokenizers import PRETOKENIZERS
 
 # llama.cpp ends generation at these texts whatever their token type says.
-END_TEXTS = frozenset(
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> "
-    "<|endoftext|> </s> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> "
-    "<eos> <turn|> <|tool_response> <｜end▁of▁sentence｜> [e~[".split()
-)
+END_TEXTS = frozenset({
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+    "<｜end▁of▁sentence｜>", "[e~[",
+})  # fmt: skip
 # Fill-in-the-middle tokens, which llama.cpp finds by their texts where the file gives no id.
 # It ends generation at the first three kinds.
 FILL_IN_TEXTS = {
@@ -40,8 +42,11 @@ FILL_IN_TEXTS = {
     "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID>"
     " <|code_middle|> <|middle|>",
 }
-ALWAYS_SPECIAL_TEXTS = frozenset("<|channel|> <|message|> <|start|> <|constrain|>".split())
+ALWAYS_SPECIAL_TEXTS = frozenset({"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
 SPACE = "▁"
+# Oniguruma gives up a match after ten million steps, and `tokenizers` panics then. One run of
+# white space or of one letter takes up to two steps a character.
+LONGEST_TEXT = 4_000_000
 
 
 class TokenType(IntEnum):
@@ -143,7 +148,8 @@ class Tokenizer(ABC):
 
         llama.cpp overrides the types too: converters often leave such a token NORMAL.
         """
-        end_ids = {self._special_id("eos", eos_id), self._special_id("eot"), self._special_id("eom")}
+        end_ids = {self._special_id("eos", eos_id)}
+        end_ids |= {self._special_id("eot"), self._special_id("eom")}
         control_texts = set(END_TEXTS)
         for name, texts in FILL_IN_TEXTS.items():
             ids = {self._special_id(name)}
@@ -262,7 +268,7 @@ class ByteLevelTokenizer(Tokenizer):
         llama.cpp merges without asking for tokens, and afterwards gives a piece that is none as
         those of its bytes that are; `tokenizers` would join what is left and right of it instead.
         """
-        stand_ins = {}
+        stand_ins: dict[int, list[int]] = {}
         needed = [*byte_to_character().values()]
         for first, second in merges:
             needed += (first, second, first + second)
@@ -274,6 +280,11 @@ class ByteLevelTokenizer(Tokenizer):
         return stand_ins
 
     def _encode_plain(self, text: str, *, after_special: bool) -> list[int]:
+        if len(text) > LONGEST_TEXT:
+            raise InvalidInput(
+                f"a text of {len(text):,} characters: the most that can be tokenised at once is "
+                f"{LONGEST_TEXT:,}"
+            )
         ids: list[int] = self._bpe.encode_batch_fast([text], add_special_tokens=False)[0].ids
         if not self._stand_ins or not ids or max(ids) < len(self._tokens):
             return ids
@@ -306,7 +317,7 @@ class SentencePieceTokenizer(Tokenizer):
             text = token.decode("utf-8", "replace")
             if text.encode() == token:
                 self._text_ids[text] = token_id
-                self._neighbours.update(a + b for a, b in zip(text, text[1:], strict=False))
+                self._neighbours.update(a + b for a, b in pairwise(text))
         self._costs = {text: -scores[token_id] for text, token_id in self._text_ids.items()}
         self._merge_word = lru_cache(maxsize=65536)(self._merge)
 

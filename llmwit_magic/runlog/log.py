@@ -216,10 +216,11 @@ class RunLog:
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
-            # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
-            connection.execute("PRAGMA synchronous = NORMAL")
-            self._prepare_schema(connection)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             raise self._problem(error) from None
         self._connection = connection
@@ -231,12 +232,14 @@ class RunLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
-    def _prepare_schema(self, connection: sqlite3.Connection) -> None:
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
+        connection.execute("PRAGMA synchronous = NORMAL")
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > VERSION:
-                connection.close()
                 raise LogError(
                     f"the run log {self.path} was written by a newer llmwit-magic (schema "
                     f"{version}, this one knows {VERSION}): upgrade, or set "
@@ -262,11 +265,13 @@ class RunLog:
 
 
 def _process_started(pid: int) -> float | None:
-    """When the process of that id began: ids are used again."""
+    """When the living process of that id began (ids are used again), None where there is none."""
     import psutil
 
     try:
-        return float(psutil.Process(pid).create_time())
+        process = psutil.Process(pid)
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return None if zombie else float(process.create_time())
     except psutil.Error:
         return None
 

@@ -22,7 +22,7 @@ _DETAILS = {
     FinishDetail.STOP_SEQUENCE: "stop sequence",
     FinishDetail.MAX_TOKENS: "max tokens",
     FinishDetail.CONTEXT_FULL: "context full",
-    FinishDetail.CONTENT_FILTER: "matched",
+    FinishDetail.CONTENT_FILTER: "the rest is left out",
 }
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
 _STAGES = {

@@ -1,6 +1,7 @@
 """The tokenizer over small vocabularies made here; llama.cpp itself is asked in tests/model."""
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>"]
 MERGES = ["h e", "l l", "he ll", "Ġ hell", "1 2", "12 3", "o Ċ", "Ã ©"]
 
 
-def byte_level(extra: list[str] = (), **changes: Any) -> dict[str, Any]:  # type: ignore[assignment]
+def byte_level(extra: Sequence[str] = (), **changes: Any) -> dict[str, Any]:
     """Metadata of a byte-level vocabulary: four special tokens, 256 bytes, the merges' results."""
     merged = [merge.replace(" ", "") for merge in MERGES]
     tokens = [*SPECIALS, *BYTE_CHARS, *merged, *extra]
@@ -47,7 +48,7 @@ def byte_level(extra: list[str] = (), **changes: Any) -> dict[str, Any]:  # type
 WORDS = ["▁", "a", "b", "ab", "ba", "▁a", "▁ab", "é"]
 
 
-def sentencepiece(words: list[str] = WORDS, **changes: Any) -> dict[str, Any]:
+def sentencepiece(words: Sequence[str] = WORDS, **changes: Any) -> dict[str, Any]:
     """Metadata of a SentencePiece vocabulary with byte tokens; earlier words have better scores."""
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     tokens = ["<unk>", "<s>", "</s>", "<tool>", *byte_tokens, *words]
@@ -197,7 +198,7 @@ def test_sentencepiece_merges_the_best_score_first() -> None:
 
 def test_sentencepiece_prefixes_a_space_after_special_tokens_only(spm: Tokenizer) -> None:
     """The text's start and each text after a special token get a space, as in llama.cpp."""
-    assert pieces(spm, "ab<tool>b") == [b"<s>", b" ", b"ab", b"<tool>", b" ", b"b"]
+    assert pieces(spm, "ab<tool>b") == [b"<s>", b" ab", b"<tool>", b" ", b"b"]
 
 
 def test_sentencepiece_falls_back_to_bytes(spm: Tokenizer) -> None:
@@ -250,3 +251,9 @@ def test_long_runs(gpt2: Tokenizer, spm: Tokenizer, unit: str) -> None:
     text = unit * 100_000
     for tokenizer in (gpt2, spm):
         assert len(tokenizer.encode(text)) >= 99_999 // 6
+
+
+def test_too_long_a_text_is_invalid_input(gpt2: Tokenizer) -> None:
+    """A text that could exhaust the pre-tokenizer's steps is refused, not tried."""
+    with pytest.raises(InvalidInput, match="4,000,001 characters"):
+        gpt2.encode(" " * 4_000_001)

@@ -1,0 +1,64 @@
+"""Execute a notebook for real and say what came of it.
+
+    python examples/run.py examples/quickstart.ipynb [--to output]
+
+Prints each cell with its answer, and writes the executed notebook and its HTML.
+Ends with an error where a cell does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Execute a notebook for real.")
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--to", type=Path, default=Path("output"), help="folder of what is made")
+    arguments = parser.parse_args()
+    notebook = nbformat.read(arguments.notebook, as_version=4)
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    executed = arguments.to / arguments.notebook.name
+    # Sockets of the file system where there are such: nobody else can listen.
+    transport = "ipc" if os.name == "posix" else "tcp"
+    client = NotebookClient(
+        notebook,
+        config=Config({"KernelManager": {"transport": transport}}),
+        timeout=600,
+        resources={"metadata": {"path": str(arguments.notebook.parent)}},
+        on_cell_executed=lambda cell, cell_index, execute_reply: show(cell),
+    )
+    failed = False
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        failed = True
+        print(f"failed: {error.ename}: {error.evalue}", file=sys.stderr)
+    nbformat.write(notebook, executed)
+    page = executed.with_suffix(".html")
+    body, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook)
+    page.write_text(body, encoding="utf-8")
+    print(f"\nexecuted notebook: {executed}\nas a page:         {page}")
+    return int(failed)
+
+
+def show(cell: nbformat.NotebookNode) -> None:
+    """A cell and its outputs on the terminal, as they come."""
+    print("\n\033[1m" + cell.source + "\033[0m" if sys.stdout.isatty() else "\n" + cell.source)
+    for output in cell.outputs:
+        text = output.get("text") or output.get("data", {}).get("text/plain", "")
+        if text:
+            print("    " + text.rstrip("\n").replace("\n", "\n    "), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

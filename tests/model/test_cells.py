@@ -1,0 +1,161 @@
+"""The promised answers, in a real kernel with the default model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmwit_magic.runlog.log import RunLog
+from tests.support.kernel import Kernel
+
+CAPITAL = "The capital of France is"
+
+
+def test_stop_sequence_ends_the_answer(kernel: Kernel) -> None:
+    """`--temperature 0 --stop .` gives ` Paris`, reason stop, detail and match on record."""
+    reply = kernel.run(f"%%infer --temperature 0 --stop .\n{CAPITAL}")
+    assert reply.status == "ok", reply.error
+    assert reply.text.startswith(' Paris\n── stop · stop sequence "."')
+    told = kernel.run("print(repr(_infer.text), _infer.finish_reason, _infer.finish_detail, "
+                      "repr(_infer.stop_sequence), _infer.usage.generated_token_count)")  # fmt: skip
+    assert told.stdout.strip() == "' Paris' stop stop_sequence '.' 2"
+
+
+def test_finish_reasons(kernel: Kernel) -> None:
+    """Max tokens ends with length, a chat ends with eos, a filter with content_filter."""
+    kernel.run(f"%%infer --max-tokens 3 --temperature 0\n{CAPITAL}")
+    assert kernel.run("print(_infer.finish_reason, _infer.finish_detail, "
+                      "_infer.usage.generated_token_count)").stdout.split() == [
+        "length", "max_tokens", "3"]  # fmt: skip
+    kernel.run("%%infer --chat --temperature 0 --max-tokens 200\n"
+               "Name the largest planet. Answer with one short sentence.")  # fmt: skip
+    assert kernel.run("print(_infer.finish_reason, _infer.finish_detail)").stdout.split() == [
+        "stop", "eos"]  # fmt: skip
+    kernel.run("%config InferMagics.content_filters = ['[Pp]aris']")
+    reply = kernel.run(f"%%infer --temperature 0\n{CAPITAL}")
+    assert "Paris" not in reply.text + reply.html
+    assert kernel.run("print(_infer.finish_reason, repr(_infer.text))").stdout.strip() == (
+        "content_filter ' '"
+    )
+
+
+def test_a_function_filters_content(kernel: Kernel) -> None:
+    """A content filter may be a function of the kernel; nothing is shown that it cuts."""
+    kernel.run("def no_paris(text):\n    return text.find('Par') if 'Par' in text else None")
+    kernel.run("%config InferMagics.content_filters = [no_paris]")
+    reply = kernel.run(f"%%infer --temperature 0\n{CAPITAL}")
+    shown = [str(message["content"].get("data")) for message in reply.messages]
+    assert not any("Par" in text for text in shown if text != CAPITAL)
+    kernel.run("def broken(text):\n    return 1 / 0")
+    kernel.run("%config InferMagics.content_filters = [broken]")
+    reply = kernel.run(f"%%infer --temperature 0\n{CAPITAL}")
+    assert reply.error.startswith("InvalidInput: the content filter broken raised ZeroDivision")
+    kernel.run("%config InferMagics.content_filters = []")
+    assert kernel.run(f"%%infer --temperature 0 --stop .\n{CAPITAL}").text.startswith(" Paris")
+
+
+def test_no_limit_ends_at_eos_or_with_the_context(kernel: Kernel) -> None:
+    """Without a limit the answer ends at the end of text or exactly with the context."""
+    kernel.run("%%infer --max-tokens none --temperature 0 --context-length 64\n" + CAPITAL)
+    told = kernel.run("print(_infer.finish_detail, _infer.usage.prompt_token_count + "
+                      "_infer.usage.generated_token_count)").stdout.split()  # fmt: skip
+    assert told[0] in ("eos", "context_full")
+    assert told == ["context_full", "64"] or int(told[1]) < 64
+
+
+def test_the_same_seed_gives_the_same_text(kernel: Kernel, log_path: Path) -> None:
+    """A recorded seed repeats its run in another process, after other prompts, with other threads."""
+    kernel.run("%%infer --max-tokens 40 --temperature 1.2\nOnce upon a time")
+    told = kernel.run("print(_infer.params.seed)\nprint(repr(_infer.text))").stdout.splitlines()
+    seed, text = told
+    kernel.run("%%infer --max-tokens 3\nAnother prompt altogether, which spoils the cache")
+    kernel.run("%infer_unload")
+    kernel.run(f"%%infer --max-tokens 40 --temperature 1.2 --seed {seed} --threads 2\nOnce upon a time")
+    assert kernel.run("print(repr(_infer.text))").stdout.strip() == text
+
+
+def test_a_sweep_is_a_table_over_one_prompt(kernel: Kernel) -> None:
+    """All combinations run, the prompt is evaluated once, and the result is a list that shows."""
+    reply = kernel.run("%%infer --temperature 0,0.7 --seed 1:2 --max-tokens 4 -o runs4\n" + CAPITAL)
+    assert reply.status == "ok", reply.error
+    assert reply.text.count("length: max tokens") == 4
+    told = kernel.run("print(len(runs4), len({r.run_id for r in runs4}), "
+                      "[r.usage.cached_token_count for r in runs4])").stdout.strip()  # fmt: skip
+    assert told == "4 4 [0, 4, 4, 4]"
+    shown = kernel.run("runs4")
+    assert shown.text.splitlines()[0].split() == [
+        "run", "temperature", "seed", "text", "finish", "tokens", "seconds"]  # fmt: skip
+
+
+def test_a_dry_run_runs_nothing(kernel: Kernel, log_path: Path) -> None:
+    """`--dry-run` shows the rendered prompt, its tokens, the room left, the params; no row."""
+    reply = kernel.run("%%infer --dry-run --chat --system 'Be brief.' --stop '\\n'\nHi {{7}}".replace(
+        "{{7}}", "you"))  # fmt: skip
+    assert "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi you" in reply.text
+    assert "prompt tokens" in reply.text
+    assert '"\\n"' in reply.text
+    assert kernel.run("print(len(get_ipython().find_cell_magic('infer').__self__.session.log))"
+                      ).stdout.strip() == "0"  # fmt: skip
+
+
+PROMPTS = {
+    "japanese": "日本語で答えてください",
+    "emoji": "🙂👩‍👩‍👧‍👦🏳️‍🌈" * 20,
+    "thai": "ภาษาไทยเป็นภาษาที่มีวรรณยุกต์",
+    "arabic": "اللغة العربية جميلة",
+    "nul": "a\0b",
+    "spaces": " " * 5000,
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_difficult_prompts_run(kernel: Kernel, name: str) -> None:
+    """Scripts, emoji, NUL and long runs of spaces are answered; the kernel lives."""
+    reply = kernel.run(f"prompt = {PROMPTS[name]!a}")
+    reply = kernel.run("%%infer --max-tokens 5 --seed 1\n{{prompt}}")
+    assert reply.status == "ok", reply.error
+    assert kernel.run("print(_infer.prompt == prompt)").stdout.strip() == "True"
+
+
+def test_impossible_prompts_are_refused_by_name(kernel: Kernel) -> None:
+    """A lone surrogate, a megabyte and an empty cell get one line each; the kernel lives."""
+    kernel.run("lone, long = 'a\\ud800b', 'many words ' * 100_000")
+    for prompt, expected in [
+        ("{{lone}}", "UsageError: the prompt has a lone surrogate"),
+        ("{{long}}", "PromptTooLong: the prompt has"),
+        ("   ", "UsageError: the cell is empty"),
+    ]:
+        reply = kernel.run(f"%%infer --max-tokens 5\n{prompt}")
+        shown = reply.error or reply.stdout
+        assert expected.partition(": ")[2] in shown, shown
+    assert kernel.run(f"%%infer --temperature 0 --stop .\n{CAPITAL}").text.startswith(" Paris")
+
+
+def test_embeddings(kernel: Kernel) -> None:
+    """`generate_embeddings` gives one vector of the embedding length for each text."""
+    kernel.run("from llmwit_magic import generate_embeddings\n"
+               "import numpy as np\n"
+               "e = generate_embeddings(None, ['a cat', 'a kitten', 'tax law of 1913'])\n"
+               "v = np.array(e.embeddings); v /= np.linalg.norm(v, axis=1, keepdims=True)")  # fmt: skip
+    told = kernel.run("print(v.shape, v[0] @ v[1] > v[0] @ v[2], e.usage.prompt_token_count)")
+    assert told.stdout.startswith("(3, 576) True")
+
+
+def test_logprobs_on_request(kernel: Kernel) -> None:
+    """`--top-logprobs 3` records id, bytes, log-probability, rank and alternatives of each token."""
+    kernel.run(f"%%infer --temperature 0 --max-tokens 2 --top-logprobs 3 --repeat-penalty 1\n{CAPITAL}")
+    told = kernel.run("t = _infer.tokens[0]\nprint(t.bytes, t.rank, len(t.top), "
+                      "t.top[0].logprob == t.logprob, -1 < t.logprob < 0)").stdout.strip()  # fmt: skip
+    assert told == "b' Paris' 0 3 True True"
+
+
+def test_the_log_is_a_typed_table(kernel: Kernel, log_path: Path) -> None:
+    """`%infer_log` has this kernel's runs; integers stay integers, times carry UTC."""
+    kernel.run(f"%%infer --max-tokens none --temperature 0 --stop . --tag try=1\n{CAPITAL}")
+    kernel.run("%%infer -m nosuch\nx")
+    kernel.run("%infer_log -o log")
+    told = kernel.run("print(list(log['status']), log['max_tokens'].dtype, "
+                      "log['started_at'].dt.tz, log.loc[1, 'tags'], log['prompt_token_count'].dtype)")
+    assert told.stdout.strip() == "['ok', 'error'] Int64 UTC {'try': '1'} Int64"
+    assert [row["status"] for row in RunLog(log_path).rows()] == ["ok", "error"]

@@ -1,0 +1,114 @@
+"""What must survive: a killed engine, an interrupt, a killed kernel."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llmwit_magic.runlog.log import RunLog
+from tests.support.kernel import Kernel, Reply
+
+LONG_RUN = "%%infer --max-tokens 2000 --temperature 0.9 --seed 5\nOnce upon a time"
+SHORT_RUN = "%%infer --temperature 0 --stop .\nThe capital of France is"
+
+
+def generated(reply: Reply) -> bool:
+    """Whether some twenty tokens are on the screen and more are to come."""
+    count = re.search(r"running … .* \+ (\d+) tokens", reply.text)
+    return count is not None and int(count[1]) >= 20
+
+
+class Once:
+    """Acts once, as soon as the cell's output fulfils the condition."""
+
+    def __init__(
+        self, condition: Callable[[Reply], bool], action: Callable[[], object]
+    ) -> None:
+        self.condition, self.action = condition, action
+        self.time: float | None = None
+
+    def __call__(self, reply: Reply) -> None:
+        if self.time is None and self.condition(reply):
+            self.time = time.monotonic()
+            self.action()
+
+
+def test_a_killed_engine_costs_one_run(kernel: Kernel, log_path: Path) -> None:
+    """SIGKILL in the middle: a clear error, the partial text in the row, the next cell works."""
+    kernel.run(SHORT_RUN)
+    kill = Once(generated, lambda: kernel.engines()[0].kill())
+    reply = kernel.run(LONG_RUN, when=kill)
+    assert kill.time is not None
+    assert reply.error.startswith("EngineDied: the engine of smollm2-135m-instruct was ended by "
+                                  "SIGKILL while generating token")  # fmt: skip
+    assert len(reply.traceback) == 1
+    row = RunLog(log_path).rows()[-1]
+    assert row["status"] == "error"
+    assert row["error_type"] == "EngineDied"
+    assert len(row["text"]) > 20
+    assert kernel.run(SHORT_RUN).text.startswith(" Paris")
+
+
+def test_an_interrupt_keeps_the_text(kernel: Kernel, log_path: Path) -> None:
+    """Ctrl-C between tokens: one line, the text on the screen and in the log, the next cell works."""
+    kernel.run(SHORT_RUN)
+    stop = Once(generated, kernel.interrupt)
+    reply = kernel.run(LONG_RUN, when=stop)
+    ended = time.monotonic()
+    assert stop.time is not None
+    assert ended - stop.time < 1
+    assert reply.error.startswith("Interrupted: stopped after")
+    assert len(reply.traceback) == 1
+    row = RunLog(log_path).rows()[-1]
+    assert row["status"] == "interrupted"
+    assert row["finish_reason"] is None
+    assert len(row["text"]) > 20
+    assert reply.text.startswith(row["text"])
+    assert "interrupted" in reply.text
+    assert len(kernel.engines()) == 1
+    assert kernel.run(SHORT_RUN).text.startswith(" Paris")
+
+
+def test_an_interrupt_of_a_long_prompt_is_heeded_at_once(kernel: Kernel, log_path: Path) -> None:
+    """Ctrl-C during a 4,000-token prompt is back within a second; the next cell works."""
+    kernel.run(SHORT_RUN)
+    kernel.run("prompt = 'The quick brown fox jumps over the lazy dog. ' * 400")
+    stop = Once(lambda reply: "reading the prompt" in reply.text, kernel.interrupt)
+    reply = kernel.run("%%infer --max-tokens 5\n{{prompt}}", when=stop)
+    assert stop.time is not None
+    assert time.monotonic() - stop.time < 1
+    assert reply.error.startswith("Interrupted: stopped after 0 tokens")
+    row = RunLog(log_path).rows()[-1]
+    assert row["status"] == "interrupted"
+    assert row["prompt_token_count"] > 3900
+    assert kernel.run(SHORT_RUN).text.startswith(" Paris")
+
+
+def test_a_killed_kernel_leaves_no_engine_and_loses_no_row(
+    kernel: Kernel, log_path: Path
+) -> None:
+    """SIGKILL of the kernel in the middle: its engine ends within 5 s, the row reads lost."""
+    kernel.run(SHORT_RUN)
+    engine = kernel.engines()[0]
+    started = kernel.start(LONG_RUN)
+    kill = Once(generated, kernel.kill)
+    with pytest.raises(TimeoutError):
+        kernel.wait(started, timeout=20, when=lambda reply: _until_killed(kill, reply))
+    assert kill.time is not None
+    _, alive = psutil.wait_procs([engine], timeout=5)
+    assert not alive
+    row = RunLog(log_path).rows()[-1]
+    assert row["status"] == "lost"
+    assert row["prompt"] == "Once upon a time"
+    assert row["seed"] == 5
+
+
+def _until_killed(kill: Once, reply: Reply) -> None:
+    if kill.time is not None:
+        raise TimeoutError
+    kill(reply)

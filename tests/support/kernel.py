@@ -1,0 +1,136 @@
+"""A real IPython kernel in a process of its own, driven over its own protocol."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from jupyter_client.manager import KernelManager
+
+
+@dataclass
+class Reply:
+    """What a cell gave."""
+
+    status: str = "running"
+    error: str = ""
+    traceback: list[str] = field(default_factory=list)
+    stdout: str = ""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The last state of the cell's text/plain output, streams included."""
+        shown = [
+            message["content"]["data"].get("text/plain", "")
+            for message in self.messages
+            if "data" in message["content"]
+        ]
+        return self.stdout + (shown[-1] if shown else "")
+
+    @property
+    def html(self) -> str:
+        """The last state of the cell's HTML output."""
+        shown = [
+            message["content"]["data"]["text/html"]
+            for message in self.messages
+            if "text/html" in message["content"].get("data", {})
+        ]
+        return shown[-1] if shown else ""
+
+
+class Kernel:
+    """Starts at once; `run` executes a cell and waits for its end."""
+
+    def __init__(self) -> None:
+        self.manager = KernelManager(kernel_name="python3", transport="ipc")
+        self.manager.start_kernel()
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    @property
+    def pid(self) -> int:
+        return int(self.manager.provisioner.pid)
+
+    def start(self, code: str) -> str:
+        """Send a cell; its message id."""
+        return str(self.client.execute(code))
+
+    def run(
+        self, code: str, timeout: float = 60, when: Callable[[Reply], None] | None = None
+    ) -> Reply:
+        """Execute a cell; `when` is called with the reply so far after each message."""
+        return self.wait(self.start(code), timeout, when)
+
+    def wait(
+        self, message_id: str, timeout: float = 60, when: Callable[[Reply], None] | None = None
+    ) -> Reply:
+        reply, began = Reply(), time.monotonic()
+        while time.monotonic() - began < timeout:
+            try:
+                message = self.client.get_iopub_msg(timeout=0.2)
+            except queue.Empty:
+                if when:
+                    when(reply)
+                continue
+            if message["parent_header"].get("msg_id") != message_id:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            reply.messages.append(message)
+            if kind == "stream":
+                reply.stdout += content["text"]
+            elif kind == "error":
+                reply.error = f"{content['ename']}: {content['evalue']}"
+                reply.traceback = content["traceback"]
+            elif kind == "status" and content["execution_state"] == "idle":
+                reply.status = "error" if reply.error else "ok"
+                reply.seconds = time.monotonic() - began
+                return reply
+            if when:
+                when(reply)
+        raise TimeoutError(f"the cell did not end within {timeout} s")
+
+    def interrupt(self) -> None:
+        self.manager.interrupt_kernel()
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def engines(self) -> list[psutil.Process]:
+        """The engine processes of this kernel."""
+        return [
+            child
+            for child in psutil.Process(self.pid).children(recursive=True)
+            if any("llmwit_magic.engines.child" in part for part in _command(child))
+        ]
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        if self.manager.is_alive():
+            self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def running_kernel() -> Iterator[Kernel]:
+    kernel = Kernel()
+    try:
+        yield kernel
+    finally:
+        kernel.close()

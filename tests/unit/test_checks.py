@@ -1,0 +1,447 @@
+"""What is said of a sound file that ctransformers cannot run, and what is not objected to."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFValueType
+
+from llmwit_magic.errors import ModelDamaged, ModelNotSupported
+from llmwit_magic.models.checks import (
+    TENSOR_TYPE_NAMES,
+    check_runnable,
+    expected_tensors,
+    quantisation,
+)
+from llmwit_magic.models.gguf import TENSOR_TYPES, Header, TensorInfo, read_header
+from tests.support.tiny_models import spm_vocabulary, write_falcon_gguf, write_llama_gguf
+
+F32, F64, U64 = GGUFValueType.FLOAT32, GGUFValueType.FLOAT64, GGUFValueType.UINT64
+TYPES = {kind.name: kind for kind in TENSOR_TYPES.values()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def bpe(folder: Path) -> Header:
+    return read_header(write_llama_gguf(folder / "bpe.gguf"))
+
+
+@pytest.fixture(scope="module")
+def spm(folder: Path) -> Header:
+    return read_header(write_llama_gguf(folder / "spm.gguf", vocabulary="spm"))
+
+
+@pytest.fixture(scope="module")
+def falcon(folder: Path) -> Header:
+    return read_header(write_falcon_gguf(folder / "falcon.gguf"))
+
+
+def with_metadata(header: Header, changes: Mapping[str, Any], kind: int | None = None) -> Header:
+    """The header with other values; None takes one away. `kind` is the type of the values."""
+    metadata = {k: v for k, v in (dict(header.metadata) | changes).items() if v is not None}
+    types = dict(header.types)
+    for key, value in changes.items():
+        if value is None:
+            types.pop(key, None)
+            continue
+        guess = {str: 8, bool: 7, int: 4, float: 6}.get(type(value), 4)
+        types[key] = kind if kind is not None else guess
+    return replace(header, metadata=metadata, types=types)
+
+
+def with_tensors(header: Header, change: Callable[[TensorInfo], TensorInfo | None]) -> Header:
+    """The header with each tensor changed, or left out."""
+    changed = [change(tensor) for tensor in header.tensors]
+    return replace(header, tensors=[tensor for tensor in changed if tensor is not None])
+
+
+def refusal(header: Header, expected: type[ModelNotSupported] = ModelDamaged) -> str:
+    """The message of the refusal, which is one line that names the file."""
+    with pytest.raises(ModelNotSupported) as caught:
+        check_runnable(header)
+    assert type(caught.value) is expected
+    message = str(caught.value)
+    assert message.startswith(header.path.name + ": ")
+    assert message.isprintable()
+    assert len(message) < 1100
+    return message
+
+
+def refused(header: Header) -> str | None:
+    """The message of the refusal, or None."""
+    try:
+        check_runnable(header)
+    except ModelNotSupported as error:
+        return str(error)
+    return None
+
+
+def test_tiny_models_are_runnable(bpe: Header, spm: Header, falcon: Header) -> None:
+    """The files that the tests below spoil are not objected to, nor is a Falcon 40B."""
+    for header in (bpe, spm, falcon):
+        check_runnable(header)
+
+
+def test_falcon_40b_is_runnable(tmp_path: Path) -> None:
+    """A falcon with two norms and several key-value heads is not objected to."""
+    path = write_falcon_gguf(tmp_path / "f.gguf", kv_heads=2, parallel_norm=True)
+    check_runnable(read_header(path))
+
+
+def test_what_adapt_repairs_is_not_refused(bpe: Header, spm: Header, falcon: Header) -> None:
+    """Missing scores, types and output, and a linear scaling under its new key, are let through."""
+    check_runnable(with_metadata(bpe, {"tokenizer.ggml.token_type": None}))
+    scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
+    check_runnable(with_metadata(spm, scaling))
+    for header in (spm, falcon):
+        check_runnable(with_tensors(header, lambda t: None if t.name == "output.weight" else t))
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "LLAMA", "", "llama\n"])
+def test_other_architectures(architecture: str, bpe: Header) -> None:
+    """Only llama and falcon run."""
+    message = refusal(with_metadata(bpe, {"general.architecture": architecture}), ModelNotSupported)
+    shown = architecture.replace("\n", "\\n")
+    assert f"architecture '{shown}': ctransformers runs llama and falcon" in message
+
+
+def test_no_architecture(bpe: Header) -> None:
+    """A file that does not tell its architecture is refused as one of none."""
+    header = with_metadata(bpe, {"general.architecture": None})
+    assert "architecture ''" in refusal(header, ModelNotSupported)
+
+
+def test_parts_of_a_split_model(bpe: Header) -> None:
+    """One part of several is refused with what to do; the only part of one is not."""
+    message = refusal(with_metadata(bpe, {"split.count": 3}), ModelNotSupported)
+    assert "llama-gguf-split" in message
+    check_runnable(with_metadata(bpe, {"split.count": 1}))
+    check_runnable(with_metadata(bpe, {"split.count": 0}))
+
+
+@pytest.mark.parametrize("value", ["2", array("H", [2, 3]), [b"2"], 2.5])
+def test_split_count_of_a_wrong_type(value: Any, bpe: Header) -> None:
+    """A count that is no number is an objection, not an accident."""
+    refusal(with_metadata(bpe, {"split.count": value}), ModelNotSupported)
+
+
+INTEGERS = [
+    "context_length", "block_count", "feed_forward_length", "embedding_length",
+    "attention.head_count", "attention.head_count_kv", "rope.dimension_count",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INTEGERS[:5])
+def test_missing_hyperparameters(name: str, bpe: Header) -> None:
+    """Each one that the loader insists on is named where it is missing."""
+    assert f"'llama.{name}' is missing" in refusal(with_metadata(bpe, {f"llama.{name}": None}))
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize("value", [0, 2**31, 2**32 - 1])
+def test_hyperparameters_out_of_range(name: str, value: int, bpe: Header) -> None:
+    """Nought divides by zero there, and 2³¹ is negative there."""
+    message = refusal(with_metadata(bpe, {f"llama.{name}": value}))
+    assert f"'llama.{name}' is {value}" in message
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize(
+    ("value", "kind"), [(4, U64), (4, 2), (True, 7), ("4", 8), (4.0, 6), (array("I", [4, 4]), 4)]
+)
+def test_hyperparameters_of_a_wrong_type(name: str, value: Any, kind: int, bpe: Header) -> None:
+    """The loader reads 32-bit numbers only: not wider ones, and not one for each layer."""
+    header = with_metadata(bpe, {f"llama.{name}": value}, kind)
+    assert f"'llama.{name}' is not one 32-bit number" in refusal(header, ModelNotSupported)
+
+
+def test_optional_hyperparameters(bpe: Header) -> None:
+    """Key-value heads are as many as the heads, the rotated dimensions those of a head."""
+    check_runnable(with_metadata(bpe, {"llama.rope.dimension_count": None}))
+    check_runnable(with_metadata(bpe, {"llama.rope.freq_base": None, "llama.vocab_size": None}))
+    without = with_metadata(bpe, {"llama.attention.head_count_kv": None})
+    assert expected_tensors(without)["blk.0.attn_k.weight"] == (64, 64)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(3, 1), (4, 3), (4, 8), (128, 1)])
+def test_heads_that_do_not_divide(heads: int, kv_heads: int, bpe: Header) -> None:
+    """Heads divide the dimensions, and key-value heads divide the heads."""
+    changes = {
+        "llama.attention.head_count": heads,
+        "llama.attention.head_count_kv": kv_heads,
+        "llama.rope.dimension_count": None,
+    }
+    assert f"{heads} heads and {kv_heads} key-value heads" in refusal(with_metadata(bpe, changes))
+
+
+def test_heads_of_odd_size(tmp_path: Path) -> None:
+    """The rotary embedding turns pairs; the loader would end the process at the first token."""
+    path = write_llama_gguf(tmp_path / "odd.gguf", embedding=60, heads=4, kv_heads=2)
+    assert "15 dimensions" in refusal(read_header(path), ModelNotSupported)
+
+
+@pytest.mark.parametrize(
+    "name", ["rope.dimension_count", "attention.key_length", "attention.value_length"]
+)
+def test_partial_rotation(name: str, bpe: Header, falcon: Header) -> None:
+    """Heads that are rotated in part, or of another size than embedding / heads, are refused."""
+    for header in (bpe, falcon):
+        changes = {f"{header.architecture}.{name}": 8}
+        message = refusal(with_metadata(header, changes), ModelNotSupported)
+        assert f"{name} 8 with heads of 16 dimensions" in message
+
+
+REALS = ["attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scale_linear"]
+
+
+@pytest.mark.parametrize("name", [*REALS, "rope.scaling.factor"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e-5, 0.0])
+def test_real_hyperparameters(name: str, value: float, bpe: Header) -> None:
+    """Epsilon, rope base and scale are positive and finite."""
+    assert f"'llama.{name}' is " in refusal(with_metadata(bpe, {f"llama.{name}": value}))
+
+
+@pytest.mark.parametrize("name", REALS)
+def test_real_hyperparameters_of_a_wrong_type(name: str, bpe: Header) -> None:
+    """The loader takes 32-bit reals only."""
+    for value, kind in ((1.0, F64), (1, 4), ("1", 8), (array("f", [1.0]), F32)):
+        header = with_metadata(bpe, {f"llama.{name}": value}, kind)
+        assert f"'llama.{name}'" in refusal(header, ModelNotSupported)
+
+
+def test_missing_epsilon(bpe: Header, falcon: Header) -> None:
+    """Each architecture has its own one."""
+    for header, name in ((bpe, "layer_norm_rms_epsilon"), (falcon, "layer_norm_epsilon")):
+        key = f"{header.architecture}.attention.{name}"
+        assert f"'{key}' is missing" in refusal(with_metadata(header, {key: None}))
+
+
+def test_other_rope_scalings(bpe: Header) -> None:
+    """Yarn is refused by name."""
+    for kind in ("yarn", "longrope"):
+        header = with_metadata(bpe, {"llama.rope.scaling.type": kind})
+        assert f"rope scaling '{kind}'" in refusal(header, ModelNotSupported)
+    check_runnable(with_metadata(bpe, {"llama.rope.scaling.type": "none"}))
+
+
+def test_mixture_of_experts(bpe: Header) -> None:
+    """Experts are refused as what they are; none of them is a dense model."""
+    header = with_metadata(bpe, {"llama.expert_count": 8})
+    assert "mixture of experts" in refusal(header, ModelNotSupported)
+    check_runnable(with_metadata(bpe, {"llama.expert_count": 0}))
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "none", None])
+def test_other_tokenizers(kind: str | None, bpe: Header) -> None:
+    """Only the SentencePiece and byte-level BPE vocabularies are read."""
+    header = with_metadata(bpe, {"tokenizer.ggml.model": kind})
+    assert f"tokenizer '{kind}'" in refusal(header, ModelNotSupported)
+
+
+@pytest.mark.parametrize("value", [None, [], "text", array("I", [1, 2])])
+def test_no_vocabulary(value: Any, spm: Header) -> None:
+    """A vocabulary is a list of at least one text."""
+    message = refusal(with_metadata(spm, {"tokenizer.ggml.tokens": value}))
+    assert "'tokenizer.ggml.tokens' is missing" in message
+
+
+@pytest.mark.parametrize("name", ["scores", "token_type"])
+def test_lists_as_long_as_the_vocabulary(name: str, spm: Header) -> None:
+    """Scores and types are one for each token; the loader reads beyond a shorter list."""
+    key, count = f"tokenizer.ggml.{name}", len(spm_vocabulary().tokens)
+    whole = spm.metadata[key]
+    for values in (whole[:-1], whole[:0], whole + whole[:1]):
+        message = refusal(with_metadata(spm, {key: values}, spm.types[key]))
+        assert f"{len(values)} of '{key}' for {count} tokens" in message
+
+
+@pytest.mark.parametrize("name", ["scores", "token_type"])
+def test_lists_of_a_wrong_type(name: str, spm: Header) -> None:
+    """The loader reads scores as 32-bit reals and types as 32-bit numbers, whatever they are."""
+    key, count = f"tokenizer.ggml.{name}", len(spm_vocabulary().tokens)
+    for values, kind in (
+        (array("B", bytes(count)), 0),
+        (array("d", [0.0] * count), F64),
+        ([b""] * count, 8),
+        (spm.metadata[key][0], spm.types[key]),
+        ("x" * count, 8),
+    ):
+        header = with_metadata(spm, {key: values}, kind)
+        assert f"'{key}' has the wrong type" in refusal(header)
+
+
+def test_scores_of_sentencepiece(spm: Header) -> None:
+    """Only byte-level BPE does without scores."""
+    header = with_metadata(spm, {"tokenizer.ggml.scores": None})
+    assert "'tokenizer.ggml.scores' is missing" in refusal(header)
+
+
+@pytest.mark.parametrize("value", [None, "a b", [], array("i", [1, 2])])
+def test_missing_merges(value: Any, bpe: Header) -> None:
+    """Byte-level BPE has a list of at least one merge."""
+    header = with_metadata(bpe, {"tokenizer.ggml.merges": value})
+    assert "'tokenizer.ggml.merges' is missing" in refusal(header)
+
+
+def without_token(header: Header, token: bytes) -> Header:
+    before = header.metadata["tokenizer.ggml.tokens"]
+    tokens = [b"other" if each == token else each for each in before]
+    return with_metadata(header, {"tokenizer.ggml.tokens": tokens}, 8)
+
+
+def test_vocabularies_without_a_line_end(bpe: Header, spm: Header, falcon: Header) -> None:
+    """The loader looks the line end up, and ends the process where there is none."""
+    assert "<0x0A>" in refusal(without_token(spm, b"<0x0A>"), ModelNotSupported)
+    assert "line end" in refusal(without_token(bpe, "Ċ".encode()), ModelNotSupported)
+    assert "line end" in refusal(without_token(falcon, b"\n"), ModelNotSupported)
+
+
+def test_vocabulary_size(bpe: Header) -> None:
+    """A size that the file states is that of its vocabulary."""
+    assert "vocab_size 7 for " in refusal(with_metadata(bpe, {"llama.vocab_size": 7}))
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "unknown", "padding", "seperator"])
+def test_special_tokens_outside_the_vocabulary(name: str, bpe: Header) -> None:
+    """The loader looks each of them up without a check."""
+    count = len(bpe.metadata["tokenizer.ggml.tokens"])
+    key = f"tokenizer.ggml.{name}_token_id"
+    check_runnable(with_metadata(bpe, {key: count - 1}))
+    for value in (count, 2**31, 2**32 - 2):
+        assert f"'{key}' is {value}, outside" in refusal(with_metadata(bpe, {key: value}))
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "unknown", "padding", "seperator"])
+@pytest.mark.parametrize(("value", "kind"), [(1, 5), (1, U64), (True, 7), ("1", 8), (1.0, 6)])
+def test_special_tokens_of_a_wrong_type(name: str, value: Any, kind: int, bpe: Header) -> None:
+    """The loader takes them as unsigned 32-bit numbers or not at all."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    assert f"'{key}'" in refusal(with_metadata(bpe, {key: value}, kind), ModelNotSupported)
+
+
+def test_default_special_tokens_of_a_small_vocabulary(tmp_path: Path) -> None:
+    """Where a byte-level file names no end of text, the loader takes token 11: it must be there."""
+    tokens = ["<|endoftext|>", "Ċ", "a"]
+    path = write_llama_gguf(
+        tmp_path / "small.gguf",
+        extra_metadata={
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.token_type": [3, 1, 1],
+            "llama.vocab_size": 3,
+        },
+        drop=["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"],
+    )
+    assert "bos" in refusal(read_header(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["BF16", "IQ4_NL", "IQ2_XXS", "Q8_1", "Q8_K", "I8", "F64", "MXFP4"]
+)
+def test_tensor_types(name: str, bpe: Header) -> None:
+    """Types that the loader does not know are named with the tensor."""
+    wide = with_tensors(bpe, lambda t: replace(t, type=TYPES[name]) if len(t.shape) == 2 else t)
+    message = refusal(wide, ModelNotSupported)
+    assert f"tensor type {name} of 'token_embd.weight'" in message
+
+
+@pytest.mark.parametrize("name", sorted(TENSOR_TYPE_NAMES))
+def test_known_tensor_types(name: str, bpe: Header) -> None:
+    """Matrices may be of any type that the loader knows, vectors are F32."""
+    wide = with_tensors(bpe, lambda t: replace(t, type=TYPES[name]) if len(t.shape) == 2 else t)
+    check_runnable(wide)
+    if name != "F32":
+        narrow = with_tensors(bpe, lambda t: replace(t, type=TYPES[name]))
+        assert f"is {name}, not F32" in refusal(narrow, ModelNotSupported)
+
+
+def test_bfloat16_file(tmp_path: Path) -> None:
+    """A real file in BF16 is refused by its type."""
+    header = read_header(write_llama_gguf(tmp_path / "model.gguf", tensor_type="BF16"))
+    assert "tensor type BF16" in refusal(header, ModelNotSupported)
+
+
+def test_each_missing_tensor(bpe: Header, falcon: Header) -> None:
+    """Every tensor that the loader asks for is missed by its name."""
+    for header in (bpe, falcon):
+        for missing in header.tensors:
+            if missing.name != "output.weight":
+                less = with_tensors(header, lambda t, m=missing: None if t is m else t)  # type: ignore[misc]
+                assert f"the tensor '{missing.name}' is missing" in refusal(less)
+
+
+def test_each_misshapen_tensor(bpe: Header, falcon: Header) -> None:
+    """Every shape is held against the hyperparameters: longer, with a dimension more or less."""
+    for header in (bpe, falcon):
+        for wrong in header.tensors:
+            for shape in (
+                (*wrong.shape[:-1], wrong.shape[-1] + 1),
+                (*wrong.shape, 2),
+                wrong.shape[:-1] or (1,),
+            ):
+                changed = replace(wrong, shape=shape)
+                other = with_tensors(header, lambda t, w=wrong, c=changed: c if t is w else t)  # type: ignore[misc]
+                assert f"tensor '{wrong.name}' has the shape" in refusal(other)
+
+
+def test_extra_tensors(bpe: Header) -> None:
+    """A tensor that the loader does not ask for makes it refuse the file; Llama 3.1's is named."""
+    for name, reason in (
+        ("rope_freqs.weight", "Llama 3.1"),
+        ("blk.0.attn_q.bias", "variant"),
+        ("blk.2.attn_norm.weight", "variant"),
+    ):
+        more = replace(bpe, tensors=[*bpe.tensors, replace(bpe.tensors[1], name=name)])
+        message = refusal(more, ModelNotSupported)
+        assert f"tensor '{name}' is unknown to ctransformers" in message
+        assert reason in message
+
+
+def test_more_blocks_than_tensors(bpe: Header) -> None:
+    """A count of blocks beyond reason costs nothing."""
+    message = refusal(with_metadata(bpe, {"llama.block_count": 2**31 - 1}))
+    assert "2,147,483,647 blocks" in message
+
+
+def test_name_of_a_wrong_type(bpe: Header) -> None:
+    """The loader takes a name that is no text for a reason to give up."""
+    header = with_metadata(bpe, {"general.name": 5})
+    assert "'general.name'" in refusal(header, ModelNotSupported)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "general.architecture", "general.name", "general.file_type", "split.count",
+        *(f"llama.{name}" for name in (*INTEGERS, *REALS, "vocab_size", "expert_count")),
+        "llama.rope.scaling.type", "llama.rope.scaling.factor",
+        *(f"tokenizer.ggml.{name}" for name in ("model", "tokens", "scores", "merges")),
+        "tokenizer.ggml.token_type", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eot_token_id",
+    ],
+)  # fmt: skip
+def test_any_value_is_an_objection_or_none(key: str, bpe: Header) -> None:
+    """Whatever type a key has, the check ends without an accident."""
+    for value, kind in (
+        (0, 4), (-1, 5), (2**64 - 1, 10), (math.nan, 6), (True, 7), ("", 8), ("x" * 5000, 8),
+        ([], 8), ([b"\xff"] * 3000, 8), (array("I", range(3000)), 4), (array("f", [0.5]), 6),
+    ):  # fmt: skip
+        message = refused(with_metadata(bpe, {key: value}, kind))
+        assert message is None or message.startswith("bpe.gguf: ")
+        assert message is None or len(message) < 1100
+
+
+def test_quantisation(tmp_path: Path, bpe: Header) -> None:
+    """The type that most bytes have; none without tensors."""
+    header = read_header(write_llama_gguf(tmp_path / "q.gguf", tensor_type="Q8_0"))
+    assert quantisation(header) == "Q8_0"
+    assert quantisation(bpe) == "F32"
+    assert quantisation(replace(bpe, tensors=[])) == ""

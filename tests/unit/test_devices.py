@@ -1,0 +1,324 @@
+"""Which device a run gets, and why, on machines that this one is not."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llmwit_magic.engines import devices
+from llmwit_magic.engines.devices import (
+    SCRATCH_BYTES,
+    Gpu,
+    choose_layers,
+    find_gpu,
+    kv_cache_bytes,
+    layer_sizes,
+    scratch_bytes,
+)
+from llmwit_magic.errors import DeviceUnavailable
+from llmwit_magic.models.gguf import read_header
+from tests.support.tiny_models import spm_vocabulary, write_falcon_gguf, write_llama_gguf
+
+
+@pytest.fixture
+def linux(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with everything that CUDA needs."""
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(devices, "_library", lambda name: name == "cuda")
+    monkeypatch.setattr(devices, "_missing_cuda_packages", list)
+    monkeypatch.setattr(devices, "_driver_problem", lambda: None)
+    monkeypatch.setattr(devices, "_device_memory", lambda: ("cuda:0 Test", 8 * 1024**3))
+    return monkeypatch
+
+
+class Driver:
+    """The driver's library, with the codes and the count that it gives."""
+
+    def __init__(self, init: int = 0, code: int = 0, count: int = 1) -> None:
+        self.init, self.code, self.count = init, code, count
+
+    def cuInit(self, flags: int) -> int:
+        assert flags == 0
+        return self.init
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = self.count
+        return self.code
+
+
+def with_driver(monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> list[str]:
+    """Which libraries are then asked for, of which only the driver may be there."""
+    asked: list[str] = []
+
+    def load(name: str) -> Driver:
+        asked.append(name)
+        if driver is None or "cuda." not in name:
+            raise OSError(f"{name}: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    return asked
+
+
+def test_usable_gpu(linux: pytest.MonkeyPatch) -> None:
+    """Where nothing is missing, it is found with its free memory."""
+    assert find_gpu() == Gpu("cuda:0 Test", 8 * 1024**3)
+
+
+def test_platform_without_a_cuda_library(linux: pytest.MonkeyPatch) -> None:
+    """ctransformers has none for every platform."""
+    linux.setattr(devices, "_library", lambda name: False)
+    assert find_gpu() == "ctransformers has no CUDA library for this platform"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ["nvidia-cuda-runtime-cu12"],
+        ["nvidia-cublas-cu12"],
+        ["nvidia-cuda-runtime-cu12", "nvidia-cublas-cu12"],
+    ],
+)
+def test_missing_packages(
+    missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each package whose library is not there is named, with what to install."""
+    places = {
+        "nvidia-cuda-runtime-cu12": "cuda_runtime/lib/libcudart.so.12",
+        "nvidia-cublas-cu12": "cublas/lib/libcublas.so.12",
+    }
+    for package, place in places.items():
+        if package not in missing:
+            (tmp_path / place).parent.mkdir(parents=True)
+            (tmp_path / place).touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(devices, "_library", lambda name: True)
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: spec)
+    asked = with_driver(monkeypatch, Driver())
+    found = find_gpu()
+    assert isinstance(found, str)
+    assert f"the CUDA runtime is missing ({', '.join(missing)})" in found
+    assert "pip install 'llmwit-magic[gpu]'" in found
+    assert asked == [Path(places[package]).name for package in missing]
+
+
+def test_runtime_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries that the system's own loader finds are as good as the packages'."""
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert devices._missing_cuda_packages() == []
+
+
+@pytest.mark.parametrize(
+    ("driver", "reason"),
+    [
+        (None, "no NVIDIA driver (libcuda.so.1 cannot be loaded)"),
+        (Driver(init=100), "no usable device (cuInit says 100)"),
+        (Driver(init=999, count=3), "no usable device (cuInit says 999)"),
+        (Driver(count=0), "reports 0 devices (code 0)"),
+        (Driver(code=3, count=0), "reports 0 devices (code 3)"),
+        (Driver(code=3, count=1), "reports 1 devices (code 3)"),
+    ],
+)
+def test_driver_problems(
+    driver: Driver | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing driver, its code and a count of nought are the reason that is given."""
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(devices, "_library", lambda name: True)
+    monkeypatch.setattr(devices, "_missing_cuda_packages", list)
+    with_driver(monkeypatch, driver)
+    found = find_gpu()
+    assert isinstance(found, str)
+    assert reason in found
+
+
+def test_driver_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has another name there."""
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    asked = with_driver(monkeypatch, None)
+    assert "nvcuda.dll" in str(devices._driver_problem())
+    assert asked == ["nvcuda.dll"]
+
+
+def test_sound_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver with a device is no problem."""
+    with_driver(monkeypatch, Driver(count=2))
+    assert devices._driver_problem() is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "library", "expected"),
+    [
+        ("x86_64", True, "Metal needs Apple silicon"),
+        ("arm64", False, "ctransformers has no Metal library here"),
+        ("arm64", True, Gpu("metal", None)),
+    ],
+)
+def test_darwin(
+    machine: str, library: bool, expected: Gpu | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apple silicon has Metal, whose free memory nobody tells."""
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(devices, "_library", lambda name: library and name == "metal")
+    assert find_gpu() == expected
+
+
+def test_libraries_of_ctransformers() -> None:
+    """The CUDA library that its Linux wheel ships is seen, one that it does not ship is not."""
+    if sys.platform == "linux":
+        assert devices._library("cuda")
+    assert not devices._library("no-such-library")
+
+
+def nvml(**functions: Callable[..., Any]) -> SimpleNamespace:
+    class NVMLError(Exception):
+        pass
+
+    defaults: dict[str, Any] = {
+        "NVMLError": NVMLError,
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetName": lambda handle: "Test",
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(free=1234),
+    }
+    return SimpleNamespace(**(defaults | functions))
+
+
+def test_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes from nvidia-ml-py, and is unknown without it or where it fails."""
+    monkeypatch.setitem(sys.modules, "pynvml", nvml())
+    assert devices._device_memory() == ("cuda:0 Test", 1234)
+    assert devices.free_memory() == 1234
+    monkeypatch.setitem(sys.modules, "pynvml", nvml(nvmlDeviceGetName=lambda handle: b"Old"))
+    assert devices._device_memory() == ("cuda:0 Old", 1234)
+    failing = nvml()
+
+    def fail() -> None:
+        raise failing.NVMLError("driver not loaded")
+
+    failing.nvmlInit = fail
+    monkeypatch.setitem(sys.modules, "pynvml", failing)
+    assert devices._device_memory() == ("cuda:0", None)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert devices._device_memory() == ("cuda:0", None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks a Linux machine")
+def test_this_machine() -> None:
+    """The real probe gives a device or a reason, and the process lives."""
+    code = (
+        "import json\n"
+        "from llmwit_magic.engines.devices import find_gpu, Gpu\n"
+        "found = find_gpu()\n"
+        "print(json.dumps([isinstance(found, Gpu), str(found)]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    usable, text = json.loads(done.stdout)
+    assert usable or ("CUDA" in text or "NVIDIA" in text)
+    assert text.isprintable()
+
+
+GB = 1024**3
+LAYERS = [GB] * 4
+
+
+@pytest.mark.parametrize("gpu", ["no driver", Gpu("cuda:0", 100 * GB), Gpu("cuda:0", None)])
+def test_cpu_on_request(gpu: Gpu | str) -> None:
+    """0 is the CPU whatever there is."""
+    assert choose_layers(0, gpu, LAYERS, 5 * GB) == (0, "asked for the CPU")
+
+
+def test_no_gpu() -> None:
+    """auto takes the CPU and tells the reason; a number cannot be had, and the message says why."""
+    assert choose_layers("auto", "no driver", LAYERS, 5 * GB) == (0, "no driver")
+    with pytest.raises(DeviceUnavailable, match=r"^3 GPU layers .* no driver; --gpu-layers 0"):
+        choose_layers(3, "no driver", LAYERS, 5 * GB)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(1, 1), (4, 4), (5, 5), (6, 5), (2**32 - 1, 5)])
+def test_number_of_layers(asked: int, taken: int) -> None:
+    """A number is taken as it is, up to all layers and the output."""
+    assert choose_layers(asked, Gpu("cuda:0", 1), LAYERS, 5 * GB) == (taken, "as asked")
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"),
+    [
+        (5 * GB, (5, "all layers fit")),
+        (5 * GB - 1, (4, "4 of 4 layers fit")),
+        (4 * GB, (4, "4 of 4 layers fit")),
+        (4 * GB - 1, (3, "3 of 4 layers fit")),
+        (GB, (1, "1 of 4 layers fit")),
+        (GB - 1, (0, "0 of 4 layers fit")),
+        (-SCRATCH_BYTES, (0, "0 of 4 layers fit")),
+    ],
+)
+def test_automatic_layers(free: int, expected: tuple[int, str]) -> None:
+    """auto takes as many as fit beside the work buffers, to the byte."""
+    assert choose_layers("auto", Gpu("cuda:0", free + SCRATCH_BYTES), LAYERS, 5 * GB) == expected
+
+
+def test_last_layers_come_first() -> None:
+    """The library offloads from the end, so the last layers' sizes count."""
+    gpu = Gpu("cuda:0", 3 * GB + SCRATCH_BYTES)
+    assert choose_layers("auto", gpu, [9 * GB, GB, GB, GB], 12 * GB)[0] == 3
+    assert choose_layers("auto", gpu, [GB, GB, GB, 9 * GB], 12 * GB)[0] == 0
+
+
+def test_unknown_memory() -> None:
+    """Where nobody can tell the free memory, all layers are tried, and the reason says so."""
+    layers, reason = choose_layers("auto", Gpu("metal", None), LAYERS, 5 * GB)
+    assert layers == 5
+    assert "unknown" in reason
+
+
+# The tiny llama: 2 blocks, 64 dimensions, 4 heads of 16, 2 key-value heads, 128 feed-forward.
+KV_LAYER = 2 * 2 * 2 * 16  # bytes for a token: keys and values, float16, 2 heads of 16
+BLOCK = 4 * (64 + 64 + 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+
+
+def test_sizes_of_a_llama(tmp_path: Path) -> None:
+    """Layers hold their tensors and part of the cache; the output and its norm come on top."""
+    header = read_header(write_llama_gguf(tmp_path / "tiny.gguf", vocabulary="spm"))
+    assert kv_cache_bytes(header, 100) == 2 * KV_LAYER * 100
+    layers, total = layer_sizes(header, 100)
+    assert layers == [BLOCK + KV_LAYER * 100] * 2
+    assert total == sum(layers) + 4 * 64 * (1 + len(spm_vocabulary().tokens))
+
+
+def test_sizes_of_a_quantised_llama(tmp_path: Path) -> None:
+    """Matrices count with the bytes of their type: 34 for 32 elements of Q8_0."""
+    path = write_llama_gguf(tmp_path / "q.gguf", vocabulary="spm", tensor_type="Q8_0")
+    layers, _ = layer_sizes(read_header(path), 0)
+    assert layers == [4 * 2 * 64 + (BLOCK // 4 - 2 * 64) // 32 * 34] * 2
+
+
+def test_sizes_of_a_falcon(tmp_path: Path) -> None:
+    """One key-value head of 16 for all; without a number of them, as many as heads."""
+    header = read_header(write_falcon_gguf(tmp_path / "falcon.gguf"))
+    assert kv_cache_bytes(header, 10) == 2 * (2 * 2 * 16) * 10
+    metadata = dict(header.metadata)
+    del metadata["falcon.attention.head_count_kv"]
+    assert kv_cache_bytes(replace(header, metadata=metadata), 10) == 2 * (2 * 2 * 64) * 10
+
+
+def test_scratch(tmp_path: Path) -> None:
+    """Scores of every head and the feed-forward rows, for a batch of at most 512, and a rest."""
+    header = read_header(write_llama_gguf(tmp_path / "tiny.gguf"))
+    rest = 32 * 1024**2
+    assert scratch_bytes(header, 100) == 4 * 100 * (4 * 100 + 4 * 128) + rest
+    assert scratch_bytes(header, 2048) == 4 * 512 * (4 * 2048 + 4 * 128) + rest

@@ -1,0 +1,153 @@
+"""`{{name}}` in a cell: what is replaced, what stays, what is refused."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmwit_magic.errors import InvalidInput
+from llmwit_magic.magics.interpolation import interpolate
+
+VARIABLES: dict[str, Any] = {
+    "name": "Ada",
+    "größe": 3,
+    "row": SimpleNamespace(title="T", inner=SimpleNamespace(words=["a", "b"]), _private="secret"),
+    "data": {"key": [10, 20], ("a", 1): "tuple", 2.5: "float", None: "none", "a b": "space"},
+    "items": ["first", "second", "last"],
+    "braces": "{{name}}",
+    "nothing": None,
+    "_hidden": "hidden",
+}
+
+
+class Lazy:
+    """An object whose attributes fail in every way."""
+
+    @property
+    def broken(self) -> str:
+        raise RuntimeError("first line\nsecond line")
+
+    def __str__(self) -> str:
+        raise ValueError("no\ntext")
+
+
+def refused(text: str, namespace: dict[str, Any] = VARIABLES) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        interpolate(text, namespace)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert "--no-interpolate" in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Hello {{name}}!", "Hello Ada!"),
+        ("{{ name }}{{name}}", "AdaAda"),
+        ("{{größe}}", "3"),
+        ("{{nothing}}", "None"),
+        ("{{_hidden}}", "hidden"),
+        ("{{row.title}}", "T"),
+        ("{{row.inner.words[1]}}", "b"),
+        ("{{items[-1]}}", "last"),
+        ("{{data['key'][0]}}", "10"),
+        ('{{data["a b"]}}', "space"),
+        ("{{data['a', 1]}}", "tuple"),
+        ("{{data[2.5]}}{{data[None]}}", "floatnone"),
+        ("{{name[0]}}", "A"),
+    ],
+)
+def test_variables_attributes_and_subscripts_are_replaced(text: str, wanted: str) -> None:
+    """By the text of their values."""
+    assert interpolate(text, VARIABLES) == wanted
+
+
+def test_a_value_is_not_looked_at_again() -> None:
+    """Braces in a value are text."""
+    assert interpolate("{{braces}}", VARIABLES) == "{{name}}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{name}", "{ {name} }", '{"a": {"b": 1}, "c": {}}', "{}", "{{}}", "{{", "}}", "{{name}",
+        "{name}}", "f(x) { return {}; }", "{{name\n}}", '[{"a":{"b":{"c":1}}}]', "\\{name\\}",
+    ],
+)  # fmt: skip
+def test_single_braces_stay(text: str) -> None:
+    """JSON, code and empty or unclosed double braces come back as they are."""
+    assert interpolate(text, VARIABLES) == text
+
+
+def test_a_brace_around_a_place_stays() -> None:
+    """As in LaTeX or in JSON around a value."""
+    assert interpolate("{{{name}}}", VARIABLES) == "{Ada}"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "row._private", "row.__class__", "row.inner.__dict__", "row.＿private", "name.upper()",
+        "print(1)", "1 + 1", "größe + 1", "-größe", "not name", "[x for x in items]",
+        "(x for x in items)", "items[0:1]", "items[größe]", "items[0 + größe]", "items[int('0')]",
+        "lambda: 1", "name if name else 1", "name, name", "'text'", "5", "None", "name == 'Ada'",
+        "(name := 'Eve')", "await name", "f'x'", "*items", "name; name", "import os", "1 2", " ",
+        "name.", "name!r", "name:>10", "data[[]]", "x" + "[" * 300, "(" * 300, "\0", "items[",
+    ],
+)  # fmt: skip
+def test_whatever_could_run_code_is_refused(expression: str) -> None:
+    """One line that shows the place, says what may stand there and how to keep the braces."""
+    message = refused("Hello {{" + expression + "}}!")
+    assert "only a variable" in message or "TypeError" in message
+
+
+def test_an_unknown_name_lists_near_ones() -> None:
+    """The names that are alike, none that begins with an underscore."""
+    message = refused("{{nmae}} {{name}}")
+    assert "there is no variable 'nmae': did you mean name?" in message
+    assert "did you mean" not in refused("{{_hiddn}}")
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("row.titel", "AttributeError"),
+        ("data['kye']", "KeyError"),
+        ("items[3]", "IndexError"),
+        ("items['a']", "TypeError"),
+        ("nothing[0]", "TypeError"),
+        ("lazy.broken", "RuntimeError"),
+        ("lazy", "ValueError"),
+    ],
+)
+def test_a_value_that_cannot_be_had_is_one_line(expression: str, why: str) -> None:
+    """The error's name and text, whatever lines that text has."""
+    message = refused("{{" + expression + "}}", VARIABLES | {"lazy": Lazy()})
+    assert message.startswith("{{" + expression + "}}: " + why)
+
+
+text = st.text(st.characters(exclude_categories=["Cs"])) | st.text(
+    "{}name row.title[0]'\"_()\n\\+-:\0é", max_size=40
+)
+places = st.lists(text, max_size=4).map(lambda parts: "{{".join(parts) + "}}")
+
+
+@given(text.filter(lambda value: "{{" not in value))
+@settings(max_examples=200, deadline=None)
+def test_text_without_double_braces_is_unchanged(value: str) -> None:
+    """Whatever else it contains."""
+    assert interpolate(value, VARIABLES) == value
+
+
+@given(text | places)
+@settings(max_examples=400, deadline=None)
+def test_any_text_is_replaced_or_refused_in_one_line(value: str) -> None:
+    """Nothing but `InvalidInput` is raised."""
+    try:
+        message = interpolate(value, VARIABLES) and ""
+    except InvalidInput as error:
+        message = str(error)
+    assert "\n" not in message

@@ -1,0 +1,158 @@
+"""The magics in a real IPython shell, over a fake engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from llmwit_magic.errors import EngineDied, InvalidInput
+from llmwit_magic.magics import infer
+from tests.support.fake import FakeEngine, FakeSession
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def shell(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    session = FakeSession(engine)
+    monkeypatch.setattr(infer, "current_session", lambda: session)
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    infer.load(shell)
+    session.log.move_to(":memory:")
+    yield shell
+    session.close()
+
+
+def cell(shell: Any, line: str, text: str = "a prompt\n") -> Any:
+    return shell.run_cell_magic("infer", line, text)
+
+
+def test_a_cell_reaches_the_engine_as_a_request(shell: Any, engine: FakeEngine) -> None:
+    """Options, variables and the prompt without the notebook's newline arrive."""
+    shell.user_ns["name"] = "Ada"
+    cell(shell, "--temperature 0.5 --stop '\\n' --tag a=b -o answer", "Hello {{name}}\n")
+    (request,) = engine.requests
+    assert request.prompt == "Hello Ada"
+    assert (request.params.temperature, request.params.stop) == (0.5, ("\n",))
+    assert request.params.max_tokens is None
+    assert dict(request.tags) == {"a": "b"}
+    assert shell.user_ns["answer"].text == "Hello world"
+    assert shell.user_ns["_infer"] is shell.user_ns["answer"]
+
+
+def test_runs_of_a_sweep_share_a_seed(shell: Any, engine: FakeEngine) -> None:
+    """Settings are compared with one seed, unless the seed is what varies."""
+    cell(shell, "--temperature 0,1,2")
+    assert len({request.params.seed for request in engine.requests}) == 1
+    assert len({request.group_id for request in engine.requests}) == 1
+    assert len(shell.user_ns["_infer"]) == 3
+
+
+def test_defaults_are_configured(shell: Any, engine: FakeEngine) -> None:
+    """`%config InferMagics.…` sets what a cell leaves open; the line overrides it."""
+    shell.run_line_magic("config", "InferMagics.temperature = 0.25")
+    shell.run_line_magic("config", "InferMagics.max_tokens = 7")
+    cell(shell, "")
+    cell(shell, "--temperature 1")
+    assert [r.params.temperature for r in engine.requests] == [0.25, 1.0]
+    assert [r.params.max_tokens for r in engine.requests] == [7, 7]
+
+
+def test_a_bad_default_is_refused_when_it_is_set(shell: Any) -> None:
+    """The old value stays, and the message is the contract's."""
+    magics = shell.find_cell_magic("infer").__self__
+    with pytest.raises(InvalidInput, match=r"temperature: -1\.0 is not valid"):
+        magics.temperature = -1
+    assert magics.temperature == 0.8
+
+
+def test_failures_raise(shell: Any, engine: FakeEngine) -> None:
+    """An engine's failure is an exception of the cell; the partial result is in `_infer`."""
+    engine.last = EngineDied("gone")
+    with pytest.raises(EngineDied, match="gone"):
+        cell(shell, "")
+    assert shell.user_ns["_infer"].text == "Hello world"
+    assert shell.user_ns["_infer"].status == "error"
+
+
+def test_errors_show_one_line(shell: Any, engine: FakeEngine) -> None:
+    """Neither a failure nor wrong input shows a stack of ours."""
+    assert EngineDied("gone")._render_traceback_() == ["EngineDied: gone"]
+    with pytest.raises(UsageError) as caught:
+        cell(shell, "--temprature 1")
+    assert str(caught.value) == "unknown option --temprature: did you mean --temperature?"
+
+
+def test_quiet_shows_nothing(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--quiet` leaves the screen alone."""
+    cell(shell, "--quiet")
+    assert capsys.readouterr().out == ""
+
+
+def test_help_lists_every_option(shell: Any) -> None:
+    """`%%infer?` is made from the table: flags, help and ranges."""
+    text = shell.find_cell_magic("infer").__doc__
+    for piece in ("--max-tokens", "--repeat-penalty-last-n-token-count", "0 < p", "--dry-run"):
+        assert piece in text
+
+
+def test_completion_knows_options_and_models(shell: Any) -> None:
+    """Tab completes options, words such as none, and model names."""
+    from llmwit_magic.magics.cell_args import complete
+
+    assert "--temperature" in complete(["--te"], list)
+    assert complete(["--max-tokens", "n"], list) == ["none"]
+    assert complete(["-m", "sm"], lambda: ["smollm2", "other"]) == ["smollm2"]
+
+
+def test_infer_log_gives_a_frame(shell: Any) -> None:
+    """`%infer_log` shows this kernel's runs, `-o` keeps them."""
+    cell(shell, "--quiet")
+    frame = shell.run_line_magic("infer_log", "")
+    assert frame["text"].tolist() == ["Hello world"]
+    shell.run_line_magic("infer_log", "-o log")
+    assert len(shell.user_ns["log"]) == 1
+
+
+def test_a_dry_run_asks_for_no_run(
+    shell: Any, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--dry-run` shows prompt, counts and params; the engine runs nothing."""
+    cell(shell, "--dry-run --seed 4")
+    out = capsys.readouterr().out
+    assert "5 prompt tokens" in out
+    assert "123 of 128 left" in out
+    assert "seed 4" in out
+    assert engine.requests == []
+
+
+def test_unloading_takes_the_magics_away(shell: Any) -> None:
+    """After `%unload_ext` there is no `%%infer`; loading again works."""
+    infer.unload(shell)
+    assert shell.find_cell_magic("infer") is None
+    infer.load(shell)
+    assert shell.find_cell_magic("infer") is not None
+
+
+def test_loading_is_light() -> None:
+    """`%load_ext` imports neither pandas nor ctransformers nor gguf nor tokenizers."""
+    code = (
+        "import sys\n"
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell(); shell.run_line_magic('load_ext', 'llmwit_magic')\n"
+        "heavy = {'pandas', 'ctransformers', 'gguf', 'tokenizers', 'numpy', 'torch',"
+        " 'huggingface_hub', 'anywidget', 'ipywidgets', 'jinja2'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr

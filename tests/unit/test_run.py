@@ -1,0 +1,121 @@
+"""A run: once, in its own thread, replayed from its buffer."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from llmwit_magic.engines.protocol import Chunk, Progress, Request
+from llmwit_magic.errors import EngineDied, EngineFailed, Interrupted
+from llmwit_magic.runlog.run import Run
+from llmwit_magic.wit import FinishDetail, FinishReason
+from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
+
+REQUEST = Request(model="fake", prompt="p")
+
+
+def test_a_run_replays_its_events() -> None:
+    """Whoever iterates later sees the same events again."""
+    events = [Progress("load"), prepared(REQUEST), Chunk("a", 1), Chunk("b", 2), end(2)]
+    run = run_of(events)
+    assert list(run) == events
+    assert list(run) == events
+
+
+def test_a_result_comes_from_the_events() -> None:
+    """Text, reason, usage and timings of the result are those that the engine told."""
+    run = run_of([prepared(REQUEST), Chunk("a", 1), Chunk("b", 2),
+                  end(2, FinishDetail.STOP_SEQUENCE, ".")])  # fmt: skip
+    result = run.result
+    assert (result.text, result.status) == ("ab", "ok")
+    assert result.finish_reason is FinishReason.STOP
+    assert result.stop_sequence == "."
+    assert result.usage.generated_token_count == 2
+    assert result.timings.tokens_per_second == pytest.approx(10)
+    assert result.timings.total is not None
+    assert result.timings.load is not None
+    assert result.timings.first_token is not None
+
+
+def test_a_failed_run_keeps_its_text_and_raises() -> None:
+    """The text before a failure stays; following the run raises the failure."""
+    run = run_of([prepared(REQUEST), Chunk("partial", 1), EngineDied("gone")])
+    assert (run.status, run.text) == ("error", "partial")
+    assert run.result.finish_reason is None
+    with pytest.raises(EngineDied, match="gone"):
+        run.follow(0.01, lambda run: None)
+
+
+def test_an_unexpected_error_does_not_look_like_a_run_that_goes_on() -> None:
+    """A defect ends the run as failed, with its name."""
+    run = run_of([RuntimeError("surprise")])
+    assert run.status == "error"
+    with pytest.raises(EngineFailed, match="unexpected RuntimeError: surprise"):
+        run.raise_failure()
+
+
+def test_following_draws_the_last_state_always() -> None:
+    """However fast the events come, the last drawing sees the whole text, and few are made."""
+    session = FakeSession(FakeEngine(["x"] * 500))
+    drawn: list[str] = []
+    session.run(REQUEST).follow(0.05, lambda run: drawn.append(run.text))
+    assert drawn[-1] == "x" * 500
+    assert len(drawn) < 50
+
+
+def test_drawings_keep_their_distance() -> None:
+    """Two drawings are at least the interval apart, but for the last one."""
+    session = FakeSession(FakeEngine(["x"] * 60, pause=0.005))
+    times: list[float] = []
+    session.run(REQUEST).follow(0.05, lambda run: times.append(time.monotonic()))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times[:-1])]
+    assert gaps
+    assert min(gaps) >= 0.045
+
+
+def test_an_interrupt_cancels_and_keeps_the_text() -> None:
+    """KeyboardInterrupt while following: the run is cancelled, drawn once more, `Interrupted`."""
+    session = FakeSession(FakeEngine(["x"] * 1000, pause=0.005))
+    run = session.run(REQUEST)
+    drawn: list[str] = []
+
+    def draw(run: Run) -> None:
+        drawn.append(run.status)
+        if len(run.text) > 5 and run.status == "running":
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="stopped after"):
+        run.follow(0.01, draw)
+    assert drawn[-1] == "interrupted"
+    assert 5 < len(run.text) < 1000
+    assert run.result.status == "interrupted"
+    assert session.log.rows()[-1]["status"] == "interrupted"
+
+
+def test_a_run_can_be_read_from_other_threads() -> None:
+    """Two readers at once see all events in order."""
+    session = FakeSession(FakeEngine([str(n) for n in range(200)], pause=0.0005))
+    run = session.run(REQUEST)
+    seen: list[list[str]] = [[], []]
+
+    def read(index: int) -> None:
+        seen[index] = [event.text for event in run if isinstance(event, Chunk)]
+
+    readers = [threading.Thread(target=read, args=(index,)) for index in range(2)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(20)
+    assert seen[0] == seen[1] == [str(n) for n in range(200)]
+
+
+def test_a_seed_is_drawn_and_recorded_at_once() -> None:
+    """A request without a seed gets one before the row is written."""
+    session = FakeSession(FakeEngine())
+    run = session.run(REQUEST)
+    assert run.request.params.seed is not None
+    run.wait(10)
+    assert session.log.rows()[0]["seed"] == run.request.params.seed == run.result.params.seed

@@ -1,0 +1,378 @@
+"""Logits to tokens: exact against a slow reference, and the draws against their distribution."""
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from llmwit_magic.engines.sampling import Sampler, distribution, log_probabilities, penalised
+from llmwit_magic.errors import EngineFailed
+from llmwit_magic.wit import InferencingParams
+
+F32_MAX = float(np.finfo(np.float32).max)
+DRAWS = 4000
+
+floats = st.floats(-40, 40, width=32) | st.integers(-2, 2).map(float)
+huge = st.sampled_from([F32_MAX, -F32_MAX, 1e30, -1e30, 1e-40, 0.0, -0.0, 3.5])
+
+
+@st.composite
+def logit_lists(draw: st.DrawFn) -> list[float]:
+    """Logits with ties, -inf and huge values; at least one is finite."""
+    values = draw(st.lists(floats | huge | st.just(-math.inf), min_size=1, max_size=12))
+    return [*values, draw(floats | huge)]
+
+
+def all_params(**fixed: st.SearchStrategy[object]) -> st.SearchStrategy[InferencingParams]:
+    chosen: dict[str, st.SearchStrategy[object]] = {
+        "temperature": st.sampled_from([0, 1e-6, 1, 1e6, 3e38]) | st.floats(0, 5),
+        "top_k": st.integers(0, 15) | st.just(2**32 - 1),
+        "top_p": st.sampled_from([1, 1e-30, 1e-9, 0.5]) | st.floats(1e-6, 1),
+        "repeat_penalty": st.sampled_from([1, 1.1, 1e-30, 3e38, 0.5]) | st.floats(0.01, 10),
+        "repeat_penalty_last_n_token_count": st.integers(0, 6) | st.just(2**32 - 1),
+        "seed": st.integers(0, 2**63 - 1),
+    }
+    return st.builds(InferencingParams, **(chosen | fixed))
+
+
+contexts = st.lists(st.integers(0, 14), max_size=10)
+
+
+def slow_scores(
+    logits: Sequence[float], context: Sequence[int], params: InferencingParams
+) -> list[float]:
+    """The repeat penalty, token by token."""
+    n = params.repeat_penalty_last_n_token_count
+    recent = set(context[max(len(context) - n, 0) :])
+    scores = []
+    for token, logit in enumerate(logits):
+        if token in recent and logit > 0:
+            logit = min(logit / params.repeat_penalty, sys.float_info.max)
+        elif token in recent:
+            logit = logit * params.repeat_penalty
+        scores.append(logit)
+    return scores
+
+
+def slow_distribution(
+    logits: Sequence[float], context: Sequence[int], params: InferencingParams
+) -> dict[int, float]:
+    """Penalty, temperature, top-k, softmax, top-p: one plain step after the other."""
+    scores = slow_scores(logits, context, params)
+    order = sorted(range(len(scores)), key=lambda token: (-scores[token], token))
+    if params.temperature == 0:
+        return {order[0]: 1.0}
+    if params.top_k:
+        order = order[: params.top_k]
+    highest = scores[order[0]]
+    weights = [math.exp((scores[token] - highest) / params.temperature) for token in order]
+    total = math.fsum(weights)
+    kept: dict[int, float] = {}
+    for token, weight in zip(order, weights, strict=True):
+        kept[token] = weight / total
+        # Sums that differ by rounding alone count as equal, as documented.
+        if params.top_p < 1 and math.fsum(kept.values()) >= params.top_p - 1e-12:
+            break
+    total = math.fsum(kept.values())
+    return {token: probability / total for token, probability in kept.items()}
+
+
+def array(logits: Sequence[float]) -> np.ndarray:
+    return np.array(logits, dtype=np.float32)
+
+
+@given(logit_lists(), contexts, all_params())
+@example([1.0, 1.0, 1.0], [], InferencingParams(top_p=1 / 3, temperature=1))
+@example([0.1, 0.2, 0.3, 0.4], [0], InferencingParams(top_k=2, top_p=1, temperature=1e-6))
+@example([1e30, 5.0, 1.0], [0, 1], InferencingParams(repeat_penalty=1e-30, temperature=1))
+@example([-5.0, -1.0], [0, 1], InferencingParams(repeat_penalty=3e38, temperature=1))
+@example([0.0, -0.0, -math.inf], [0, 1, 2], InferencingParams(repeat_penalty=1e-300))
+@example([1.0, 1.0000001], [0, 1], InferencingParams(repeat_penalty=7.3, temperature=0))
+@settings(max_examples=200, deadline=None)
+def test_the_distribution_equals_the_reference(
+    logits: list[float], context: list[int], params: InferencingParams
+) -> None:
+    """The same tokens may be drawn, with the same probabilities to twelve digits."""
+    logits = array(logits).tolist()
+    ids, probabilities = distribution(array(logits), context, params)
+    wanted = slow_distribution(logits, context, params)
+    assert sorted(ids.tolist()) == sorted(wanted)
+    assert dict(zip(ids.tolist(), probabilities.tolist(), strict=True)) == pytest.approx(
+        wanted, rel=1e-9, abs=1e-12
+    )
+    assert math.fsum(probabilities) == pytest.approx(1, abs=1e-12)
+
+
+@given(logit_lists(), contexts, all_params())
+@settings(max_examples=100, deadline=None)
+def test_candidates_come_likeliest_first_wherever_there_is_an_order(
+    logits: list[float], context: list[int], params: InferencingParams
+) -> None:
+    """With top-k or top-p on, probabilities fall, and equal scores stand in the order of ids."""
+    ids, probabilities = distribution(array(logits), context, params)
+    if params.top_p < 1 or 0 < params.top_k < len(logits):
+        scores = slow_scores(array(logits).tolist(), context, params)
+        keys = [(-scores[token], token) for token in ids.tolist()]
+        assert keys == sorted(keys)
+        assert (np.diff(probabilities) <= 0).all()
+
+
+@given(logit_lists(), contexts, all_params(temperature=st.just(0)))
+@settings(max_examples=100, deadline=None)
+def test_greedy_is_the_argmax_after_the_penalty(
+    logits: list[float], context: list[int], params: InferencingParams
+) -> None:
+    """Temperature 0 takes the highest score, the smallest id among equals, whatever the rest is."""
+    scores = slow_scores(array(logits).tolist(), context, params)
+    assert Sampler(params).next(array(logits), context) == scores.index(max(scores))
+
+
+@given(logit_lists(), contexts, all_params())
+@settings(max_examples=100, deadline=None)
+def test_a_draw_is_the_quantile_of_the_distribution(
+    logits: list[float], context: list[int], params: InferencingParams
+) -> None:
+    """The token drawn is the one in whose stretch of [0, 1) the seed's next number lies."""
+    ids, probabilities = distribution(array(logits), context, params)
+    quantile = Sampler(params).quantile()
+    token = Sampler(params).next(array(logits), context)
+    place = ids.tolist().index(token)
+    assert probabilities[place] > 0
+    below = math.fsum(probabilities[:place])
+    assert below - 1e-9 <= quantile <= below + probabilities[place] + 1e-9
+
+
+@given(logit_lists(), contexts.filter(bool), st.floats(0.1, 5))
+@settings(max_examples=100, deadline=None)
+def test_last_n_zero_switches_the_penalty_off(
+    logits: list[float], context: list[int], penalty: float
+) -> None:
+    """`repeat_penalty_last_n_token_count=0` looks at no token, not at all of them."""
+    off = InferencingParams(repeat_penalty=penalty, repeat_penalty_last_n_token_count=0)
+    assert (penalised(array(logits), context, off) == array(logits)).all()
+
+
+def test_the_penalty_looks_at_the_last_n_tokens_once_each() -> None:
+    """Older tokens are free, and a token that occurs twice is not punished twice."""
+    params = InferencingParams(repeat_penalty=2, repeat_penalty_last_n_token_count=3)
+    scores = penalised(array([4, 4, -4, 4]), [3, 0, 0, 2], params)
+    assert scores.tolist() == [2, 4, -8, 4]
+
+
+def test_the_penalty_leaves_the_logits_as_they_were() -> None:
+    """The logits are a view of the engine's memory and are never written to."""
+    logits = array([1, 2, 3])
+    logits.flags.writeable = False
+    params = InferencingParams(repeat_penalty=2, seed=1, temperature=1)
+    assert Sampler(params).next(logits, [0, 1, 2]) in (0, 1, 2)
+    assert logits.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("params", "tokens"),
+    [
+        ({"top_k": 1, "top_p": 1}, [1]),
+        ({"top_k": 2, "top_p": 1}, [1, 2]),
+        ({"top_k": 0, "top_p": 1}, [0, 1, 2, 3]),
+        ({"top_k": 4, "top_p": 1}, [0, 1, 2, 3]),
+        ({"top_k": 2**32 - 1, "top_p": 1}, [0, 1, 2, 3]),
+        ({"top_k": 0, "top_p": 1e-30}, [1]),
+        ({"top_k": 0, "top_p": 0.5}, [1, 2]),
+        ({"top_k": 0, "top_p": 0.8}, [1, 2]),
+        ({"top_k": 0, "top_p": 0.81}, [0, 1, 2]),
+    ],
+)
+def test_which_tokens_stay(params: dict[str, float], tokens: list[int]) -> None:
+    """Over probabilities 0.1, 0.4, 0.4, 0.1: what top-k and top-p leave, ties by id."""
+    logits = np.log(np.array([0.1, 0.4, 0.4, 0.1])).astype(np.float64)
+    ids, _ = distribution(logits, [], InferencingParams(temperature=1, **params))
+    assert sorted(ids.tolist()) == tokens
+
+
+def test_top_p_is_applied_after_temperature_and_top_k() -> None:
+    """A low temperature sharpens what top-p sees, and top-p's share is of the top-k's sum."""
+    logits = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
+    cold = InferencingParams(temperature=0.25, top_k=0, top_p=0.7)
+    assert distribution(logits, [], cold)[0].tolist() == [0]
+    # Of 0.4 + 0.3 the first has 0.571.
+    two = InferencingParams(temperature=1, top_k=2, top_p=0.55)
+    assert distribution(logits, [], two)[0].tolist() == [0]
+
+
+def draws(seed: int, logits: np.ndarray, count: int, **params: object) -> list[int]:
+    sampler = Sampler(InferencingParams(seed=seed, **params))
+    return [sampler.next(logits, []) for _ in range(count)]
+
+
+def test_equal_seeds_give_equal_draws() -> None:
+    """Two samplers with one seed agree in every draw; with another seed they part."""
+    logits = array(range(20)) / 10
+    first = draws(7, logits, 100, temperature=1)
+    assert first == draws(7, logits, 100, temperature=1)
+    assert first != draws(8, logits, 100, temperature=1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 - 1])
+def test_the_nth_draw_depends_on_seed_and_n_alone(seed: int) -> None:
+    """Other logits and settings before it do not move the n-th number; greedy tokens use none."""
+    logits = array([0, 1, 2, 3, 4])
+    params = InferencingParams(seed=seed, temperature=1.5)
+    wanted = draws(seed, logits, 10, temperature=1.5)
+    sampler = Sampler(params)
+    for n in range(10):
+        if n == 9:
+            assert sampler.next(logits, []) == wanted[9]
+        else:
+            sampler.next(array([0] * (n + 1)), [0] * n)
+
+
+def test_the_stream_of_a_seed_is_the_one_that_was_recorded() -> None:
+    """PCG64's first numbers for seed 42, as published: a run can be repeated years later."""
+    sampler = Sampler(InferencingParams(seed=42))
+    numbers = [sampler.quantile() for _ in range(3)]
+    assert numbers == pytest.approx([0.77395605, 0.43887844, 0.85859792], abs=1e-8)
+
+
+def test_a_sampler_needs_a_seed() -> None:
+    """A seed that was not recorded could not be repeated."""
+    with pytest.raises(ValueError, match="seed"):
+        Sampler(InferencingParams())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_logits_that_are_no_numbers_are_an_error(
+    bad: float, place: int, temperature: float
+) -> None:
+    """NaN and infinity anywhere say that the model is broken, in one line."""
+    logits = array([1, 2, 3])
+    logits[place] = bad
+    with pytest.raises(EngineFailed, match="NaN or infinite") as caught:
+        Sampler(InferencingParams(seed=1, temperature=temperature)).next(logits, [])
+    assert "\n" not in str(caught.value)
+
+
+def test_logits_without_a_single_number_are_an_error() -> None:
+    """A model that forbids every token has nothing to draw from."""
+    with pytest.raises(EngineFailed):
+        Sampler(InferencingParams(seed=1)).next(array([-math.inf] * 3), [])
+
+
+@given(logit_lists(), st.data())
+@example([1.0] * 9, None)
+@settings(max_examples=200, deadline=None)
+def test_log_probabilities_equal_scipy_s(logits: list[float], data: st.DataObject | None) -> None:
+    """Softmax of the unchanged logits; rank and order by logit, then by id."""
+    token = data.draw(st.integers(0, len(logits) - 1)) if data else 8
+    top = data.draw(st.integers(0, len(logits) + 3)) if data else 4
+    exact = special.log_softmax(array(logits).astype(np.float64)).tolist()
+    order = sorted(range(len(logits)), key=lambda i: (-array(logits)[i], i))
+    logprob, rank, best = log_probabilities(array(logits), token, top)
+    assert logprob == pytest.approx(exact[token], rel=1e-12, abs=1e-12)
+    assert rank == order.index(token)
+    assert [i for i, _ in best] == order[:top]
+    assert [value for _, value in best] == pytest.approx(
+        [exact[i] for i in order[:top]], rel=1e-12, abs=1e-12
+    )
+
+
+# Draws against their distribution. The seeds are fixed: these tests pass or fail for good.
+
+RANDOM_LOGITS = np.random.default_rng(5).normal(0, 2, 300).astype(np.float32)
+SETTINGS = [
+    {"temperature": 1, "top_k": 0, "top_p": 1},
+    {"temperature": 0.8, "top_k": 40, "top_p": 0.9},
+    {"temperature": 2, "top_k": 7, "top_p": 1},
+    {"temperature": 0.5, "top_k": 0, "top_p": 0.6},
+]
+Draw = Callable[[int, np.ndarray, int, dict[str, float]], list[int]]
+
+
+def ours(seed: int, logits: np.ndarray, count: int, params: dict[str, float]) -> list[int]:
+    return draws(seed, logits, count, **params)
+
+
+def reseeded(seed: int, logits: np.ndarray, count: int, params: dict[str, float]) -> list[int]:
+    """ctransformers' scheme: the generator starts anew with the same seed at every token."""
+    return [draws(seed, logits, 1, **params)[0] for _ in range(count)]
+
+
+def chi_square(tokens: list[int], expected: dict[int, float]) -> float:
+    """The p-value; tokens that are expected under five times are counted together."""
+    counts = Counter(tokens)
+    if set(counts) - set(expected):
+        return 0.0
+    if len(expected) == 1:
+        return 1.0
+    common = [token for token in expected if expected[token] * len(tokens) >= 5]
+    observed = [counts[token] for token in common]
+    wanted = [expected[token] * len(tokens) for token in common]
+    rest = len(tokens) - sum(wanted)
+    if rest > 1e-6:
+        observed.append(len(tokens) - sum(observed))
+        wanted.append(rest)
+    return float(stats.chisquare(observed, wanted).pvalue)
+
+
+@pytest.mark.parametrize("params", SETTINGS, ids=str)
+@pytest.mark.parametrize(
+    ("seed", "logits"),
+    [(1, RANDOM_LOGITS), (2, array([0, 0, 0, 0, 0])), (3, array([3, 2, 1, 0, -math.inf]))],
+    ids=["random", "ties", "steep"],
+)
+def test_draws_follow_the_distribution(
+    seed: int, logits: np.ndarray, params: dict[str, float]
+) -> None:
+    """Chi-square of 4,000 draws against the exact probabilities, ours and the reference's."""
+    tokens = ours(seed, logits, DRAWS, params)
+    settings_ = InferencingParams(**params)
+    ids, probabilities = distribution(logits, [], settings_)
+    exact = dict(zip(ids.tolist(), probabilities.tolist(), strict=True))
+    assert chi_square(tokens, exact) > 0.001
+    assert chi_square(tokens, slow_distribution(logits.tolist(), [], settings_)) > 0.001
+
+
+def uniform_p(numbers: Sequence[float]) -> float:
+    return float(stats.kstest(numbers, "uniform").pvalue)
+
+
+def lag_one(numbers: Sequence[float]) -> float:
+    """Correlation of neighbours; 1 where all numbers are equal."""
+    values = np.asarray(numbers)
+    if values.std() == 0:
+        return 1.0
+    return float(np.corrcoef(values[:-1], values[1:])[0, 1])
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 2**40])
+def test_one_run_s_numbers_are_uniform_and_independent(seed: int) -> None:
+    """Kolmogorov-Smirnov against the uniform distribution; neighbours are not correlated."""
+    sampler = Sampler(InferencingParams(seed=seed))
+    numbers = [sampler.quantile() for _ in range(DRAWS)]
+    assert uniform_p(numbers) > 0.001
+    assert abs(lag_one(numbers)) < 3.3 / math.sqrt(DRAWS)
+
+
+def test_neighbouring_seeds_give_independent_numbers() -> None:
+    """The first numbers of seeds 0, 1, 2 … are a uniform sample too: a sweep over seeds is one."""
+    numbers = [Sampler(InferencingParams(seed=seed)).quantile() for seed in range(1000)]
+    assert uniform_p(numbers) > 0.001
+    assert abs(lag_one(numbers)) < 3.3 / math.sqrt(1000)
+
+
+def test_the_same_tests_find_a_generator_that_is_seeded_at_every_token() -> None:
+    """The negative control: ctransformers' scheme fails all three."""
+    params = SETTINGS[0]
+    exact = slow_distribution(RANDOM_LOGITS.tolist(), [], InferencingParams(**params))
+    assert chi_square(ours(1, RANDOM_LOGITS, 500, params), exact) > 0.001
+    assert chi_square(reseeded(1, RANDOM_LOGITS, 500, params), exact) < 1e-9
+    numbers = [Sampler(InferencingParams(seed=1)).quantile() for _ in range(500)]
+    assert uniform_p(numbers) < 1e-9
+    assert lag_one(numbers) == 1

@@ -1,0 +1,113 @@
+"""What a person sees: the status line, and model output that stays text."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmwit_magic.engines.protocol import Chunk, Progress, Request
+from llmwit_magic.runlog.run import Results
+from llmwit_magic.views import text
+from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
+from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
+
+REQUEST = Request(model="fake", prompt="p", params=InferencingParams(seed=9))
+HOSTILE = "<img src=x onerror=alert(1)><script>evil()</script>&amp;\x1b[31mred\x1b[0m\u202etxt\x07"
+
+
+def result_of(answer: str, detail: FinishDetail = FinishDetail.EOS) -> InferencingResult:
+    return run_of([prepared(REQUEST), Chunk(answer, 3), end(3, detail)], REQUEST).result
+
+
+def test_the_status_line_says_all() -> None:
+    """Reason and detail, tokens, times, model, device and layers, seed."""
+    run = run_of([prepared(REQUEST), Chunk("a", 1), end(1, FinishDetail.STOP_SEQUENCE, "\n\n")],
+                 REQUEST)  # fmt: skip
+    line = text.plain(run.result).splitlines()[-1]
+    for part in ("stop", 'stop sequence "\\n\\n"', "5 + 1 tokens", "first token", "5.0 tokens/s",
+                 "fake", "cpu, 0 GPU layers (auto)", "seed 9"):  # fmt: skip
+        assert part in line
+
+
+@pytest.mark.parametrize("form", [text.html_of, lambda result: text.html_table([result])])
+def test_model_output_is_never_markup(form) -> None:  # type: ignore[no-untyped-def]
+    """Tags and entities of an answer are escaped in every HTML form; controls are pictures."""
+    markup = form(result_of(HOSTILE))
+    assert "<img" not in markup
+    assert "<script" not in markup
+    assert "&lt;script&gt;" in markup
+    assert "&amp;amp;" in markup
+    assert "\x1b" not in markup
+    assert "\u202e" not in markup
+
+
+def test_a_terminal_is_not_commanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Escape sequences and direction overrides of an answer arrive as visible signs."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    view = text.TerminalView(1, ())
+    FakeSession(FakeEngine([HOSTILE])).run(REQUEST).follow(0.01, view.draw)
+    assert "␛[31mred␛[0m⟨U+202E⟩txt␇" in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+
+
+@given(st.text())
+def test_visible_text_commands_nothing(answer: str) -> None:
+    """Whatever the text: no control character but newline and tab is left; plain text is kept."""
+    shown = text.visible(answer)
+    assert not any((ord(c) < 32 and c not in "\n\t") or ord(c) == 127 for c in shown)
+    assert not set(shown) & set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069")
+    if answer.isprintable():
+        assert shown == answer
+
+
+def test_a_terminal_gets_each_character_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """The streamed text is the answer, followed by the status line."""
+    view = text.TerminalView(1, ())
+    FakeSession(FakeEngine(["ab"] * 50, pause=0.001)).run(REQUEST).follow(0.005, view.draw)
+    out = capsys.readouterr().out
+    assert out.startswith("ab" * 50 + "\n── stop · end of text")
+    assert out.count("ab") == 50
+
+
+def test_a_failed_run_shows_its_partial_text() -> None:
+    """What was generated before a failure is on the screen, with a badge that says so."""
+    run = run_of([prepared(REQUEST), Chunk("partial", 1), RuntimeError("x")], REQUEST)
+    assert text.plain(run.result).startswith("partial\n── failed")
+    assert "partial" in text.html_of(run.result)
+
+
+def test_a_sweep_shows_what_varies() -> None:
+    """The table has a column for each setting that differs, and no others."""
+    results = Results()
+    for temperature in (0.0, 0.7):
+        request = Request(
+            model="fake", prompt="p", params=InferencingParams(seed=1, temperature=temperature)
+        )
+        run = run_of([prepared(request), Chunk("an\nanswer", 2), end(2)], request)
+        results.append(run.result)
+    header, *rows = text.plain_table(results).splitlines()
+    assert header.split() == ["run", "temperature", "text", "finish", "tokens", "seconds"]
+    assert len(rows) == 2
+    assert "an⏎answer" in rows[0]
+    assert text.html_table(results).count("<tr>") == 3
+
+
+def test_progress_has_its_units() -> None:
+    """Fetching is shown in megabytes and per cent, a prompt in tokens."""
+    assert text.progress_text(Progress("fetch", 50_000_000, 100_000_000, "m")) == (
+        "fetching m: 50 of 100 MB (50%)"
+    )
+    assert text.progress_text(Progress("prompt", 1024, 4000)) == (
+        "reading the prompt: 1,024 of 4,000 tokens"
+    )
+    assert text.progress_text(Progress("load", note="m")) == "loading m …"
+
+
+def test_an_unlogged_run_says_so() -> None:
+    """A log problem is part of the status line."""
+    assert "not logged: disk full" in text.plain(result_of("x"), "disk full")
