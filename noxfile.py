@@ -1,7 +1,7 @@
 """The project's commands. Each makes its own environment and does all its set-up.
 
-    nox -s quickstart    run examples/quickstart.ipynb for real
-    nox -s tests         all tests: lint, unit, integration, model
+nox -s quickstart    run examples/quickstart.ipynb for real
+nox -s tests         all tests: lint, unit, integration, model
 """
 
 from __future__ import annotations

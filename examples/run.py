@@ -9,8 +9,11 @@ Ends with an error where a cell does.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -28,11 +31,9 @@ def main() -> int:
     notebook = nbformat.read(arguments.notebook, as_version=4)
     arguments.to.mkdir(parents=True, exist_ok=True)
     executed = arguments.to / arguments.notebook.name
-    # Sockets of the file system where there are such: nobody else can listen.
-    transport = "ipc" if os.name == "posix" else "tcp"
     client = NotebookClient(
         notebook,
-        config=Config({"KernelManager": {"transport": transport}}),
+        config=Config({"KernelManager": private_transport()}),
         timeout=600,
         resources={"metadata": {"path": str(arguments.notebook.parent)}},
         on_cell_executed=lambda cell, cell_index, execute_reply: show(cell),
@@ -49,6 +50,15 @@ def main() -> int:
     page.write_text(body, encoding="utf-8")
     print(f"\nexecuted notebook: {executed}\nas a page:         {page}")
     return int(failed)
+
+
+def private_transport() -> dict[str, str]:
+    """Sockets of the file system, where there are such: nobody else can listen."""
+    if os.name != "posix":
+        return {}
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"transport": "ipc", "ip": f"{folder}/kernel"}
 
 
 def show(cell: nbformat.NotebookNode) -> None:

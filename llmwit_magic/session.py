@@ -94,7 +94,9 @@ class Session:
             lambda cancel: self._engine(request, report, cancel).prepare(request, report, cancel)
         )
 
-    def embed(self, request: Request, texts: list[str], emit: Emit | None = None) -> EmbeddingsResult:
+    def embed(
+        self, request: Request, texts: list[str], emit: Emit | None = None
+    ) -> EmbeddingsResult:
         """One vector for each text, by the model and settings of the request."""
         report = emit or _ignore
         vectors, count = self._interruptible(

@@ -15,11 +15,13 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     model_validator,
 )
@@ -65,6 +67,18 @@ def strings(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _encodable(text: str, info: ValidationInfo) -> str:
+    """Lone surrogates have no UTF-8 form: neither model nor log can take them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{info.field_name}: a lone surrogate, {text[error.start]!a}, stands at position "
+            f"{error.start}: remove it"
+        ) from None
+    return text
+
+
 def valid(text: str) -> dict[str, Any]:
     """The range in words: for error messages, help and the docs."""
     return {"valid": text}
@@ -72,6 +86,7 @@ def valid(text: str) -> dict[str, Any]:
 
 # The validators stand last: the JSON schema knows only the ranges that come before them.
 U32 = Annotated[int, Field(strict=True, ge=0, le=U32_MAX), BeforeValidator(_integer)]
+Text = Annotated[str, AfterValidator(_encodable)]
 Seed = Annotated[int, Field(strict=True, ge=0, le=SEED_MAX), BeforeValidator(_integer)]
 F32 = Annotated[float, Field(strict=True, le=F32_MAX, allow_inf_nan=False)]
 REAL = BeforeValidator(_real)

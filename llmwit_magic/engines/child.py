@@ -92,7 +92,9 @@ class Child:
             except InferenceError as error:
                 self._send("error", {"type": type(error).__name__, "message": str(error)})
             except MemoryError:
-                self._send("error", {"type": "OutOfMemory", "message": "the engine ran out of memory"})
+                self._send(
+                    "error", {"type": "OutOfMemory", "message": "the engine ran out of memory"}
+                )
             except Exception as error:
                 message = f"{type(error).__name__}: {error}"
                 self._send("error", {"type": "EngineFailed", "message": message})
@@ -130,7 +132,9 @@ class Child:
         ids = loaded.tokenizer.encode(text)
         length = loaded.model.context_length
         if not ids:
-            raise InvalidInput("the prompt is empty: the model needs at least one token to continue")
+            raise InvalidInput(
+                "the prompt is empty: the model needs at least one token to continue"
+            )
         if len(ids) >= length:
             raise PromptTooLong(
                 f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "

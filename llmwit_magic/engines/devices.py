@@ -33,7 +33,9 @@ def find_gpu() -> Gpu | str:
     if platform.system() == "Darwin":
         if platform.machine() != "arm64":
             return "Metal needs Apple silicon"
-        return Gpu("metal", None) if _library("metal") else "ctransformers has no Metal library here"
+        return (
+            Gpu("metal", None) if _library("metal") else "ctransformers has no Metal library here"
+        )
     if not _library("cuda"):
         return "ctransformers has no CUDA library for this platform"
     missing = _missing_cuda_packages()

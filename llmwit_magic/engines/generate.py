@@ -86,8 +86,10 @@ def generate(
         generated += 1
         context.append(token)
         data = tokenizer.token_bytes(token)
-        tokens = () if top_logprobs is None else (
-            _token_info(tokenizer, logits, token, data, top_logprobs),
+        tokens = (
+            ()
+            if top_logprobs is None
+            else (_token_info(tokenizer, logits, token, data, top_logprobs),)
         )
         text = stream.push(data)
         seconds["decode"] = time.perf_counter() - decoding

@@ -44,9 +44,7 @@ def load(
     tokenizer = build_tokenizer(header.metadata)
     length = choose_context(header, context_length)
     gpu = "" if gpu_layers == 0 else devices.find_gpu()
-    layers, reason = devices.choose_layers(
-        gpu_layers, gpu, *devices.layer_sizes(header, length)
-    )
+    layers, reason = devices.choose_layers(gpu_layers, gpu, *devices.layer_sizes(header, length))
     before = devices.free_memory() if layers else None
     model = _open(loaded, None, length, layers)
     if model.vocabulary_size != len(tokenizer):

@@ -88,9 +88,7 @@ class EngineProcess:
         with self._my_turn(cancel):
             self._ensure_loaded(emit, cancel)
 
-    def run(
-        self, request: Request, emit: Emit, cancel: threading.Event
-    ) -> None:
+    def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         """Carry a request out; its events go to `emit`. See `protocol.Engine`."""
         functions = [item for item in request.content_filters if callable(item)]
         command = self._request_command("run", request) | {
@@ -121,9 +119,7 @@ class EngineProcess:
 
             self._converse(command, answer, cancel)
 
-    def prepare(
-        self, request: Request, emit: Emit, cancel: threading.Event
-    ) -> Prepared:
+    def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         """What `run` would begin with, with nothing evaluated."""
         with self._my_turn(cancel):
             self._ensure_loaded(emit, cancel)
@@ -319,9 +315,7 @@ class EngineProcess:
         else:
             how, advice = f"exited with code {code}", "run the cell again"
         said = f"; its last words: {output}" if output else ""
-        return EngineDied(
-            f"the engine of {self.name} {how} while {self._doing}: {advice}{said}"
-        )
+        return EngineDied(f"the engine of {self.name} {how} while {self._doing}: {advice}{said}")
 
     def _last_output(self) -> str:
         """The last line that the native library or Python wrote before the end."""

@@ -22,6 +22,7 @@ from ..wit import (
     InferencingUsage,
     ModelInfo,
     Record,
+    Text,
     TokenInfo,
     strings,
     valid,
@@ -34,14 +35,14 @@ ContentFilter = str | Callable[[str], int | None]
 class Request(Record):
     """One prompt with its model and params, checked."""
 
-    model: str = Field(description="path, alias, owner/repo[:file][@revision] or name of a model")
-    prompt: str = Field(description="the text to continue; with chat, what the user says")
+    model: Text = Field(description="path, alias, owner/repo[:file][@revision] or name of a model")
+    prompt: Text = Field(description="the text to continue; with chat, what the user says")
     params: InferencingParams = InferencingParams()
     model_type: str | None = Field(
         None, description="format of an old GGML file, such as gpt2; GGUF files need none"
     )
     chat: bool = Field(False, description="put the prompt into the model's own chat template")
-    system: str | None = Field(None, description="the system message of the chat")
+    system: Text | None = Field(None, description="the system message of the chat")
     context_length: Annotated[U32, Field(ge=1)] | None = Field(
         None,
         description="tokens of prompt and answer together; by default what the model was trained "
@@ -64,7 +65,7 @@ class Request(Record):
         json_schema_extra=valid("a whole number from 0 to 100"),
     )
     content_filters: Annotated[tuple[ContentFilter, ...], BeforeValidator(strings)] = ()
-    tags: Mapping[str, str] = Field({}, description="KEY=VALUE kept with the run in the log")
+    tags: Mapping[Text, Text] = Field({}, description="KEY=VALUE kept with the run in the log")
     group_id: str | None = None
     replay_of: int | None = None
 

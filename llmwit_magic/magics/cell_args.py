@@ -177,7 +177,6 @@ def read_cell(
 def _read_cell(
     parser: Any, line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Cell:
-    _check_text("the %%infer line", line)
     given = _parse(parser, line)
     if not cell.strip():
         raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
@@ -185,15 +184,12 @@ def _read_cell(
     prompt = cell.removesuffix("\n")
     if not given.get("no_interpolate"):
         prompt = interpolate(prompt, namespace)
-    _check_text("the prompt", prompt)
 
     fixed = dict(defaults)
     fixed |= {
         key: value for key, value in given.items()
         if key in Request.model_fields and key not in ("model", "tags")
     }  # fmt: skip
-    if fixed.get("system"):
-        _check_text("--system", fixed["system"])
     fixed["tags"] = dict(_tag(text) for text in given.get("tags", ()))
 
     axes = {
@@ -347,17 +343,6 @@ def _unescape(text: str) -> str:
             raise InvalidInput(f"--stop: '{match[0]}' is not a character") from None
 
     return _ESCAPE.sub(decode, text)
-
-
-def _check_text(what: str, text: str) -> None:
-    """Lone surrogates have no UTF-8 form: neither model nor log can take them."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{what} has a lone surrogate, {text[error.start]!a}, at position {error.start}: "
-            "remove it"
-        ) from None
 
 
 def _tag(text: str) -> tuple[str, str]:

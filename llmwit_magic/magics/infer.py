@@ -49,7 +49,9 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         help="regular expressions, or functions from the text so far to where it must be cut "
         "(None: nowhere): the match and what follows are left out"
     ).tag(config=True)
-    aliases = Dict(help="your own names for models: {'tiny': '~/models/tiny.gguf'}").tag(config=True)
+    aliases = Dict(help="your own names for models: {'tiny': '~/models/tiny.gguf'}").tag(
+        config=True
+    )
     log_path = Unicode(None, allow_none=True, help="file of the run log, or :memory:").tag(
         config=True
     )

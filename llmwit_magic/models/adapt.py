@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,9 @@ def raw_tokens(tokens: Sequence[bytes], types: Sequence[int]) -> list[bytes]:
     for index, (token, kind) in enumerate(zip(tokens, types, strict=True)):
         data = token
         if kind == _NORMAL:
-            try:
+            # A token that is not in the byte-level form is kept as it is.
+            with suppress(KeyError, UnicodeDecodeError):
                 data = bytes(byte_of[character] for character in token.decode())
-            except (KeyError, UnicodeDecodeError):
-                pass  # not in the byte-level form: kept as it is
             if b"\0" in data or data in taken:
                 data = b"<placeholder %d>" % index
                 while data in taken:

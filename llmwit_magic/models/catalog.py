@@ -165,8 +165,7 @@ def _looks_like_path(name: str) -> bool:
     """Whether a name that is no file is a mistyped path, which must not go to the network."""
     return (
         name.startswith((".", "~", os.sep))
-        or name.lower().endswith((".gguf", ".bin"))
-        and ":" not in name
+        or (name.lower().endswith((".gguf", ".bin")) and ":" not in name)
         or os.path.isabs(name)
     )
 

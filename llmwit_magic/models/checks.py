@@ -18,7 +18,7 @@ OLD_FORMATS = (
     "dollyv2", "falcon", "gpt2", "gptj", "gptneox", "llama", "mpt", "replit", "starcoder",
 )  # fmt: skip
 TENSOR_TYPE_NAMES = frozenset(
-    "F32 F16 Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K".split()
+    ["F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 )
 # The special tokens that the loader looks up where the file names none.
 _SPECIAL_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}

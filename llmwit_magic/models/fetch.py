@@ -11,12 +11,14 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
 from ..engines.protocol import Progress
 from ..errors import DownloadFailed, ModelNotFound
-from .files import cache_folder, exclusive
+from .files import Check, cache_folder, exclusive
 
 Report = Callable[[Progress], None]
 """Takes the progress of a stage; raises where the run was cancelled."""
@@ -126,24 +128,37 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
     import huggingface_hub
     from huggingface_hub import errors
 
+    latest = Progress("fetch", note=repo)
+
+    def remember(progress: Progress) -> None:
+        nonlocal latest
+        latest = progress
+        report(progress)
+
+    def fetch() -> str:
+        name = file
+        if name is None:
+            name = _only_model_file(repo, _files_of(repo, revision))
+        bar = _progress_bar(remember, name)
+        return str(huggingface_hub.hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
+
     try:
-        if file is None:
-            file = _only_model_file(repo, huggingface_hub.list_repo_files(repo, revision=revision))
-        report(Progress("fetch", 0, None, f"{repo}:{file}"))
-        path = huggingface_hub.hf_hub_download(
-            repo, file, revision=revision, tqdm_class=_progress_bar(report, file)
-        )
+        report(latest)
+        path = _polled(fetch, lambda: report(latest))
     except errors.GatedRepoError:
         raise DownloadFailed(
             f"{repo} is gated: accept its terms on the hub and log in (hf auth login)"
         ) from None
     except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise ModelNotFound(f"there is no repository '{repo}' on the hub (or it is private)") from None
+        raise ModelNotFound(
+            f"there is no repository '{repo}' on the hub (or it is private)"
+        ) from None
     except errors.RevisionNotFoundError:
         raise ModelNotFound(f"{repo} has no revision '{revision}'") from None
     except errors.LocalEntryNotFoundError:
         raise DownloadFailed(
-            f"{repo}:{file} is not in the hub's cache and the hub cannot be reached: check the network"
+            f"{repo}{f':{file}' if file else ''} is not in the hub's cache and the hub cannot be "
+            "reached: check the network"
         ) from None
     except errors.EntryNotFoundError:
         raise ModelNotFound(f"{repo} has no file '{file}'") from None
@@ -154,12 +169,47 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
     return Path(path)
 
 
+def _files_of(repo: str, revision: str | None) -> list[str]:
+    """The files of a repository; without a network, those of it that are here."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return list(huggingface_hub.list_repo_files(repo, revision=revision))
+    except errors.HfHubHTTPError:
+        raise  # the hub has answered
+    except (errors.HTTPError, OSError):
+        folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+        return [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.gguf")]
+
+
+def _polled(work: Callable[[], str], check: Check) -> str:
+    """Work in a thread that may be left behind: the hub's client retries for long."""
+    outcome: Future[str] = Future()
+
+    def carry_out() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=carry_out, name="llmwit-hub", daemon=True).start()
+    while True:
+        try:
+            return outcome.result(timeout=0.5)
+        except FutureTimeout:
+            if not outcome.done():
+                check()
+
+
 def _only_model_file(repo: str, files: list[str]) -> str:
     models = sorted(name for name in files if name.endswith(".gguf"))
     if len(models) == 1:
         return models[0]
     if not models:
-        raise ModelNotFound(f"{repo} has no GGUF file: look for a repository with 'GGUF' in its name")
+        raise ModelNotFound(
+            f"{repo} has no GGUF file: look for a repository with 'GGUF' in its name"
+        )
     raise ModelNotFound(f"{repo} has {len(models)} models: name one, as in {repo}:{models[0]}")
 
 
@@ -167,7 +217,7 @@ def _progress_bar(report: Report, note: str) -> Any:
     """A tqdm class that reports instead of drawing; it may raise out of the download."""
     from tqdm.auto import tqdm
 
-    class Bar(tqdm):
+    class Bar(tqdm):  # type: ignore[type-arg]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)  # the hub's own argument
             super().__init__(*args, **(kwargs | {"disable": False, "file": io.StringIO()}))

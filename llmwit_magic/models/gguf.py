@@ -292,9 +292,7 @@ class _Reader:
             tensors.append(TensorInfo(name, shape, kind, offset))
         return tensors
 
-    def _check_data(
-        self, tensors: Sequence[TensorInfo], alignment: int, data_offset: int
-    ) -> None:
+    def _check_data(self, tensors: Sequence[TensorInfo], alignment: int, data_offset: int) -> None:
         end = 0
         for tensor in sorted(tensors, key=lambda tensor: tensor.offset):
             if tensor.offset % alignment:

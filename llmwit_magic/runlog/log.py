@@ -52,7 +52,9 @@ COLUMNS = (
     Column("finish_detail", "text", "eos, stop_sequence, max_tokens, context_full, content_filter"),
     Column("stop_sequence", "text", "the stop sequence that was reached"),
     Column("prompt_token_count", "integer", "tokens of the prompt", "tokens"),
-    Column("generated_token_count", "integer", "tokens generated, end of text not counted", "tokens"),
+    Column(
+        "generated_token_count", "integer", "tokens generated, end of text not counted", "tokens"
+    ),
     Column("cached_token_count", "integer", "prompt tokens known from an earlier run", "tokens"),
     Column("max_tokens", "integer", "limit of generated tokens; missing: none", "tokens"),
     Column("temperature", "real", "0 is greedy"),
@@ -213,9 +215,7 @@ class RunLog:
         try:
             if self.path != ":memory:":
                 self._create_file()
-            connection = sqlite3.connect(
-                self.path, timeout=BUSY_SECONDS, check_same_thread=False
-            )
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
             try:
                 self._prepare(connection)
             except BaseException:

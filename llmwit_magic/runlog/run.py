@@ -170,9 +170,7 @@ class Run:
         seen, next_time = 0, 0.0
         while True:
             with self._changed:
-                while not self.done and (
-                    len(self.events) == seen or time.monotonic() < next_time
-                ):
+                while not self.done and (len(self.events) == seen or time.monotonic() < next_time):
                     pause = next_time - time.monotonic() if len(self.events) > seen else 0.5
                     self._changed.wait(max(pause, 0.001))
                 seen, last = len(self.events), self.done
@@ -218,10 +216,14 @@ class Run:
             prepared, end = self.prepared, self.end
             seconds = dict(end.seconds) if end else {}
             decode, generated = seconds.get("decode"), self.generated_token_count
-            usage = end.usage if end else InferencingUsage(
-                prompt_token_count=prepared.prompt_token_count if prepared else 0,
-                generated_token_count=generated,
-                cached_token_count=prepared.cached_token_count if prepared else 0,
+            usage = (
+                end.usage
+                if end
+                else InferencingUsage(
+                    prompt_token_count=prepared.prompt_token_count if prepared else 0,
+                    generated_token_count=generated,
+                    cached_token_count=prepared.cached_token_count if prepared else 0,
+                )
             )
             detail = end.finish_detail if end else None
             wanted = self.request.top_logprobs is not None

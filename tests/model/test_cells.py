@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from llmwit_magic.runlog.log import RunLog
@@ -71,7 +74,9 @@ def test_the_same_seed_gives_the_same_text(kernel: Kernel, log_path: Path) -> No
     seed, text = told
     kernel.run("%%infer --max-tokens 3\nAnother prompt altogether, which spoils the cache")
     kernel.run("%infer_unload")
-    kernel.run(f"%%infer --max-tokens 40 --temperature 1.2 --seed {seed} --threads 2\nOnce upon a time")
+    kernel.run(
+        f"%%infer --max-tokens 40 --temperature 1.2 --seed {seed} --threads 2\nOnce upon a time"
+    )
     assert kernel.run("print(repr(_infer.text))").stdout.strip() == text
 
 
@@ -122,7 +127,7 @@ def test_impossible_prompts_are_refused_by_name(kernel: Kernel) -> None:
     """A lone surrogate, a megabyte and an empty cell get one line each; the kernel lives."""
     kernel.run("lone, long = 'a\\ud800b', 'many words ' * 100_000")
     for prompt, expected in [
-        ("{{lone}}", "UsageError: the prompt has a lone surrogate"),
+        ("{{lone}}", "UsageError: prompt: a lone surrogate"),
         ("{{long}}", "PromptTooLong: the prompt has"),
         ("   ", "UsageError: the cell is empty"),
     ]:
@@ -144,7 +149,9 @@ def test_embeddings(kernel: Kernel) -> None:
 
 def test_logprobs_on_request(kernel: Kernel) -> None:
     """`--top-logprobs 3` records id, bytes, log-probability, rank and alternatives of each token."""
-    kernel.run(f"%%infer --temperature 0 --max-tokens 2 --top-logprobs 3 --repeat-penalty 1\n{CAPITAL}")
+    kernel.run(
+        f"%%infer --temperature 0 --max-tokens 2 --top-logprobs 3 --repeat-penalty 1\n{CAPITAL}"
+    )
     told = kernel.run("t = _infer.tokens[0]\nprint(t.bytes, t.rank, len(t.top), "
                       "t.top[0].logprob == t.logprob, -1 < t.logprob < 0)").stdout.strip()  # fmt: skip
     assert told == "b' Paris' 0 3 True True"
@@ -155,7 +162,26 @@ def test_the_log_is_a_typed_table(kernel: Kernel, log_path: Path) -> None:
     kernel.run(f"%%infer --max-tokens none --temperature 0 --stop . --tag try=1\n{CAPITAL}")
     kernel.run("%%infer -m nosuch\nx")
     kernel.run("%infer_log -o log")
-    told = kernel.run("print(list(log['status']), log['max_tokens'].dtype, "
-                      "log['started_at'].dt.tz, log.loc[1, 'tags'], log['prompt_token_count'].dtype)")
+    told = kernel.run(
+        "print(list(log['status']), log['max_tokens'].dtype, "
+        "log['started_at'].dt.tz, log.loc[1, 'tags'], log['prompt_token_count'].dtype)"
+    )
     assert told.stdout.strip() == "['ok', 'error'] Int64 UTC {'try': '1'} Int64"
     assert [row["status"] for row in RunLog(log_path).rows()] == ["ok", "error"]
+
+
+def test_the_example_notebooks_run(default_model_loaded: Path, tmp_path: Path) -> None:
+    """Each example, stored without outputs, is executed for real by the README's own script."""
+    root = Path(__file__).parents[2]
+    notebooks = sorted((root / "examples").glob("*.ipynb"))
+    assert notebooks
+    for path in notebooks:
+        stored = nbformat.read(path, as_version=4)
+        assert not any(cell.get("outputs") for cell in stored.cells)
+        done = subprocess.run(
+            [sys.executable, "examples/run.py", str(path), "--to", str(tmp_path)],
+            cwd=root, capture_output=True, text=True, timeout=250,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert (tmp_path / path.with_suffix(".html").name).stat().st_size > 100_000
+        assert "Paris" in done.stdout

@@ -26,9 +26,7 @@ def generated(reply: Reply) -> bool:
 class Once:
     """Acts once, as soon as the cell's output fulfils the condition."""
 
-    def __init__(
-        self, condition: Callable[[Reply], bool], action: Callable[[], object]
-    ) -> None:
+    def __init__(self, condition: Callable[[Reply], bool], action: Callable[[], object]) -> None:
         self.condition, self.action = condition, action
         self.time: float | None = None
 
@@ -89,9 +87,7 @@ def test_an_interrupt_of_a_long_prompt_is_heeded_at_once(kernel: Kernel, log_pat
     assert kernel.run(SHORT_RUN).text.startswith(" Paris")
 
 
-def test_a_killed_kernel_leaves_no_engine_and_loses_no_row(
-    kernel: Kernel, log_path: Path
-) -> None:
+def test_a_killed_kernel_leaves_no_engine_and_loses_no_row(kernel: Kernel, log_path: Path) -> None:
     """SIGKILL of the kernel in the middle: its engine ends within 5 s, the row reads lost."""
     kernel.run(SHORT_RUN)
     engine = kernel.engines()[0]

@@ -1,6 +1,6 @@
 """The engine without its parent: native code evaluates token ids in a process of its own.
 
-    python -m tests.support.engine < {"source": …, "loaded": …, "what": …, …}
+python -m tests.support.engine < {"source": …, "loaded": …, "what": …, …}
 """
 
 from __future__ import annotations

@@ -104,5 +104,3 @@ def run_of(events: Iterable[Event], request: Request | None = None) -> Run:
     run.start(work, lambda run, status: None)
     assert run.wait(10)
     return run
-
-

@@ -84,9 +84,7 @@ def held_back(text: str, stop: Sequence[str]) -> int:
 @example(("aab", [b"a", b"a", b"b"]), ["ab", "b"])
 @example(("aaab", [b"aaab"]), ["aab", "aaab"])
 @settings(max_examples=200, deadline=None)
-def test_stop_sequences_equal_the_reference(
-    case: tuple[str, list[bytes]], stop: list[str]
-) -> None:
+def test_stop_sequences_equal_the_reference(case: tuple[str, list[bytes]], stop: list[str]) -> None:
     """The text ends before the stop sequence that is completed first, the longest among equals."""
     text, pieces = case
     wanted, which = before_stop(text, stop)
