@@ -137,6 +137,8 @@ def with_options(function: Any) -> Any:
         function = _argument(option)(function)
     function = magic_arguments.magic_arguments()(function)
     function.parser.allow_abbrev = False
+    function.parser.prog = "%infer"  # the help's formatter puts another % in front
+    function.__doc__ = function.parser.format_help()
     return function
 
 

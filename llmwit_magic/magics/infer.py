@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
@@ -13,6 +14,7 @@ from traitlets import Dict, Int, List, Unicode, observe, validate
 from traitlets.config import Configurable
 
 from ..engines.protocol import Prepared, Request
+from ..errors import InvalidInput
 from ..models.fetch import DEFAULT_NAME
 from ..runlog.run import Results
 from ..session import Session, current_session
@@ -160,7 +162,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
 def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
     left = prepared.context_length - prepared.prompt_token_count
-    values = params.model_dump()
+    values = params.model_dump() | ({"seed": "drawn for each run"} if params.seed is None else {})
     lines = [
         text.visible(prepared.prompt),
         f"── {prepared.prompt_token_count:,} prompt tokens ({prepared.cached_token_count:,} cached), "
@@ -186,6 +188,7 @@ def unload(shell: Any) -> None:
     for kind in shell.magics_manager.magics.values():
         for name in [name for name in kind if name.startswith("infer")]:
             del kind[name]
+    _remove_completer(shell)
     shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
     current_session().unload()
 
@@ -200,19 +203,32 @@ def _register_formatters(shell: Any) -> None:
 
 
 def _register_completer(shell: Any, magics: InferMagics) -> None:
-    """Options after `%%infer` on Tab, by IPython's completer hook."""
+    """Options, their words and model names on Tab, and nothing else on that line."""
 
-    def options(ip: Any, event: Any) -> list[str]:
-        from ..errors import InvalidInput
+    @context_matcher()
+    def infer_options(context: Any) -> dict[str, Any]:
         from ..models.catalog import local_models
 
-        line = event.line[: event.line.find("\n")] if "\n" in event.line else event.line
+        line = context.line_with_cursor[: context.cursor_position]
+        if context.cursor_line or not line.startswith("%%infer "):
+            return {"completions": []}
         try:
             words = split_line(line)[1:]
         except InvalidInput:
-            return []
+            return {"completions": [], "suppress": True}
         if line.endswith(" "):
             words.append("")
-        return complete(words, lambda: [row[0] for row in local_models(magics.session.aliases)])
+        found = complete(words, lambda: [row[0] for row in local_models(magics.session.aliases)])
+        return {
+            "completions": [SimpleCompletion(text, type="magic") for text in found],
+            "matched_fragment": words[-1],
+            "suppress": True,
+        }
 
-    shell.set_hook("complete_command", options, str_key="%%infer")
+    _remove_completer(shell)
+    shell.Completer.custom_matchers.append(infer_options)
+
+
+def _remove_completer(shell: Any) -> None:
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [item for item in matchers if item.__name__ != "infer_options"]

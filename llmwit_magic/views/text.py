@@ -69,10 +69,15 @@ def status_parts(result: InferencingResult, log_problem: str | None = None) -> l
     return parts
 
 
-def _usage_parts(result: InferencingResult) -> list[str]:
-    usage, timings, device = result.usage, result.timings, result.device
+def _token_counts(result: InferencingResult) -> str:
+    usage = result.usage
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
-    parts = [f"{usage.prompt_token_count}{cached} + {usage.generated_token_count} tokens"]
+    return f"{usage.prompt_token_count}{cached} + {usage.generated_token_count}"
+
+
+def _usage_parts(result: InferencingResult) -> list[str]:
+    timings, device = result.timings, result.device
+    parts = [f"{_token_counts(result)} tokens"]
     if timings.first_token is not None:
         parts.append(f"first token {timings.first_token:.2f} s")
     if timings.tokens_per_second is not None:
@@ -146,7 +151,7 @@ def _table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[l
             *(_setting(result, name) for name in names),
             text,
             ": ".join(status_parts(result)[:2]) if result.finish_detail else badge(result),
-            str(result.usage.generated_token_count),
+            _token_counts(result),
             "" if total is None else f"{total:.2f}",
         ])  # fmt: skip
     return rows

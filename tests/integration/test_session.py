@@ -1,0 +1,270 @@
+"""The whole way of a request, through real child processes, with tiny real models."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from llmwit_magic.engines.protocol import Prepared, Request
+from llmwit_magic.errors import (
+    DeviceUnavailable,
+    EngineDied,
+    InvalidInput,
+    ModelNotSupported,
+    PromptTooLong,
+)
+from llmwit_magic.runlog.run import Run
+from llmwit_magic.session import Session
+from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
+from tests.support.tiny_ggml import write_ggml
+from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
+
+PROMPT = "A language model reads"
+
+
+def ask(session: Session, model: Path, prompt: str = PROMPT, **options: Any) -> Run:
+    params = InferencingParams(**({"max_tokens": 8, "seed": 1} | options.pop("params", {})))
+    run = session.run(Request(model=str(model), prompt=prompt, params=params, **options))
+    assert run.wait(50)
+    return run
+
+
+def answer(session: Session, model: Path, **options: Any) -> InferencingResult:
+    run = ask(session, model, **options)
+    run.raise_failure()
+    return run.result
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str | None]]:
+    folder = tmp_path_factory.mktemp("kinds")
+    write_llama_gguf(folder / "bpe.gguf")
+    write_llama_gguf(folder / "spm.gguf", vocabulary="spm")
+    write_falcon_gguf(folder / "falcon.gguf")
+    made: dict[str, tuple[Path, str | None]] = {
+        name: (folder / f"{name}.gguf", None) for name in ("bpe", "spm", "falcon")
+    }
+    for model_type in ("gpt2", "gptj", "gptneox", "mpt", "starcoder", "dollyv2", "replit"):
+        write_ggml(folder / f"{model_type}.bin", model_type)
+        made[model_type] = (folder / f"{model_type}.bin", model_type)
+    return made
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bpe", "spm", "falcon", "gpt2", "gptj", "gptneox", "mpt", "starcoder", "dollyv2", "replit"],
+)
+def test_every_kind_of_model_answers(
+    session: Session, kinds: dict[str, tuple[Path, str | None]], name: str
+) -> None:
+    """Eight tokens, counted exactly, the same ones in a new process."""
+    path, model_type = kinds[name]
+    first = answer(session, path, model_type=model_type)
+    assert first.usage.prompt_token_count > 0
+    assert first.usage.generated_token_count == 8 or first.finish_detail is FinishDetail.EOS
+    session.unload()
+    again = answer(session, path, model_type=model_type)
+    assert (again.text, again.usage.generated_token_count) == (
+        first.text,
+        first.usage.generated_token_count,
+    )
+
+
+def test_an_old_file_needs_its_type(
+    session: Session, kinds: dict[str, tuple[Path, str | None]]
+) -> None:
+    """The message says which option to give."""
+    with pytest.raises(ModelNotSupported, match="--model-type"):
+        answer(session, kinds["gpt2"][0])
+
+
+def test_no_tokens_cost_nothing(session: Session, tiny_model: Path) -> None:
+    """`max_tokens` 0 counts the prompt, generates nothing and ends by length."""
+    result = answer(session, tiny_model, params={"max_tokens": 0})
+    assert result.text == ""
+    assert result.finish_detail is FinishDetail.MAX_TOKENS
+    assert result.usage.prompt_token_count > 0
+    assert result.timings.prompt is None
+
+
+def test_the_context_is_never_passed(session: Session, tiny_model: Path) -> None:
+    """Without a limit, prompt and answer fill the context exactly, or the text ends before."""
+    result = answer(session, tiny_model, params={"max_tokens": None}, context_length=48)
+    total = result.usage.prompt_token_count + result.usage.generated_token_count
+    assert (result.finish_detail, total) == (FinishDetail.CONTEXT_FULL, 48) or (
+        result.finish_detail is FinishDetail.EOS and total < 48
+    )
+
+
+def test_a_prompt_as_long_as_the_context_is_refused(session: Session, tiny_model: Path) -> None:
+    """The message has both numbers and what to do; the engine goes on."""
+    with pytest.raises(PromptTooLong, match=r"context holds 16.*raise --context-length"):
+        answer(session, tiny_model, prompt=PROMPT * 20, context_length=16)
+    assert answer(session, tiny_model, context_length=16).status == "ok"
+
+
+def test_the_same_prompt_costs_one_token(session: Session, tiny_model: Path) -> None:
+    """All but one token of a repeated prompt are known from the run before."""
+    first = answer(session, tiny_model, prompt=PROMPT * 5)
+    again = answer(session, tiny_model, prompt=PROMPT * 5)
+    assert first.usage.cached_token_count == 0
+    assert again.usage.cached_token_count == again.usage.prompt_token_count - 1
+    assert again.text == first.text
+
+
+def test_gpu_layers_that_cannot_be_had_are_refused(session: Session, tiny_model: Path) -> None:
+    """A number is an error with its reason; auto runs on the CPU and says why."""
+    with pytest.raises(DeviceUnavailable, match=r"5 GPU layers were asked for, but .*CPU"):
+        answer(session, tiny_model, gpu_layers=5)
+    device = answer(session, tiny_model).device
+    assert (device.name, device.gpu_layers, device.requested_gpu_layers) == ("cpu", 0, "auto")
+    assert device.reason
+    assert answer(session, tiny_model, gpu_layers=0).device.gpu_layers == 0
+
+
+def test_too_many_threads_are_refused(session: Session, tiny_model: Path) -> None:
+    """More threads than cores never end in ctransformers."""
+    with pytest.raises(InvalidInput, match=r"threads: 999 is not valid"):
+        answer(session, tiny_model, threads=999)
+
+
+def test_the_child_ignores_interrupts_and_dies_by_name(session: Session, tiny_model: Path) -> None:
+    """SIGINT does nothing to a child; SIGSEGV is reported, and the next run has a new child."""
+    import signal
+
+    answer(session, tiny_model)
+    ((_, pid),) = session.loaded_models()
+    os.kill(pid, signal.SIGINT)
+    assert answer(session, tiny_model).status == "ok"
+    assert session.loaded_models()[0][1] == pid
+    os.kill(pid, signal.SIGSEGV)
+    psutil.wait_procs([psutil.Process(pid)], timeout=5) if psutil.pid_exists(pid) else None
+    run = ask(session, tiny_model)
+    assert run.status == "ok" or isinstance(run.error, EngineDied)
+    assert answer(session, tiny_model).status == "ok"
+    assert session.loaded_models()[0][1] != pid
+
+
+def test_runs_on_one_engine_wait_their_turn(session: Session, tiny_model: Path) -> None:
+    """Several threads on one model: every run is whole and the same as alone."""
+    alone = answer(session, tiny_model, params={"max_tokens": 40}).text
+    runs: list[Run] = []
+    threads = [
+        threading.Thread(
+            target=lambda: runs.append(ask(session, tiny_model, params={"max_tokens": 40}))
+        )
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    assert [run.text for run in runs] == [alone] * 6
+    assert len(session.loaded_models()) == 1
+
+
+def test_a_waiting_run_can_be_cancelled(session: Session, tiny_model: Path) -> None:
+    """Cancelling a run that waits for the engine ends it at once and leaves the other alone."""
+    busy = session.run(Request(
+        model=str(tiny_model), prompt=PROMPT, params=InferencingParams(max_tokens=None, seed=2),
+    ))  # fmt: skip
+    waiting = session.run(Request(model=str(tiny_model), prompt=PROMPT))
+    waiting.cancel()
+    assert waiting.wait(5)
+    assert waiting.status in ("interrupted", "ok")
+    assert busy.wait(50)
+    assert busy.status == "ok"
+
+
+def test_models_beyond_the_limit_are_unloaded(
+    session: Session, kinds: dict[str, tuple[Path, str | None]]
+) -> None:
+    """The model unused for longest makes room; its process is gone."""
+    session.max_loaded_models = 2
+    pids = []
+    for name in ("bpe", "spm", "falcon"):
+        answer(session, kinds[name][0])
+        pids.append(session.loaded_models()[-1][1])
+    assert len(session.loaded_models()) == 2
+    assert not psutil.pid_exists(pids[0])
+    assert psutil.pid_exists(pids[2])
+
+
+def test_a_changed_file_is_another_model(session: Session, tmp_path: Path) -> None:
+    """A model file replaced between two runs is loaded again."""
+    path = tmp_path / "model.gguf"
+    write_llama_gguf(path, seed=1)
+    first = answer(session, path)
+    write_llama_gguf(tmp_path / "other.gguf", seed=2)
+    os.replace(tmp_path / "other.gguf", path)
+    second = answer(session, path)
+    assert first.model is not None
+    assert second.model is not None
+    assert first.model.sha256 != second.model.sha256
+    assert first.text != second.text
+
+
+def test_preparing_evaluates_nothing(session: Session, tiny_model: Path) -> None:
+    """`prepare` renders the chat and counts its tokens; afterwards nothing is cached."""
+    request = Request(model=str(tiny_model), prompt="Hi", chat=True, system="Be brief.")
+    prepared = session.prepare(request)
+    assert isinstance(prepared, Prepared)
+    assert prepared.prompt.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    assert session.prepare(request).cached_token_count == 0
+    assert len(session.log) == 0
+
+
+def test_embeddings_do_not_depend_on_what_came_before(session: Session, tiny_model: Path) -> None:
+    """The same text has the same vector, of the embedding length, alone and among others."""
+    request = Request(model=str(tiny_model), prompt="")
+    alone = session.embed(request, ["some words"])
+    among = session.embed(request, ["other words", "some words", "some words and more"])
+    assert len(alone.embeddings[0]) == 64
+    assert among.embeddings[1] == alone.embeddings[0]
+    assert len(set(among.embeddings)) == 3
+    with pytest.raises(InvalidInput):
+        session.embed(request, [""])
+
+
+def test_unloading_ends_the_process(session: Session, tiny_model: Path) -> None:
+    """Memory is given back when `unload` returns; the next run loads again."""
+    answer(session, tiny_model)
+    ((name, pid),) = session.loaded_models()
+    assert session.unload() == [name]
+    assert not psutil.pid_exists(pid)
+    assert answer(session, tiny_model).status == "ok"
+
+
+def test_nan_logits_are_an_error(session: Session, tmp_path: Path) -> None:
+    """A model that computes NaN fails by name instead of answering junk."""
+    path = tmp_path / "nan.gguf"
+    write_llama_gguf(path, vocabulary="spm", weights="nan")
+    run = ask(session, path)
+    assert run.status == "error"
+    assert "NaN" in str(run.error)
+
+
+def test_a_killed_child_is_not_waited_for(session: Session, tiny_model: Path) -> None:
+    """A child stopped in its tracks does not heed a cancellation and is killed after the grace."""
+    import signal
+
+    from llmwit_magic.engines import process
+
+    answer(session, tiny_model)
+    ((_, pid),) = session.loaded_models()
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "GRACE_SECONDS", 0.5)
+        run = session.run(Request(model=str(tiny_model), prompt=PROMPT))
+        time.sleep(0.3)
+        run.cancel()
+        assert run.wait(10)
+    assert run.status == "interrupted"
+    assert not psutil.pid_exists(pid)
+    assert answer(session, tiny_model).status == "ok"
