@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import generate_embeddings, infer, stream
-    from .engines.protocol import Request
     from .errors import (
         EngineFailed,
         InferenceError,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         InvalidInput,
         ModelNotSupported,
     )
+    from .protocol import Request
     from .runlog.log import RunLog
     from .wit import (
         EmbeddingsResult,
@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 # that loading the extension stays light.
 _HOMES = {
     "infer": "api", "stream": "api", "generate_embeddings": "api",
-    "Request": "engines.protocol",
+    "Request": "protocol",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
     "EngineFailed": "errors", "Interrupted": "errors",
     "InferencingParams": "wit", "InferencingResult": "wit", "InferencingUsage": "wit",

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .engines.protocol import Request
+from .errors import InvalidInput
 from .models.fetch import DEFAULT_NAME
+from .protocol import Chunk, Request
 from .runlog.log import RunLog
 from .runlog.run import Run
 from .session import current_session
+from .views import INTERVAL
 from .wit import EmbeddingsResult, InferencingParams, InferencingResult, params_from
-
-DRAW_SECONDS = 0.05
 
 
 def infer(
-    model: str | None,
+    model: str | os.PathLike[str] | None,
     prompt: str,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
@@ -32,12 +34,12 @@ def infer(
     `InferenceError`; an interrupt raises `Interrupted`, a `KeyboardInterrupt`.
     """
     run = start(model, prompt, params, **options)
-    run.follow(DRAW_SECONDS, lambda run: None)
+    run.follow(INTERVAL, lambda run: None)
     return run.result
 
 
 def stream(
-    model: str | None,
+    model: str | os.PathLike[str] | None,
     prompt: str,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
@@ -50,27 +52,45 @@ def stream(
 
 
 def generate_embeddings(
-    model: str | None, texts: Sequence[str], **options: Any
+    model: str | os.PathLike[str] | None, texts: Sequence[str] | str, **options: Any
 ) -> EmbeddingsResult:
     """One vector for each text: the model's last hidden state after its last token.
 
-    Each vector has the model's embedding length. Raises what `infer` does.
+    A plain string is one text. Each vector has the model's embedding length. Raises what `infer` does.
     """
-    request = Request(model=model or DEFAULT_NAME, prompt="", **options)
-    return current_session().embed(request, list(texts))
+    wanted = (texts,) if isinstance(texts, str) else tuple(texts)
+    request = _request(model, "", None, options)
+    return current_session().embed(request, [_text(text, n) for n, text in enumerate(wanted, 1)])
 
 
 def start(
-    model: str | None,
+    model: str | os.PathLike[str] | None,
     prompt: str,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Run:
     """Begin a run in the background: a `Run` that can be waited for, drawn and cancelled."""
-    request = Request(
-        model=model or DEFAULT_NAME, prompt=prompt, params=params_from(params), **options
-    )
-    return current_session().run(request)
+    return current_session().run(_request(model, prompt, params, options))
+
+
+def _request(
+    model: str | os.PathLike[str] | None,
+    prompt: str,
+    params: InferencingParams | Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> Request:
+    misplaced = [name for name in options if name in InferencingParams.model_fields]
+    if misplaced:
+        raise InvalidInput(f"{misplaced[0]} belongs into params: params={{'{misplaced[0]}': …}}")
+    name = os.fspath(model) if model is not None else DEFAULT_NAME
+    return Request(model=name, prompt=prompt, params=params_from(params), **options)
+
+
+def _text(text: Any, number: int) -> str:
+    """A text to embed; the request's own check of texts applies."""
+    if not isinstance(text, str):
+        raise InvalidInput(f"text {number} is {type(text).__name__}, not text")
+    return Request(model=DEFAULT_NAME, prompt=text).prompt
 
 
 def log() -> RunLog:
@@ -79,26 +99,49 @@ def log() -> RunLog:
 
 
 class TextStream:
-    """The chunks of a run as they come."""
+    """The chunks of a run as they come: an iterator, and a context manager.
+
+    Closing it, or letting it go, cancels the run.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._events = iter(run)
+        self._finalizer = weakref.finalize(self, run.cancel)
 
-    def __iter__(self) -> Iterator[str]:
-        finished = False
+    def __iter__(self) -> TextStream:
+        return self
+
+    def __next__(self) -> str:
+        """The next chunk; raises what failed the run, or `Interrupted`, at its end."""
         try:
-            for event in self.run:
-                if text := getattr(event, "text", ""):
-                    yield text
-            finished = True
-        finally:
-            if not finished:
-                self.run.cancel()
-                self.run.wait()
+            for event in self._events:
+                if isinstance(event, Chunk) and event.text:
+                    return event.text
+        except KeyboardInterrupt:
+            self.run.stop()
+            raise self.run.interrupted() from None
         self.run.raise_failure()
+        raise StopIteration
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel the run, if it goes on, and wait for its end."""
+        self.run.stop()
 
     @property
     def result(self) -> InferencingResult:
-        """The result; waits for the end of the run."""
-        self.run.follow(DRAW_SECONDS, lambda run: None)
+        """The result; waits for the end of the run. That of a cancelled one is what there is."""
+        try:
+            self.run.wait()
+        except KeyboardInterrupt:
+            self.run.stop()
+            raise self.run.interrupted() from None
+        if self.run.error is not None:
+            raise self.run.error
         return self.run.result

@@ -6,21 +6,24 @@ import atexit
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .engines.process import EngineProcess
-from .engines.protocol import Cancelled, Emit, Prepared, Progress, Request
-from .errors import LogError
+from .errors import Interrupted, LogError
 from .models.catalog import LocalModel, resolve
 from .models.fetch import Report
+from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
 from .runlog.log import RunLog
 from .runlog.run import Run
 from .wit import EmbeddingsResult, EmbeddingsUsage
 
 T = TypeVar("T")
+Show = Callable[[Progress], None]
 
 
 class Session:
@@ -32,6 +35,7 @@ class Session:
 
     def __init__(self, log_path: str | Path | None = None) -> None:
         self.log = RunLog(log_path)
+        self._old_logs: list[RunLog] = []
         self._aliases: dict[str, str] = {}
         self.max_loaded_models = 2
         self._engines: dict[tuple[Any, ...], EngineProcess] = {}
@@ -70,60 +74,68 @@ class Session:
         """A seed of 53 bits: JSON readers and spreadsheets keep such a number exactly."""
         return secrets.randbits(53)
 
+    def use_log(self, path: str | Path | None) -> None:
+        """Log the runs from now on in another file (None: the default one).
+
+        A run that goes on is completed in the log in which it began.
+        """
+        with self._lock:
+            self._old_logs.append(self.log)
+            self.log = RunLog(path)
+
     def _carry_out(self, run: Run, cancel: threading.Event) -> None:
         try:
-            run.run_id = self.log.begin(run)
+            run.log = self.log
+            run.run_id = run.log.begin(run)
         except LogError as error:
             run.log_problem = str(error)
-        self._engine(run.request, run.emit, cancel).run(run.request, run.emit, cancel)
+        with self._lease(run.request, run.emit, cancel) as engine:
+            engine.run(run.request, run.emit, cancel)
 
     def _finish(self, run: Run, status: str) -> None:
         try:
-            if run.run_id is not None:
-                self.log.complete(run, status)
+            if run.run_id is not None and run.log is not None:
+                run.log.complete(run, status)
         except LogError as error:
             run.log_problem = str(error)
         finally:
             with self._lock:
                 self._runs.discard(run)
 
-    def prepare(self, request: Request, emit: Emit | None = None) -> Prepared:
-        """The request as it would run: rendered prompt, token counts, parameters."""
-        report = emit or _ignore
-        return self._interruptible(
-            lambda cancel: self._engine(request, report, cancel).prepare(request, report, cancel)
-        )
+    def prepare(self, request: Request, show: Show | None = None) -> Prepared:
+        """The request as it would run: rendered prompt, token counts, parameters.
+
+        `show` is called with the progress of fetching and loading. Raises what
+        a run raises.
+        """
+
+        def work(emit: Emit, cancel: threading.Event) -> Prepared:
+            with self._lease(request, emit, cancel) as engine:
+                return engine.prepare(request, emit, cancel)
+
+        return _interruptible(work, show)
 
     def embed(
-        self, request: Request, texts: list[str], emit: Emit | None = None
+        self, request: Request, texts: list[str], show: Show | None = None
     ) -> EmbeddingsResult:
         """One vector for each text, by the model and settings of the request."""
-        report = emit or _ignore
-        vectors, count = self._interruptible(
-            lambda cancel: self._engine(request, report, cancel).embed(
-                texts, request.threads, report, cancel
-            )
-        )
+
+        def work(emit: Emit, cancel: threading.Event) -> tuple[list[list[float]], int]:
+            with self._lease(request, emit, cancel) as engine:
+                return engine.embed(texts, request.threads, emit, cancel)
+
+        vectors, count = _interruptible(work, show)
         return EmbeddingsResult(
             embeddings=tuple(map(tuple, vectors)), usage=EmbeddingsUsage(prompt_token_count=count)
         )
 
-    def _interruptible(self, work: Callable[[threading.Event], T]) -> T:
-        """Do work in a thread, where an interrupt of the caller cannot tear it apart."""
-        cancel = threading.Event()
-        with ThreadPoolExecutor(1, "llmwit-work") as pool:
-            future = pool.submit(work, cancel)
-            try:
-                return future.result()
-            except Cancelled:
-                raise KeyboardInterrupt from None
-            finally:
-                cancel.set()
-
     # Engines ---------------------------------------------------------------------
 
-    def _engine(self, request: Request, emit: Emit, cancel: threading.Event) -> EngineProcess:
-        """The open engine for the request's model and settings, or a new one."""
+    @contextmanager
+    def _lease(
+        self, request: Request, emit: Emit, cancel: threading.Event
+    ) -> Iterator[EngineProcess]:
+        """The loaded engine for the request's model and settings, kept while it is used."""
 
         def report(progress: Progress) -> None:
             if cancel.is_set():
@@ -133,21 +145,33 @@ class Session:
         model = self._resolve(request, report)
         key = _engine_key(model, request)
         with self._lock:
-            engine = self._engines.pop(key, None)
-            if engine is None:
-                engine = EngineProcess(
-                    info=model.info,
-                    source=model.source,
-                    loaded=model.loaded,
-                    model_type=model.model_type,
-                    context_length=request.context_length,
-                    gpu_layers=request.gpu_layers,
-                )
+            engine = self._engines.pop(key, None) or EngineProcess(
+                info=model.info,
+                source=model.source,
+                loaded=model.loaded,
+                model_type=model.model_type,
+                context_length=request.context_length,
+                gpu_layers=request.gpu_layers,
+            )
             self._engines[key] = engine  # the newest stands last
-            surplus = self._surplus(engine)
-        for old in surplus:
-            old.close()
-        return engine
+            engine.users += 1
+        try:
+            engine.load(emit, cancel)
+            for surplus in self._take_surplus():
+                surplus.close()
+            yield engine
+        finally:
+            with self._lock:
+                engine.users -= 1
+                if not engine.users and not engine.alive and self._engines.get(key) is engine:
+                    del self._engines[key]
+
+    def _take_surplus(self) -> list[EngineProcess]:
+        """Take out the engines beyond the limit: the longest unused first, used ones never."""
+        with self._lock:
+            idle = [key for key, engine in self._engines.items() if not engine.users]
+            count = len(self._engines) - max(1, self.max_loaded_models)
+            return [self._engines.pop(key) for key in idle[: max(0, count)]]
 
     def _resolve(self, request: Request, report: Report) -> LocalModel:
         """The checked file of a name, looked at again only when it has changed."""
@@ -158,21 +182,11 @@ class Session:
             self._models[name] = known
         return known
 
-    def _surplus(self, newest: EngineProcess) -> list[EngineProcess]:
-        """Take out the engines beyond the limit, the longest unused first, busy ones never."""
-        removed = []
-        for key, engine in list(self._engines.items()):
-            if len(self._engines) <= max(1, self.max_loaded_models):
-                break
-            if engine is not newest and not engine.busy:
-                removed.append(self._engines.pop(key))
-        return removed
-
     def loaded_models(self) -> list[tuple[str, int]]:
         """Name and process id of each model in memory."""
         with self._lock:
             engines = list(self._engines.values())
-        return [(engine.name, engine.pid) for engine in engines if engine.pid is not None]
+        return [(engine.name, engine.pid) for engine in engines if engine.alive and engine.pid]
 
     def unload(self, name: str | None = None) -> list[str]:
         """End the engines of a model, or of all; the names of those that were loaded."""
@@ -184,7 +198,7 @@ class Session:
             }
             for key in chosen:
                 del self._engines[key]
-        names = [engine.name for engine in chosen.values() if engine.pid is not None]
+        names = [engine.name for engine in chosen.values() if engine.alive]
         for engine in chosen.values():
             engine.close()
         return names
@@ -198,7 +212,8 @@ class Session:
         for run in runs:
             run.wait(1.0)
         self.unload()
-        self.log.close()
+        for log in (*self._old_logs, self.log):
+            log.close()
 
 
 def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:
@@ -208,8 +223,28 @@ def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _ignore(event: Any) -> None:
-    pass
+def _interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None) -> T:
+    """Do work in a thread, where an interrupt of the caller cannot tear it apart."""
+    cancel = threading.Event()
+    latest: list[Progress] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Progress):
+            latest[:] = [event]
+
+    with ThreadPoolExecutor(1, "llmwit-work") as pool:
+        future = pool.submit(work, emit, cancel)
+        try:
+            while True:
+                try:
+                    return future.result(timeout=0.1)
+                except FutureTimeout:
+                    if show and latest and not future.done():
+                        show(latest[0])
+        except (KeyboardInterrupt, Cancelled):
+            raise Interrupted("stopped; nothing was run") from None
+        finally:
+            cancel.set()
 
 
 _current: tuple[int, Session] | None = None

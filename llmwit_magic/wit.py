@@ -259,7 +259,9 @@ class Timings(Record):
     first_token: float | None = Field(None, description="from the start to the first token")
     decode: float | None = Field(None, description="from the evaluated prompt to the last token")
     total: float | None = Field(None, description="from the start to the end")
-    tokens_per_second: float | None = Field(None, description="generated tokens over decode")
+    tokens_per_second: float | None = Field(
+        None, description="generated tokens after the first one, over decode"
+    )
 
 
 class TokenAlternative(Record):
@@ -271,7 +273,7 @@ class TokenAlternative(Record):
 
 
 class TokenInfo(Record):
-    """A generated token.
+    """A generated token. Recorded are those whose text is wholly part of the result's.
 
     `logprob` is the natural logarithm of its probability in the model's own
     distribution (the softmax of the logits, before penalty, temperature, top-k

@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +18,10 @@ from typing import Any, BinaryIO
 
 from ..errors import InferenceError, InvalidInput, PromptTooLong
 from ..models.chat import render_chat
+from ..protocol import ContentFilter, Event, Prepared, jsonable
 from ..wit import InferencingParams, ModelInfo
 from .generate import generate
 from .loading import Loaded, choose_threads, load
-from .protocol import ContentFilter, Event, Prepared, jsonable
 from .stopping import TextStream
 
 PARENT_POLL_SECONDS = 1.0
@@ -212,11 +211,16 @@ class Child:
         self._send("started", None)
         loaded = self._model
         threads = choose_threads(command["threads"])
-        vectors, count = [], 0
-        for text in command["texts"]:
+        vectors, count, length = [], 0, loaded.model.context_length
+        for number, text in enumerate(command["texts"], 1):
             ids = loaded.tokenizer.encode(text)
             if not ids:
-                raise InvalidInput("an empty text has no embedding")
+                raise InvalidInput(f"text {number} is empty: it has no embedding")
+            if len(ids) > length:
+                raise PromptTooLong(
+                    f"text {number} has {len(ids):,} tokens and the context holds {length:,}: "
+                    f"shorten it{self._longer_context(length)}"
+                )
             whole = loaded.model.evaluate_prompt(
                 ids, threads, lambda done: not self._cancelled.is_set()
             )
@@ -225,7 +229,3 @@ class Child:
             vectors.append(loaded.model.embedding)
             count += len(ids)
         self._send("embeddings", {"vectors": vectors, "tokens": count})
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from ..errors import DeviceUnavailable
 from ..models.gguf import Header
@@ -106,12 +107,21 @@ def _device_memory() -> tuple[str, int | None]:
         return "cuda:0", None
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(_first_uuid())
         name = pynvml.nvmlDeviceGetName(handle)
         text = name.decode() if isinstance(name, bytes) else name
         return f"cuda:0 {text}", int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
     except pynvml.NVMLError:
         return "cuda:0", None
+
+
+def _first_uuid() -> bytes:
+    """The device that CUDA calls the first: CUDA_VISIBLE_DEVICES may have chosen another one."""
+    name = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    driver, uuid, device = ctypes.CDLL(name), (ctypes.c_ubyte * 16)(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetUuid(ctypes.byref(uuid), device)
+    return f"GPU-{UUID(bytes=bytes(uuid))}".encode()
 
 
 def free_memory() -> int | None:
@@ -137,21 +147,40 @@ def choose_layers(
         raise DeviceUnavailable(
             f"{asked} GPU layers were asked for, but {gpu}; --gpu-layers 0 runs on the CPU"
         )
+    budget = None if gpu.free_bytes is None else gpu.free_bytes - SCRATCH_BYTES
     if asked != "auto":
-        return min(int(asked), everything), "as asked"
-    if gpu.free_bytes is None:
+        return _asked_layers(int(asked), layer_bytes, total_bytes, budget)
+    if budget is None:
         return everything, "all layers (free device memory unknown: install nvidia-ml-py)"
-    budget = gpu.free_bytes - SCRATCH_BYTES
     if total_bytes <= budget:
         return everything, "all layers fit"
-    layers = 0
-    # The last layers are offloaded first.
-    for size in reversed(layer_bytes):
-        if size > budget:
-            break
-        budget -= size
-        layers += 1
+    layers = _fitting(layer_bytes, budget)
     return layers, f"{layers} of {len(layer_bytes)} layers fit"
+
+
+def _fitting(layer_bytes: Sequence[int], budget: int) -> int:
+    """How many layers fit; the last ones are offloaded first."""
+    layers = 0
+    for size in reversed(layer_bytes):
+        budget -= size
+        if budget < 0:
+            break
+        layers += 1
+    return layers
+
+
+def _asked_layers(
+    asked: int, layer_bytes: Sequence[int], total_bytes: int, budget: int | None
+) -> tuple[int, str]:
+    """A number asked for, refused where the device would run out of memory: that ends a process."""
+    blocks = len(layer_bytes)
+    needed = total_bytes if asked > blocks else sum(layer_bytes[blocks - asked :])
+    if budget is not None and needed > budget:
+        raise DeviceUnavailable(
+            f"{asked} GPU layers need {needed / 2**20:,.0f} MiB and {max(0, budget) / 2**20:,.0f} "
+            f"MiB of device memory can be used: --gpu-layers {_fitting(layer_bytes, budget)} fits"
+        )
+    return min(asked, blocks + 1), "as asked" if asked <= blocks + 1 else f"all {blocks + 1} layers"
 
 
 def layer_sizes(header: Header, context_length: int) -> tuple[list[int], int]:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from ..protocol import Chunk, End, Event, Progress
 from ..wit import FinishDetail, InferencingParams, InferencingUsage, TokenAlternative, TokenInfo
-from .protocol import Chunk, End, Event, Progress
 from .sampling import Logits, Sampler, log_probabilities
 from .stopping import TextStream
 
@@ -74,6 +74,7 @@ def generate(
         running = model.evaluate_prompt(context, threads, progress)
         seconds["prompt"] = time.perf_counter() - started
 
+    withheld: list[tuple[int, TokenInfo]] = []
     sampler = Sampler(params)
     generated = 0
     decoding = time.perf_counter()
@@ -85,15 +86,12 @@ def generate(
             break
         generated += 1
         context.append(token)
-        data = tokenizer.token_bytes(token)
-        tokens = (
-            ()
-            if top_logprobs is None
-            else (_token_info(tokenizer, logits, token, data, top_logprobs),)
-        )
-        text = stream.push(data)
+        text = stream.push(tokenizer.token_bytes(token))
+        if top_logprobs is not None:
+            info = _token_info(tokenizer, logits, token, top_logprobs)
+            withheld.append((stream.read_count, info))
         seconds["decode"] = time.perf_counter() - decoding
-        yield Chunk(text, generated, tokens)
+        yield Chunk(text, generated, _released(withheld, stream))
         if stream.ended:
             break
         if generated == params.max_tokens:
@@ -107,7 +105,7 @@ def generate(
     interrupted = finish is None and stream.ended is None
     rest = stream.finish()
     if rest:
-        yield Chunk(rest, generated)
+        yield Chunk(rest, generated, _released(withheld, stream))
     yield End(
         finish_detail=None if interrupted else stream.ended or finish,
         usage=InferencingUsage(
@@ -120,13 +118,22 @@ def generate(
     )
 
 
-def _token_info(
-    tokenizer: Vocabulary, logits: Logits, token: int, data: bytes, top: int
-) -> TokenInfo:
+def _released(withheld: list[tuple[int, TokenInfo]], stream: TextStream) -> tuple[TokenInfo, ...]:
+    """The tokens whose text has been given out whole.
+
+    The others may yet be part of a stop sequence or of a filter's match, which
+    nobody is to see: not in the text, and not in the bytes of a token.
+    """
+    released = [info for end, info in withheld if end <= stream.given_count]
+    del withheld[: len(released)]
+    return tuple(released)
+
+
+def _token_info(tokenizer: Vocabulary, logits: Logits, token: int, top: int) -> TokenInfo:
     logprob, rank, best = log_probabilities(logits, token, top)
     return TokenInfo(
         id=token,
-        bytes=data,
+        bytes=tokenizer.token_bytes(token),
         logprob=logprob,
         rank=rank,
         top=tuple(

@@ -11,12 +11,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineDied, EngineFailed, InvalidInput, error_named
+from ..errors import EngineDied, EngineFailed, InferenceError, InvalidInput, error_named
+from ..protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
 from ..wit import (
     U32_MAX,
     DeviceInfo,
@@ -26,12 +29,25 @@ from ..wit import (
     ModelInfo,
     TokenInfo,
 )
-from .protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
 
 GRACE_SECONDS = 5.0
 """How long a cancelled child may take to the next slice or token before it is killed."""
 EXIT_SECONDS = 2.0
 _REPORT_BYTES = 2000
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Not `-m`, nor a place on the path: the notebook's folder may have its own random.py, and another
+# copy of this package may be installed.
+_CHILD = """
+import importlib.util, sys
+folder = sys.argv[1]
+spec = importlib.util.spec_from_file_location(
+    "llmwit_magic", folder + "/__init__.py", submodule_search_locations=[folder])
+package = sys.modules["llmwit_magic"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from llmwit_magic.engines.child import main
+main(int(sys.argv[2]))
+"""
 
 # What to try after a death, by the signal that the process died of.
 _ADVICE = {
@@ -67,6 +83,8 @@ class EngineProcess:
         self._output: Any = None
         self._doing = "starting"
         self._closed = False
+        self.users = 0
+        """How many are about to use the engine or do; kept by the session."""
 
     @property
     def alive(self) -> bool:
@@ -78,14 +96,9 @@ class EngineProcess:
         """The child's process id."""
         return self._process.pid if self._process else None
 
-    @property
-    def busy(self) -> bool:
-        """Whether a run is under way."""
-        return self._turn.locked()
-
     def load(self, emit: Emit, cancel: threading.Event) -> None:
         """Start the child and load the model, if that is not done yet."""
-        with self._my_turn(cancel):
+        with self._my_turn(emit, cancel):
             self._ensure_loaded(emit, cancel)
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
@@ -96,14 +109,15 @@ class EngineProcess:
             "functions": len(functions),
             "top_logprobs": request.top_logprobs,
         }
-        with self._my_turn(cancel):
+        with self._my_turn(emit, cancel):
             self._ensure_loaded(emit, cancel)
+            self._doing = "reading the prompt"
             objections: list[InvalidInput] = []
 
             def answer(kind: str, value: Any) -> bool:
                 if kind == "judge":
                     try:
-                        cut = _judge(functions, value)
+                        cut = self._ask(functions, value, cancel)
                     except InvalidInput as error:
                         # The child waits for a verdict: let it end, then raise.
                         objections.append(error)
@@ -121,8 +135,9 @@ class EngineProcess:
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         """What `run` would begin with, with nothing evaluated."""
-        with self._my_turn(cancel):
+        with self._my_turn(emit, cancel):
             self._ensure_loaded(emit, cancel)
+            self._doing = "reading the prompt"
             found: list[Prepared] = []
 
             def answer(kind: str, value: Any) -> bool:
@@ -139,7 +154,7 @@ class EngineProcess:
         cancel: threading.Event,
     ) -> tuple[list[list[float]], int]:  # fmt: skip
         """One vector for each text, and the number of tokens of all texts."""
-        with self._my_turn(cancel):
+        with self._my_turn(emit, cancel):
             self._ensure_loaded(emit, cancel)
             self._doing = "computing embeddings"
             found: list[dict[str, Any]] = []
@@ -155,23 +170,61 @@ class EngineProcess:
 
     def close(self) -> None:
         """End the child; its memory is given back when this returns."""
-        self._closed = True
-        process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
+        self._closed = True  # whoever has the turn notices, and gives it up
+        with self._turn:
+            process = self._process
+            if process is None:
+                return
             try:
                 self._send({"do": "exit"})
                 process.wait(EXIT_SECONDS)
             except (EngineDied, subprocess.TimeoutExpired):
-                process.kill()
-        process.wait()
-        self._release()
+                pass
+            self._kill()
 
     # One turn -----------------------------------------------------------------
 
-    def _my_turn(self, cancel: threading.Event) -> _Turn:
-        return _Turn(self._turn, cancel)
+    @contextmanager
+    def _my_turn(self, emit: Emit, cancel: threading.Event) -> Iterator[None]:
+        """Wait for the engine, unless cancelled meanwhile; only its holder touches the child."""
+        if not self._turn.acquire(timeout=0.05):
+            emit(Progress("wait"))
+            while not self._turn.acquire(timeout=0.05):
+                if cancel.is_set():
+                    raise Cancelled
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    def _ask(
+        self,
+        functions: list[Callable[[str], int | None]],
+        value: Mapping[str, Any],
+        cancel: threading.Event,
+    ) -> int | None:
+        """Ask a content filter of this process, and do not wait for ever when cancelled."""
+        verdict: Future[int | None] = Future()
+
+        def ask() -> None:
+            try:
+                verdict.set_result(_judge(functions[value["filter"]], value["text"]))
+            except BaseException as error:
+                verdict.set_exception(error)
+
+        threading.Thread(target=ask, name="llmwit-filter", daemon=True).start()
+        deadline: float | None = None
+        while True:
+            try:
+                return verdict.result(timeout=0.05)
+            except FutureTimeout:
+                if verdict.done():
+                    continue
+            if cancel.is_set() or self._closed:
+                deadline = deadline or time.monotonic() + GRACE_SECONDS
+                if time.monotonic() > deadline:
+                    self._kill()
+                    raise Cancelled
 
     def _request_command(self, what: str, request: Request) -> dict[str, Any]:
         return {
@@ -203,16 +256,10 @@ class EngineProcess:
             raise
 
     def _start(self) -> None:
-        package = Path(__file__).resolve().parents[2]
-        # Not `-m`: it would put the notebook's folder, with its own random.py, in front.
-        code = (
-            f"import sys; sys.path.append({str(package)!r}); "
-            "from llmwit_magic.engines.child import main; main(int(sys.argv[1]))"
-        )
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         self._answers = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code, str(os.getpid())],
+            [sys.executable, "-P", "-c", _CHILD, str(_PACKAGE), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._output,
@@ -271,6 +318,9 @@ class EngineProcess:
                 if command["do"] == "load":
                     raise Cancelled
                 self._send({"do": "cancel"})
+            if self._closed:
+                self._kill()
+                raise EngineFailed(f"{self.name} was unloaded while it was {self._doing}")
             if message is None:
                 raise self._death()
             if message:
@@ -281,11 +331,21 @@ class EngineProcess:
                 if message["kind"] == "started":
                     if deadline is not None:
                         self._send({"do": "cancel"})
-                elif answer(message["kind"], message["value"]):
+                elif self._answered(answer, message):
                     return
             if deadline is not None and time.monotonic() > deadline:
                 self._kill()
                 raise Cancelled
+
+    def _answered(self, answer: Callable[[str, Any], bool], message: Mapping[str, Any]) -> bool:
+        """Hand an answer on; a child whose conversation breaks off is of no use."""
+        try:
+            return answer(message["kind"], message["value"])
+        except (InferenceError, Cancelled):
+            raise
+        except BaseException:
+            self._kill()
+            raise
 
     # The end of a child ---------------------------------------------------------
 
@@ -336,29 +396,12 @@ class EngineProcess:
         self._process, self._output = None, None
 
 
-class _Turn:
-    """Wait for the engine's lock, unless cancelled meanwhile."""
-
-    def __init__(self, lock: threading.Lock, cancel: threading.Event) -> None:
-        self._lock = lock
-        self._cancel = cancel
-
-    def __enter__(self) -> None:
-        while not self._lock.acquire(timeout=0.05):
-            if self._cancel.is_set():
-                raise Cancelled
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()
-
-
-def _judge(functions: list[Callable[[str], int | None]], value: Mapping[str, Any]) -> int | None:
-    """Ask a content filter of this process."""
-    function = functions[value["filter"]]
+def _judge(function: Callable[[str], int | None], text: str) -> int | None:
+    """What a content filter says of a text: where to cut it, or None."""
     name = getattr(function, "__name__", repr(function))
     try:
-        cut = function(value["text"])
-    except Exception as error:
+        cut = function(text)
+    except BaseException as error:
         raise InvalidInput(
             f"the content filter {name} raised {type(error).__name__}: {error}"
         ) from error

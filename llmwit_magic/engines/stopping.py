@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import regex
 
 from ..errors import EngineFailed, InvalidInput
+from ..protocol import ContentFilter
 from ..wit import FinishDetail
-from .protocol import ContentFilter
 
 FILTER_SECONDS = 2.0
 """How long one search of one filter may take before the run is given up."""
@@ -133,7 +133,11 @@ class TextStream:
         self._patterns = [PatternFilter(item) for item in filters if isinstance(item, str)]
         self._functions = [FunctionFilter(item) for item in filters if not isinstance(item, str)]
         self._text = ""
-        self._given = 0
+        self.read_count = 0
+        """Characters of the tokens so far, those of a stop sequence included; an
+        unfinished one counts as one."""
+        self.given_count = 0
+        """Characters that were given out."""
 
     def push(self, token: bytes) -> str:
         """The text that has become safe to show with this token; perhaps none."""
@@ -146,14 +150,16 @@ class TextStream:
     def _advance(self, characters: str, final: bool) -> str:
         if self.ended:
             return ""
+        unfinished = bool(self._decoder.getstate()[0])
+        self.read_count = len(self._text) + len(characters) + unfinished
         self._read(characters)
         final = final or self.ended is not None
         safe = len(self._text)
         if not final:
             safe -= max((stop.matched for stop in self._stops), default=0)
         safe = self._filter(safe, final)
-        fresh = self._text[self._given : safe]
-        self._given = max(self._given, safe)
+        fresh = self._text[self.given_count : safe]
+        self.given_count = max(self.given_count, safe)
         return fresh
 
     def _read(self, characters: str) -> None:

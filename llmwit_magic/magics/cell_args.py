@@ -21,8 +21,8 @@ from typing import Any
 from IPython.core import magic_arguments
 from IPython.core.error import UsageError
 
-from ..engines.protocol import Request
 from ..errors import InvalidInput
+from ..protocol import Request
 from ..wit import InferencingParams
 from .interpolation import interpolate
 
@@ -92,10 +92,10 @@ OPTIONS = (
     Option("seed", ("--seed",), "S|none", int, NONE, sweeps=True),
     Option("chat", ("--chat",), type=bool),
     Option("system", ("--system",), "TEXT"),
-    Option("context_length", ("--context-length",), "N", int),
+    Option("context_length", ("--context-length",), "N|none", int, NONE),
     Option("gpu_layers", ("--gpu-layers",), "N|auto", int, AUTO),
     Option("threads", ("--threads",), "N|auto", int, AUTO),
-    Option("top_logprobs", ("--top-logprobs",), "N", int),
+    Option("top_logprobs", ("--top-logprobs",), "N|none", int, NONE),
     Option("model_type", ("--model-type",), "TYPE"),
     Option("output", ("-o", "--output"), "NAME",
            own_help="put the result into this variable; the newest is always in _infer"),
@@ -192,6 +192,8 @@ def _read_cell(
         key: value for key, value in given.items()
         if key in Request.model_fields and key not in ("model", "tags")
     }  # fmt: skip
+    if "system" in given:
+        fixed["system"] = _unescape("--system", given["system"])
     fixed["tags"] = dict(_tag(text) for text in given.get("tags", ()))
 
     axes = {
@@ -210,8 +212,10 @@ def _read_cell(
 
     param_values = {name: fixed.pop(name) for name in list(fixed) if name in _PARAMS}
     if "stop" in given:
-        param_values["stop"] = tuple(_unescape(text) for text in given["stop"])
-        if "max_tokens" not in given:
+        param_values["stop"] = tuple(_unescape("--stop", text) for text in given["stop"])
+        # The standard limit makes room for the stop sequence; one that was configured stays.
+        standard = InferencingParams.model_fields["max_tokens"].default
+        if "max_tokens" not in given and param_values.get("max_tokens", standard) == standard:
             param_values["max_tokens"] = None
     group = uuid.uuid4().hex[:12] if count > 1 else None
     requests = []
@@ -281,7 +285,8 @@ def _joined(words: Sequence[str]) -> list[str]:
         flag, equals, value = word.partition("=")
         option = _BY_FLAG.get(flag)
         if option is None and word.startswith("-"):
-            near = difflib.get_close_matches(flag, _BY_FLAG, 1)
+            near = [known for known in _BY_FLAG if flag in known and len(flag) > 2]
+            near = near or difflib.get_close_matches(flag, _BY_FLAG, 1, 0.7)
             hint = f"did you mean {near[0]}?" if near else "%%infer? lists the options"
             raise InvalidInput(f"unknown option {flag}: {hint}")
         if option is None:
@@ -335,14 +340,14 @@ _ESCAPE = re.compile(
 )
 
 
-def _unescape(text: str) -> str:
+def _unescape(flag: str, text: str) -> str:
     """Python's escapes decoded; a backslash before anything else stays."""
 
     def decode(match: re.Match[str]) -> str:
         try:
             return str(ast.literal_eval(f'"{match[0]}"'))
         except (SyntaxError, ValueError):
-            raise InvalidInput(f"--stop: '{match[0]}' is not a character") from None
+            raise InvalidInput(f"{flag}: '{match[0]}' is not a character") from None
 
     return _ESCAPE.sub(decode, text)
 
@@ -354,8 +359,13 @@ def _tag(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
+def is_variable(name: str) -> bool:
+    """Whether a value can be kept under this name."""
+    return name.isidentifier() and not keyword.iskeyword(name)
+
+
 def _variable(name: str | None) -> str | None:
-    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+    if name is not None and not is_variable(name):
         raise InvalidInput(f"-o: '{name}' is not the name of a variable")
     return name
 

@@ -10,17 +10,27 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from traitlets import Any as AnyTrait
-from traitlets import Dict, Int, List, Unicode, observe, validate
+from traitlets import Dict, Enum, Int, List, TraitError, Unicode, observe, validate
 from traitlets.config import Configurable
 
-from ..engines.protocol import Prepared, Request
 from ..errors import InvalidInput
 from ..models.fetch import DEFAULT_NAME
+from ..protocol import Prepared, Request
 from ..runlog.run import Results
 from ..session import Session, current_session
-from ..views import INTERVAL, open_view, text
+from ..views import INTERVAL, KINDS, View, open_view, show_progress, text
 from ..wit import InferencingParams, InferencingResult
-from .cell_args import DEFAULTS, OPTIONS, Cell, complete, read_cell, split_line, with_options
+from .cell_args import (
+    DEFAULTS,
+    OPTIONS,
+    Cell,
+    complete,
+    is_variable,
+    read_cell,
+    split_line,
+    with_options,
+)
+from .repeat import forms
 
 RESULT_NAME = "_infer"
 
@@ -57,27 +67,48 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     log_path = Unicode(None, allow_none=True, help="file of the run log, or :memory:").tag(
         config=True
     )
+    view = Enum(
+        KINDS, "auto", help="how runs are shown: auto, widget, html (no widgets), or text"
+    ).tag(config=True)
     max_loaded_models = Int(2, min=1, help="models kept in memory").tag(config=True)
 
     def __init__(self, shell: Any, session: Session | None = None) -> None:
         self.session = session or current_session()
         super().__init__(shell)
-        self._configure_session({"name": "log_path", "new": self.log_path})
+        self._configure_session({"name": "log_path"} if self.log_path else {"name": ""})
 
     @validate(*DEFAULTS)
     def _check_default(self, proposal: Any) -> Any:
-        """A bad default is refused when it is set, in the contract's words."""
+        """A bad default is refused when it is set, in the contract's words; the old one stays."""
         name, value = proposal["trait"].name, proposal["value"]
-        if name in InferencingParams.model_fields:
-            return getattr(InferencingParams(**{name: value}), name)
-        return getattr(Request(model=DEFAULT_NAME, prompt="", **{name: value}), name)
+        try:
+            if name in InferencingParams.model_fields:
+                return getattr(InferencingParams(**{name: value}), name)
+            return getattr(Request(model=DEFAULT_NAME, prompt="", **{name: value}), name)
+        except InvalidInput as error:
+            raise TraitError(str(error)) from None
+
+    @validate("content_filters")
+    def _check_filters(self, proposal: Any) -> Any:
+        """A pattern that is none is refused when it is set, not when a run needs it."""
+        from ..engines.stopping import PatternFilter
+
+        for item in proposal["value"]:
+            if not isinstance(item, str) and not callable(item):
+                raise TraitError(f"content filter {item!r} is neither a pattern nor a function")
+            if isinstance(item, str):
+                try:
+                    PatternFilter(item)
+                except InvalidInput as error:
+                    raise TraitError(str(error)) from None
+        return proposal["value"]
 
     @observe("aliases", "max_loaded_models", "log_path")
     def _configure_session(self, change: Any) -> None:
         self.session.aliases = dict(self.aliases)
         self.session.max_loaded_models = self.max_loaded_models
         if change["name"] == "log_path":
-            self.session.log.move_to(change["new"])
+            self.session.use_log(self.log_path)
 
     @no_var_expand
     @cell_magic
@@ -93,20 +124,30 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     def _run(self, cell: Cell) -> None:
         """Run the cell's requests one after another; what is finished is kept in any case."""
         results = Results(group_id=cell.requests[0].group_id)
-        view = None
-        if not cell.quiet:
-            view = open_view(self.shell, total=len(cell.requests), varying=cell.varying)
+        view = None if cell.quiet else self._open_view(cell)
         # Runs to be compared share a seed, unless the seed is what varies.
         seed = self.session.draw_seed()
-        for request in cell.requests:
-            run = self.session.run(request, seed)
-            try:
-                run.follow(INTERVAL, view.draw if view else lambda run: None)
-            finally:
-                results.append(run.result)
-                self._keep(cell, results if cell.is_sweep else run.result)
-        if view:
-            view.finish(results if cell.is_sweep else None)
+        try:
+            for request in cell.requests:
+                run = self.session.run(request, seed)
+                try:
+                    run.follow(INTERVAL, view.draw if view else lambda run: None)
+                finally:
+                    results.add(run)
+        finally:
+            self._keep(cell, results if cell.is_sweep else results[-1])
+            if view:
+                view.finish(results)
+
+    def _open_view(self, cell: Cell) -> View:
+        return open_view(
+            self.view,
+            self.shell,
+            self.session.log,
+            lambda request: forms(request, self._defaults()),
+            total=len(cell.requests),
+            varying=cell.varying,
+        )
 
     def _keep(self, cell: Cell, value: InferencingResult | Results) -> None:
         """Put the newest result where the user finds it."""
@@ -115,7 +156,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     def _show_dry_run(self, cell: Cell) -> None:
         for request in cell.requests:
-            prepared = self.session.prepare(request)
+            prepared = self.session.prepare(request, show_progress(self.shell))
             print(_dry_run_text(prepared, request.params))
 
     def _defaults(self) -> dict[str, Any]:
@@ -130,19 +171,23 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @argument("--all", action="store_true", help="the runs of all kernels, not only of this one")
     @argument("-o", "--output", metavar="NAME", help="put the DataFrame into this variable")
     def infer_log(self, line: str) -> Any:
-        """The run log as a DataFrame."""
+        """The run log as a DataFrame: this kernel's runs, or everyone's."""
         arguments = parse_argstring(self.infer_log, line)
         frame = self.session.log.to_frame(everyone=arguments.all)
-        if arguments.output:
-            self.shell.push({arguments.output: frame}, interactive=False)
-            return None
-        return frame
+        if arguments.output is None:
+            return frame
+        if not is_variable(arguments.output):
+            raise UsageError(f"-o: '{arguments.output}' is not the name of a variable")
+        self.shell.push({arguments.output: frame}, interactive=False)
+        return None
 
     @line_magic
     def infer_models(self, line: str) -> None:
         """The models that can be named without a network, and which of them are in memory."""
         from ..models.catalog import local_models
 
+        if line.strip():
+            raise UsageError(f"%infer_models takes no arguments, and '{line.strip()}' is one")
         loaded = {name for name, _ in self.session.loaded_models()}
         for name, kind, path in local_models(self.session.aliases):
             place = str(path) if path else "fetched at first use"
@@ -162,15 +207,17 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
 def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
     left = prepared.context_length - prepared.prompt_token_count
-    values = params.model_dump() | ({"seed": "drawn for each run"} if params.seed is None else {})
+    words = {name: "none" if value is None else json.dumps(value, ensure_ascii=False)
+             for name, value in params.model_dump().items()}  # fmt: skip
+    if params.seed is None:
+        words["seed"] = "drawn when it runs"
     lines = [
         text.visible(prepared.prompt),
         f"── {prepared.prompt_token_count:,} prompt tokens ({prepared.cached_token_count:,} cached), "
         f"{left:,} of {prepared.context_length:,} left for the answer",
         f"── {prepared.model.name} on {prepared.device.name}, "
         f"{prepared.device.gpu_layers} GPU layers ({prepared.device.reason})",
-        "── " + ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}"
-                          for name, value in values.items()),
+        "── " + ", ".join(f"{name} {word}" for name, word in words.items()),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -181,23 +228,41 @@ def load(shell: Any) -> None:
     shell.register_magics(magics)
     _register_formatters(shell)
     _register_completer(shell, magics)
+    if getattr(shell, "kernel", None) is not None:
+        # The page's module is there before the first run ends.
+        from ..views.live import PageWidget
+
+        magics.page = PageWidget(magics.session.log)
 
 
 def unload(shell: Any) -> None:
     """Take the magics away and give the models' memory back; the log stays."""
     for kind in shell.magics_manager.magics.values():
-        for name in [name for name in kind if name.startswith("infer")]:
-            del kind[name]
+        ours = [name for name, function in kind.items()
+                if isinstance(getattr(function, "__self__", None), InferMagics)]  # fmt: skip
+        for name in ours:
+            kind.pop(name).__self__.session.unload()
     _remove_completer(shell)
     shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
-    current_session().unload()
 
 
 def _register_formatters(shell: Any) -> None:
+    """How results show at the end of a cell; HTML is made only where it is asked for."""
+
+    def answer(result: InferencingResult) -> str:
+        from ..views.html import html_of
+
+        return html_of(result)
+
+    def comparison(results: Results) -> str:
+        from ..views.html import comparison_html
+
+        return comparison_html(results)
+
     formatters = shell.display_formatter.formatters
-    html, plain = formatters["text/html"], formatters["text/plain"]
-    html.for_type(InferencingResult, text.html_of)
-    html.for_type(Results, text.html_table)
+    formatters["text/html"].for_type(InferencingResult, answer)
+    formatters["text/html"].for_type(Results, comparison)
+    plain = formatters["text/plain"]
     plain.for_type(InferencingResult, lambda value, printer, cycle: printer.text(text.plain(value)))
     plain.for_type(Results, lambda value, printer, cycle: printer.text(text.plain_table(value)))
 

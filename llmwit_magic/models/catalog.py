@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engines.protocol import Progress
 from ..errors import EngineFailed, InvalidInput, ModelNotFound, ModelNotSupported
+from ..protocol import Progress
 from ..wit import ModelInfo
 from . import adapt
 from .checks import OLD_FORMATS, check_runnable, quantisation
@@ -54,7 +54,17 @@ def resolve(
     """The local file of a name: found or fetched, checked, and adapted where that is needed."""
     source = _find(name, aliases, report).absolute()
     try:
+        if model_type is not None and model_type not in OLD_FORMATS:
+            raise InvalidInput(
+                f"model_type: {model_type!r} is not valid: it must be one of "
+                f"{', '.join(OLD_FORMATS)}"
+            )
         if is_gguf(source):
+            if model_type is not None:
+                raise InvalidInput(
+                    f"model_type: {source.name} is a GGUF file, which says its own architecture: "
+                    "leave --model-type out"
+                )
             return _gguf_model(name, source, report)
         return _old_model(name, source, model_type, report)
     except OSError as error:
@@ -110,10 +120,6 @@ def _old_model(name: str, source: Path, model_type: str | None, report: Report) 
         raise ModelNotSupported(
             f"{source.name} is an old GGML file, which does not say its architecture: "
             f"give --model-type, one of {', '.join(OLD_FORMATS)}"
-        )
-    if model_type not in OLD_FORMATS:
-        raise InvalidInput(
-            f"model_type: {model_type!r} is not valid: it must be one of {', '.join(OLD_FORMATS)}"
         )
     digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
     info = ModelInfo(

@@ -16,8 +16,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
-from ..engines.protocol import Progress
 from ..errors import DownloadFailed, ModelNotFound
+from ..protocol import Progress
 from .files import Check, cache_folder, exclusive
 
 Report = Callable[[Progress], None]

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
-from llmwit_magic.errors import InvalidInput, ModelNotSupported
-from llmwit_magic.models.pretokenizers import PRETOKENIZERS
+from ..errors import InvalidInput, ModelNotSupported
+from .pretokenizers import PRETOKENIZERS
 
 # llama.cpp ends generation at these texts whatever their token type says.
 END_TEXTS = frozenset({

@@ -42,7 +42,7 @@ class Column:
 
 
 COLUMNS = (
-    Column("run_id", "integer", "number of the run; `runs[12]` is run 12"),
+    Column("run_id", "integer", "number of the run"),
     Column("started_at", "time", "when the run started", "UTC"),
     Column("status", "text", "running, ok, interrupted, error, or lost (its kernel is gone)"),
     Column("model", "text", "name of the model, as asked for"),
@@ -67,7 +67,12 @@ COLUMNS = (
     Column("chat", "boolean", "whether the chat template was used"),
     Column("system", "text", "the system message"),
     Column("first_token_seconds", "real", "from the start to the first token", "s"),
-    Column("tokens_per_second", "real", "generated tokens over decode_seconds", "tokens/s"),
+    Column(
+        "tokens_per_second",
+        "real",
+        "generated tokens after the first one, over decode_seconds",
+        "tokens/s",
+    ),
     Column("total_seconds", "real", "from the start to the end", "s"),
     Column("load_seconds", "real", "fetch, check, adapt and load the model", "s"),
     Column("prompt_seconds", "real", "evaluate the prompt", "s"),
@@ -85,7 +90,12 @@ COLUMNS = (
     Column("context_length", "integer", "room for prompt and answer", "tokens"),
     Column("rendered_prompt", "text", "the prompt as the model got it, where a template was used"),
     Column("top_logprobs", "integer", "alternatives recorded for each token", "tokens"),
-    Column("tokens", "json", "id, bytes (base64), log-probability, rank, alternatives"),
+    Column(
+        "tokens",
+        "json",
+        "id, bytes (base64), log-probability, rank, alternatives of each token that is wholly in "
+        "the text: not of a stop sequence, nor of what a filter cut",
+    ),
     Column("content_filters", "json", "list of patterns; functions by name"),
     Column("error_type", "text", "class of the error"),
     Column("error_message", "text", "its message"),
@@ -109,7 +119,11 @@ class RunLog:
     """The rows of all runs in one SQLite file; safe for several threads and kernels."""
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = str(path) if path else str(default_path())
+        self.path = (
+            ":memory:"
+            if str(path) == ":memory:"
+            else str(Path(path).expanduser() if path else default_path())
+        )
         self.session_id = uuid.uuid4().hex
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -130,6 +144,10 @@ class RunLog:
     def complete(self, run: Run, status: str) -> None:
         """Fill in the row of a run that has ended."""
         self._update(run.run_id, _result_row(run) | {"status": status})
+
+    def rate(self, run_id: int, rating: int | None) -> None:
+        """Keep a person's opinion: 1 good, -1 bad, None none."""
+        self._update(run_id, {"rating": rating})
 
     def _update(self, run_id: int | None, values: Mapping[str, Any]) -> None:
         settings = ", ".join(f"{name} = ?" for name in values)
@@ -158,7 +176,7 @@ class RunLog:
         return [_read_row(row, gone) for row in found]
 
     def to_frame(self, everyone: bool = True) -> Any:
-        """The rows as a pandas DataFrame, indexed by run_id; see `frame.to_frame`."""
+        """The rows as a pandas DataFrame, indexed by run_id: all kernels', or only this one's."""
         from .frame import to_frame
 
         return to_frame(self.rows(everyone))
@@ -182,12 +200,6 @@ class RunLog:
         }
 
     # The file --------------------------------------------------------------------
-
-    def move_to(self, path: str | Path | None) -> None:
-        """Go on in another file (None: the default one); it is opened at the next use."""
-        with self._lock:
-            self.close()
-            self.path = str(path) if path else str(default_path())
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -280,6 +292,8 @@ def _alive(session: sqlite3.Row) -> bool:
     if session["host"] != socket.gethostname():
         return True  # nobody can tell from here
     started = _process_started(session["pid"])
+    if session["process_started"] is None:
+        return started is not None
     return started is not None and abs(started - session["process_started"]) < 2
 
 
@@ -354,6 +368,13 @@ def _result_row(run: Run) -> dict[str, Any]:
         "error_type": type(run.error).__name__ if run.error else None,
         "error_message": str(run.error) if run.error else None,
     }
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """The row of a run as the log would read it, whether or not it is in there."""
+    row: dict[str, Any] = dict.fromkeys(column.name for column in COLUMNS)
+    row |= _request_row(run) | _result_row(run) | {"run_id": run.run_id, "status": run.status}
+    return row | {name: json.loads(row[name]) for name in _JSON if row[name] is not None}
 
 
 _JSON = {column.name for column in COLUMNS if column.kind == "json"}

@@ -10,11 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..engines.protocol import Cancelled, Chunk, End, Event, Prepared, Progress, Request
 from ..errors import EngineFailed, InferenceError, Interrupted
+from ..protocol import Cancelled, Chunk, End, Event, Prepared, Progress, Request
 from ..wit import (
     DeviceInfo,
     InferencingResult,
@@ -22,6 +23,11 @@ from ..wit import (
     Timings,
     TokenInfo,
 )
+
+if TYPE_CHECKING:
+    import pandas
+
+    from .log import RunLog
 
 
 class Run:
@@ -33,6 +39,8 @@ class Run:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.run_id: int | None = None
+        self.log: RunLog | None = None
+        """Where the run is logged, whatever log the session uses later."""
         self.log_problem: str | None = None
         """Why the run is not in the log, if it is not."""
         self.started_at = datetime.now(UTC)
@@ -71,18 +79,17 @@ class Run:
         work: Callable[[Run, threading.Event], None],
         finished: Callable[[Run, str], None],
     ) -> None:
-        status: Literal["ok", "interrupted", "error"]
+        status: Literal["ok", "interrupted", "error"] = "error"
         try:
             work(self, self._cancel)
             status = "ok" if self.end and self.end.finish_detail else "interrupted"
         except Cancelled:
             status = "interrupted"
         except InferenceError as error:
-            self.error, status = error, "error"
-        except Exception as error:  # a defect of ours must not look like a run that goes on
+            self.error = error
+        except BaseException as error:  # a defect of ours must not look like a run that goes on
             self.error = EngineFailed(f"unexpected {type(error).__name__}: {error}")
             self.error.__cause__ = error
-            status = "error"
         self._time("total")
         try:
             finished(self, status)
@@ -189,11 +196,20 @@ class Run:
             for _ in self.updates(interval):
                 draw(self)
         except KeyboardInterrupt:
-            self.cancel()
-            self.wait()
+            self.stop()
             draw(self)
             raise self.interrupted() from None
+        except BaseException:
+            self.cancel()  # nobody watches any more
+            raise
         self.raise_failure()
+
+    def stop(self) -> None:
+        """Cancel, and wait for the end; an impatient second interrupt changes nothing."""
+        self.cancel()
+        while not self.done:
+            with suppress(KeyboardInterrupt):
+                self.wait()
 
     def raise_failure(self) -> None:
         """Raise the error of a failed run, `Interrupted` for an interrupted one."""
@@ -227,8 +243,10 @@ class Run:
             )
             detail = end.finish_detail if end else None
             wanted = self.request.top_logprobs is not None
+            text, tokens, status = self.text, tuple(self._tokens), self.status
+            total = self._times.get("total")
         return InferencingResult(
-            text=self.text,
+            text=text,
             finish_reason=detail.reason if detail else None,
             usage=usage,
             finish_detail=detail,
@@ -242,19 +260,35 @@ class Run:
                 prompt=seconds.get("prompt"),
                 first_token=self._times.get("first_token"),
                 decode=decode,
-                total=self._times.get("total"),
-                tokens_per_second=generated / decode if decode and generated else None,
+                total=total,
+                # The first token costs no evaluation of its own.
+                tokens_per_second=(generated - 1) / decode if decode and generated > 1 else None,
             ),
-            tokens=tuple(self._tokens) if wanted else None,
+            tokens=tokens if wanted else None,
             prompt=prepared.prompt if prepared else self.request.prompt,
-            status=self.status,
+            status=status,
             run_id=self.run_id,
         )
 
 
 class Results(list[InferencingResult]):
-    """The results of a sweep, in the order of its runs; shows as a table."""
+    """The results of a sweep, in the order of its runs; shows as a comparison."""
 
-    def __init__(self, results: Iterable[InferencingResult] = (), group_id: str | None = None):
-        super().__init__(results)
+    def __init__(self, runs: Iterable[Run] = (), group_id: str | None = None) -> None:
+        self.runs: list[Run] = []
         self.group_id = group_id
+        super().__init__()
+        for run in runs:
+            self.add(run)
+
+    def add(self, run: Run) -> None:
+        """Append a run that has ended."""
+        self.runs.append(run)
+        self.append(run.result)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The runs as rows of a DataFrame, with the columns of the log."""
+        from .frame import to_frame
+        from .log import row_of
+
+        return to_frame([row_of(run) for run in self.runs])

@@ -1,19 +1,17 @@
-"""The plain and static forms: text for terminals, HTML that needs no widgets.
+"""What is said of a run, in words, and the view of a terminal.
 
-Model output is text: it is escaped, and characters that would command a
-terminal or turn the reading direction round are shown, not obeyed.
+Model output is text: characters that would command a terminal or turn the
+reading direction round are shown, not obeyed.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import sys
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
-from ..engines.protocol import Progress
+from ..protocol import Progress
 from ..runlog.run import Results, Run
 from ..wit import FinishDetail, InferencingParams, InferencingResult
 
@@ -26,7 +24,8 @@ _DETAILS = {
 }
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
 _STAGES = {
-    "fetch": "fetching", "adapt": "rewriting for ctransformers", "load": "loading",
+    "fetch": "fetching", "adapt": "rewriting for ctransformers",
+    "wait": "waiting for another run on this model", "load": "loading",
     "prompt": "reading the prompt",
 }  # fmt: skip
 TABLE_TEXT = 300
@@ -138,12 +137,14 @@ def _setting(result: InferencingResult, name: str) -> str:
     return "none" if value is None else str(value)
 
 
-def _table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[list[str]]:
-    """Header and rows of a sweep's table."""
+def table(
+    results: Sequence[InferencingResult], names: Sequence[str], cut: bool = True
+) -> list[list[str]]:
+    """Header and rows of a sweep's table, long answers cut."""
     rows = [["run", *names, "text", "finish", "tokens", "seconds"]]
     for result in results:
         text = visible(result.text)
-        if len(text) > TABLE_TEXT:
+        if cut and len(text) > TABLE_TEXT:
             text = text[:TABLE_TEXT] + "…"
         total = result.timings.total
         rows.append([
@@ -159,7 +160,7 @@ def _table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[l
 
 def plain_table(results: Results) -> str:
     """A sweep's results, a line each, texts cut to fit."""
-    rows = _table(results, varying_settings(results))
+    rows = table(results, varying_settings(results))
     column = rows[0].index("text")
     for row in rows:
         flat = row[column].replace("\n", "⏎")
@@ -171,124 +172,23 @@ def plain_table(results: Results) -> str:
     )
 
 
-# HTML -----------------------------------------------------------------------------
-
-_STYLE = """<style>
-.llmwit{font-size:var(--jp-content-font-size1,14px);color:var(--jp-content-font-color1,inherit)}
-.llmwit-text{white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:plaintext;
- font-family:var(--jp-content-font-family,system-ui,sans-serif);line-height:1.5}
-.llmwit-status{margin-top:.5em;font-size:.85em;color:var(--jp-content-font-color2,#666);
- font-family:var(--jp-ui-font-family,system-ui,sans-serif)}
-.llmwit-badge{display:inline-block;padding:0 .5em;border:1px solid currentColor;
- border-radius:1em;font-weight:600}
-.llmwit-bar{width:16em;max-width:60%;vertical-align:middle;margin-left:.5em}
-.llmwit-scroll{overflow-x:auto}
-.llmwit table{border-collapse:collapse}
-.llmwit th,.llmwit td{text-align:left!important;vertical-align:top;padding:.3em .7em;
- border-bottom:1px solid var(--jp-border-color2,#ccc)}
-.llmwit td.llmwit-text{min-width:20em}
-</style>"""
-
-
-def html_of(result: InferencingResult, log_problem: str | None = None) -> str:
-    """An answer with its status line, as a self-contained piece of HTML."""
-    return f'<div class="llmwit">{_STYLE}{_answer(result, log_problem)}</div>'
-
-
-def _answer(result: InferencingResult, log_problem: str | None) -> str:
-    first, *rest = status_parts(result, log_problem)
-    reason = html.escape(f"{result.device.library}: {result.device.reason}".strip(": "))
-    line = " · ".join(html.escape(part) for part in rest)
-    return (
-        f'<div class="llmwit-text">{html.escape(visible(result.text))}</div>'
-        f'<div class="llmwit-status" title="{reason}">'
-        f'<span class="llmwit-badge">{html.escape(first)}</span> {line}</div>'
+def settings_text(run: Run, names: Sequence[str]) -> str:
+    """The settings of a run that vary in its sweep."""
+    request = run.request
+    return ", ".join(
+        f"{name} {request.model if name == 'model' else getattr(request.params, name)}"
+        for name in names
     )
-
-
-def html_table(results: Sequence[InferencingResult]) -> str:
-    """A sweep's results as a table."""
-    header, *rows = _table(results, varying_settings(results))
-    column = header.index("text")
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=llmwit-text' if index == column else ''}>{html.escape(value)}</td>"
-            for index, value in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="llmwit llmwit-scroll">{_STYLE}{table}</div>'
-
-
-def _progress_html(progress: Progress) -> str:
-    text = html.escape(progress_text(progress))
-    bar = ""
-    if progress.total:
-        bar = f'<progress class="llmwit-bar" max="{progress.total}" value="{progress.done}"></progress>'
-    return f'<div class="llmwit">{_STYLE}<div class="llmwit-status">{text}{bar}</div></div>'
-
-
-# Views ----------------------------------------------------------------------------
-
-
-class DisplayView:
-    """One output of a notebook cell, updated in place: HTML with plain text beside it."""
-
-    def __init__(self, total: int, varying: tuple[str, ...]) -> None:
-        self._total = total
-        self._varying = varying
-        self._finished: list[InferencingResult] = []
-        self._handle: Any = None
-        self._last: dict[str, str] | None = None
-
-    def draw(self, run: Run) -> None:
-        if run.done and self._total > 1:
-            self._finished.append(run.result)
-        self._show(self._bundle(run))
-
-    def finish(self, results: Results | None) -> None:
-        if results is not None:
-            self._show({"text/html": html_table(results), "text/plain": plain_table(results)})
-
-    def _bundle(self, run: Run) -> dict[str, str]:
-        result = run.result
-        if run.progress and not run.done:
-            text, markup = progress_text(run.progress), _progress_html(run.progress)
-        else:
-            text, markup = plain(result, run.log_problem), html_of(result, run.log_problem)
-        if self._total == 1:
-            return {"text/html": markup, "text/plain": text}
-        count = f"{len(self._finished)} of {self._total} runs"
-        table = html_table(self._finished) if self._finished else ""
-        plain_rows = plain_table(Results(self._finished)) + "\n\n" if self._finished else ""
-        return {
-            "text/html": f'{table}<div class="llmwit-status">{count}</div>{markup}',
-            "text/plain": f"{plain_rows}{count}\n{text}",
-        }
-
-    def _show(self, bundle: dict[str, str]) -> None:
-        from IPython.display import display
-
-        if bundle == self._last:
-            return
-        self._last = bundle
-        if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
-        else:
-            self._handle.update(bundle, raw=True)
 
 
 class TerminalView:
     """Text as it comes, and the status line under it."""
 
-    def __init__(self, total: int, varying: tuple[str, ...]) -> None:
+    def __init__(self, total: int = 1, varying: tuple[str, ...] = ()) -> None:
         self._total = total
         self._varying = varying
         self._run: Run | None = None
+        self._ended: Run | None = None
         self._written = 0
         self._progress_width = 0
 
@@ -296,29 +196,30 @@ class TerminalView:
         if run is not self._run:
             self._run, self._written = run, 0
             if self._total > 1:
-                settings = ", ".join(
-                    f"{name} {run.request.model if name == 'model' else getattr(run.request.params, name)}"
-                    for name in self._varying
-                )
-                print(f"[{settings}]")
+                print(f"[{settings_text(run, self._varying)}]")
         if run.progress and not run.done:
-            self._draw_progress(progress_text(run.progress))
+            self.draw_progress(run.progress)
             return
-        self._draw_progress("")
+        if run is self._ended:
+            return
+        done = run.done  # before the text: nothing is added after the end
+        self.draw_progress(None)
         text = run.text
         sys.stdout.write(visible(text[self._written :]))
         self._written = len(text)
-        if run.done:
+        if done:
+            self._ended = run
             status = " · ".join(status_parts(run.result, run.log_problem))
             sys.stdout.write("\n" * bool(text) + f"── {status}\n")
         sys.stdout.flush()
 
-    def finish(self, results: Results | None) -> None:
-        if results is not None:
+    def finish(self, results: Results) -> None:
+        if self._total > 1 and results:
             print("\n" + plain_table(results))
 
-    def _draw_progress(self, text: str) -> None:
+    def draw_progress(self, progress: Progress | None) -> None:
         """A line that the next one overwrites; not written into a file or a pipe."""
+        text = progress_text(progress) if progress else ""
         if sys.stderr.isatty() and (text or self._progress_width):
             sys.stderr.write("\r" + text.ljust(self._progress_width) + ("" if text else "\r"))
             sys.stderr.flush()

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from gguf import GGUFReader
 
-from llmwit_magic.engines.protocol import Progress
 from llmwit_magic.errors import InferenceError, ModelDamaged
 from llmwit_magic.models import adapt as module
 from llmwit_magic.models.adapt import adapt, needs_adaptation, raw_tokens
 from llmwit_magic.models.catalog import LocalModel, resolve
 from llmwit_magic.models.files import cache_folder
 from llmwit_magic.models.gguf import Header, read_header
+from llmwit_magic.protocol import Progress
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
 
 pytestmark = pytest.mark.timeout(30)

@@ -24,11 +24,11 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.engines.protocol import Progress
 from llmwit_magic.errors import DownloadFailed
 from llmwit_magic.models import fetch
 from llmwit_magic.models.fetch import fetch_default
 from llmwit_magic.models.files import cache_folder
+from llmwit_magic.protocol import Progress
 
 pytestmark = pytest.mark.timeout(60)
 

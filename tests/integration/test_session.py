@@ -11,7 +11,6 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.engines.protocol import Prepared, Request
 from llmwit_magic.errors import (
     DeviceUnavailable,
     EngineDied,
@@ -19,6 +18,7 @@ from llmwit_magic.errors import (
     ModelNotSupported,
     PromptTooLong,
 )
+from llmwit_magic.protocol import Prepared, Request
 from llmwit_magic.runlog.run import Run
 from llmwit_magic.session import Session
 from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
@@ -268,3 +268,140 @@ def test_a_killed_child_is_not_waited_for(session: Session, tiny_model: Path) ->
     assert run.status == "interrupted"
     assert not psutil.pid_exists(pid)
     assert answer(session, tiny_model).status == "ok"
+
+
+def test_unloading_during_a_run_is_said(session: Session, tiny_model: Path) -> None:
+    """The run ends with an error that tells the truth, soon, and the next run works."""
+    for _ in range(3):
+        run = session.run(Request(
+            model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.05),),
+        ))  # fmt: skip
+        while run.generated_token_count < 3:
+            time.sleep(0.01)
+        began = time.monotonic()
+        session.unload()
+        assert run.wait(5)
+        assert time.monotonic() - began < 3
+        assert "was unloaded while it was generating" in str(run.error)
+    assert answer(session, tiny_model).status == "ok"
+
+
+def test_another_log_does_not_disturb_a_run(
+    session: Session, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A run is completed in the log in which it began; the other log's rows stay as they are."""
+    from llmwit_magic.runlog.log import RunLog
+
+    first_path = session.log.path
+    session.use_log(tmp_path / "other.sqlite3")
+    precious = answer(session, tiny_model)
+    session.use_log(first_path)
+    run = session.run(Request(
+        model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.02),),
+    ))  # fmt: skip
+    while run.generated_token_count < 3:
+        time.sleep(0.01)
+    session.use_log(tmp_path / "other.sqlite3")
+    run.stop()
+    (other,) = RunLog(tmp_path / "other.sqlite3").rows()
+    assert (other["status"], other["text"]) == ("ok", precious.text)
+    assert [row["status"] for row in RunLog(first_path).rows()] == ["interrupted"]
+
+
+def test_models_at_once_are_never_taken_away(session: Session, tiny_model: Path) -> None:
+    """Four threads with four contexts and room for one model: every run is whole."""
+    session.max_loaded_models = 1
+    failures: list[BaseException] = []
+
+    def work(length: int) -> None:
+        try:
+            for _ in range(3):
+                assert answer(session, tiny_model, context_length=length).status == "ok"
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(length,)) for length in (32, 48, 64, 96)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    assert failures == []
+
+
+def test_a_failed_load_ends_no_other_model(session: Session, tiny_model: Path) -> None:
+    """Wrong options do not count as loaded models."""
+    answer(session, tiny_model)
+    loaded = session.loaded_models()
+    for length in (99_999, 88_888, 77_777):
+        with pytest.raises(InvalidInput):
+            answer(session, tiny_model, context_length=length)
+    assert session.loaded_models() == loaded
+
+
+@pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt, ValueError])
+def test_a_filter_that_raises_costs_one_run(
+    session: Session, tiny_model: Path, how: type[BaseException]
+) -> None:
+    """Whatever a content filter raises, the run ends by name and the engine goes on."""
+
+    def broken(text: str) -> None:
+        raise how("no")
+
+    run = ask(session, tiny_model, content_filters=(broken,))
+    assert f"the content filter broken raised {how.__name__}: no" in str(run.error)
+    assert answer(session, tiny_model).status == "ok"
+
+
+def test_a_filter_that_hangs_can_be_interrupted(session: Session, tiny_model: Path) -> None:
+    """A cancelled run does not wait for its content filter for ever."""
+    from llmwit_magic.engines import process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "GRACE_SECONDS", 0.5)
+        run = session.run(Request(
+            model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(8),),
+        ))  # fmt: skip
+        while run.prepared is None:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        run.cancel()
+        assert run.wait(3)
+    assert run.status == "interrupted"
+    assert answer(session, tiny_model).status == "ok"
+
+
+def test_waiting_for_the_engine_is_said(session: Session, tiny_model: Path) -> None:
+    """A run behind another one on the same model shows what it waits for."""
+    first = session.run(Request(
+        model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.05),),
+    ))  # fmt: skip
+    while first.generated_token_count < 1:
+        time.sleep(0.01)
+    second = session.run(Request(model=str(tiny_model), prompt=PROMPT))
+    stage = next(iter(second)).stage
+    assert stage == "wait"
+    first.stop()
+    assert second.wait(30)
+    assert second.status == "ok"
+
+
+def test_streams(session: Session, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream is an iterator; left early it is cancelled and its result is what there is."""
+    from llmwit_magic import api
+
+    monkeypatch.setattr(api, "current_session", lambda: session)
+    whole = api.infer(tiny_model, PROMPT, {"seed": 3, "max_tokens": 30})
+    with api.stream(tiny_model, PROMPT, {"seed": 3, "max_tokens": 30}) as stream:
+        assert next(stream) + "".join(stream) == whole.text
+    assert stream.result.text == whole.text
+    slow = {"content_filters": (lambda text: time.sleep(0.02),)}
+    stream = api.stream(tiny_model, PROMPT, {"max_tokens": 200}, **slow)
+    run = stream.run
+    del stream
+    assert run.wait(5)
+    assert run.status == "interrupted"
+    with pytest.raises(InvalidInput, match="max_tokens belongs into params"):
+        api.infer(tiny_model, PROMPT, max_tokens=5)
+    with pytest.raises(InvalidInput, match="text 2 is int, not text"):
+        api.generate_embeddings(tiny_model, ["a", 5])
+    assert len(api.generate_embeddings(tiny_model, "one text").embeddings) == 1

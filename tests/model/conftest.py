@@ -18,6 +18,9 @@ def log_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def kernel(default_model_loaded: Path, log_path: Path) -> Iterator[Kernel]:
     with running_kernel() as kernel:
-        reply = kernel.run(f"%load_ext llmwit_magic\n%config InferMagics.log_path = '{log_path}'")
+        reply = kernel.run(
+            f"%load_ext llmwit_magic\n%config InferMagics.log_path = '{log_path}'\n"
+            "%config InferMagics.view = 'html'"
+        )
         assert reply.status == "ok", reply.error
         yield kernel

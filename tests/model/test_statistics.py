@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from llmwit_magic.engines.protocol import Request
 from llmwit_magic.engines.sampling import Sampler
 from llmwit_magic.models.gguf import read_header
 from llmwit_magic.models.tokenizer import build_tokenizer
+from llmwit_magic.protocol import Request
 from llmwit_magic.session import Session
 from llmwit_magic.wit import InferencingParams
 from tests.support.engine import logits_of

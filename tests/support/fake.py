@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from llmwit_magic.engines.protocol import (
+from llmwit_magic.protocol import (
     Chunk,
     Emit,
     End,
@@ -87,8 +88,11 @@ class FakeSession(Session):
         super().__init__(log_path)
         self.engine = engine
 
-    def _engine(self, request: Request, emit: Emit, cancel: threading.Event) -> FakeEngine:  # type: ignore[override]
-        return self.engine
+    @contextmanager
+    def _lease(  # type: ignore[override]
+        self, request: Request, emit: Emit, cancel: threading.Event
+    ) -> Iterator[FakeEngine]:
+        yield self.engine
 
 
 def run_of(events: Iterable[Event], request: Request | None = None) -> Run:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.protocol import Progress
 from llmwit_magic.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotSupported
 from llmwit_magic.models import catalog
 from llmwit_magic.models.catalog import LocalModel, local_models, resolve
 from llmwit_magic.models.checks import OLD_FORMATS
 from llmwit_magic.models.fetch import DEFAULT_NAME
+from llmwit_magic.protocol import Progress
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import write_llama_gguf
 

@@ -7,7 +7,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
-from llmwit_magic.engines.protocol import Request
 from llmwit_magic.magics.cell_args import (
     DEFAULTS,
     MAX_SWEEP,
@@ -19,6 +18,7 @@ from llmwit_magic.magics.cell_args import (
     split_line,
     with_options,
 )
+from llmwit_magic.protocol import Request
 from llmwit_magic.wit import InferencingParams
 
 
@@ -164,9 +164,10 @@ def test_a_stop_sequence_lifts_the_default_limit(line: str, limit: int | None) -
     assert one(line).params.max_tokens == limit
 
 
-def test_a_configured_limit_is_lifted_by_stop_as_well() -> None:
-    """The line that says --stop means it; a configured stop does not lift the limit."""
-    assert one("--stop END", max_tokens=7).params.max_tokens is None
+def test_a_configured_limit_stays_beside_a_stop() -> None:
+    """Only the standard limit makes room for --stop; a configured stop does not lift any."""
+    assert one("--stop END", max_tokens=7).params.max_tokens == 7
+    assert one("--stop END", max_tokens=100).params.max_tokens is None
     assert one(max_tokens=7, stop=("END",)).params.max_tokens == 7
 
 
@@ -225,10 +226,10 @@ def test_values_may_begin_with_a_dash(line: str, stop: str) -> None:
     assert one(line).params.stop == (stop,)
 
 
-def test_only_stop_decodes_escapes() -> None:
-    """A path or a system message keeps its backslashes."""
+def test_texts_decode_escapes() -> None:
+    """A system message may have lines, as a stop sequence; a path keeps its backslashes."""
     request = one(r"-m 'C:\new\model.gguf' --system 'a\nb'")
-    assert (request.model, request.system) == (r"C:\new\model.gguf", r"a\nb")
+    assert (request.model, request.system) == (r"C:\new\model.gguf", "a\nb")
 
 
 def test_tags_are_pairs() -> None:

@@ -190,7 +190,7 @@ def nvml(**functions: Callable[..., Any]) -> SimpleNamespace:
     defaults: dict[str, Any] = {
         "NVMLError": NVMLError,
         "nvmlInit": lambda: None,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetHandleByUUID": lambda index: index,
         "nvmlDeviceGetName": lambda handle: "Test",
         "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(free=1234),
     }
@@ -199,6 +199,7 @@ def nvml(**functions: Callable[..., Any]) -> SimpleNamespace:
 
 def test_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes from nvidia-ml-py, and is unknown without it or where it fails."""
+    monkeypatch.setattr(devices, "_first_uuid", lambda: b"GPU-0")
     monkeypatch.setitem(sys.modules, "pynvml", nvml())
     assert devices._device_memory() == ("cuda:0 Test", 1234)
     assert devices.free_memory() == 1234
@@ -249,10 +250,22 @@ def test_no_gpu() -> None:
         choose_layers(3, "no driver", LAYERS, 5 * GB)
 
 
+@pytest.mark.parametrize("free", [5 * GB + devices.SCRATCH_BYTES, None])
 @pytest.mark.parametrize(("asked", "taken"), [(1, 1), (4, 4), (5, 5), (6, 5), (2**32 - 1, 5)])
-def test_number_of_layers(asked: int, taken: int) -> None:
-    """A number is taken as it is, up to all layers and the output."""
-    assert choose_layers(asked, Gpu("cuda:0", 1), LAYERS, 5 * GB) == (taken, "as asked")
+def test_number_of_layers(asked: int, taken: int, free: int | None) -> None:
+    """A number is taken as it is, up to all layers and the output, which is then said."""
+    why = "as asked" if asked <= 5 else "all 5 layers"
+    assert choose_layers(asked, Gpu("cuda:0", free), LAYERS, 5 * GB) == (taken, why)
+
+
+def test_a_number_that_does_not_fit() -> None:
+    """CUDA out of memory ends the process, so it is refused before, with the number that fits."""
+    gpu = Gpu("cuda:0", 2 * GB + devices.SCRATCH_BYTES)
+    assert choose_layers(2, gpu, LAYERS, 5 * GB) == (2, "as asked")
+    with pytest.raises(
+        DeviceUnavailable, match=r"3 GPU layers need 3,072 MiB and 2,048 MiB .*--gpu-layers 2 fits"
+    ):
+        choose_layers(3, gpu, LAYERS, 5 * GB)
 
 
 @pytest.mark.parametrize(

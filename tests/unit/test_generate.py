@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from llmwit_magic.engines.generate import generate
-from llmwit_magic.engines.protocol import Chunk, End, Event, Progress
 from llmwit_magic.engines.sampling import log_probabilities
 from llmwit_magic.engines.stopping import TextStream
 from llmwit_magic.errors import EngineFailed
+from llmwit_magic.protocol import Chunk, End, Event, Progress
 from llmwit_magic.wit import FinishDetail, FinishReason, InferencingParams
 
 VOCABULARY = 256
@@ -306,3 +306,10 @@ def test_the_parts_are_timed() -> None:
     assert set(run().end.seconds) == {"prompt", "decode"}
     assert set(run(max_tokens=0).end.seconds) == set()
     assert all(value >= 0 for value in run().end.seconds.values())
+
+
+@pytest.mark.parametrize("how", [{"stop": "lo"}, {"filters": ["lo"]}])
+def test_tokens_of_what_is_left_out_are_not_recorded(how: dict[str, Any]) -> None:
+    """Neither a stop sequence nor a filter's match can be read from the recorded tokens."""
+    result = run(b"hello world", max_tokens=11, top_logprobs=1, **how)
+    assert b"".join(token.bytes for token in result.tokens) == b"hel"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas
 import pytest
 
-from llmwit_magic.engines.protocol import Request
 from llmwit_magic.errors import EngineDied, LogError
+from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.log import COLUMNS, RunLog
 from llmwit_magic.runlog.run import Run
 from llmwit_magic.wit import InferencingParams

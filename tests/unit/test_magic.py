@@ -11,9 +11,10 @@ import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
+from traitlets import TraitError
 from traitlets.config import Config
 
-from llmwit_magic.errors import EngineDied, InvalidInput
+from llmwit_magic.errors import EngineDied
 from llmwit_magic.magics import infer
 from tests.support.fake import FakeEngine, FakeSession
 
@@ -29,7 +30,6 @@ def shell(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(infer, "current_session", lambda: session)
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     infer.load(shell)
-    session.log.move_to(":memory:")
     yield shell
     session.close()
 
@@ -72,9 +72,13 @@ def test_defaults_are_configured(shell: Any, engine: FakeEngine) -> None:
 def test_a_bad_default_is_refused_when_it_is_set(shell: Any) -> None:
     """The old value stays, and the message is the contract's."""
     magics = shell.find_cell_magic("infer").__self__
-    with pytest.raises(InvalidInput, match=r"temperature: -1\.0 is not valid"):
+    with pytest.raises(TraitError, match=r"temperature: -1\.0 is not valid"):
         magics.temperature = -1
-    assert magics.temperature == 0.8
+    shell.run_line_magic("config", "InferMagics.temperature = -1")
+    shell.run_line_magic("config", "InferMagics.stop = ''")
+    shell.run_line_magic("config", "InferMagics.content_filters = ['(']")
+    assert (magics.temperature, magics.stop, magics.content_filters) == (0.8, (), [])
+    cell(shell, "")
 
 
 def test_failures_raise(shell: Any, engine: FakeEngine) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmwit_magic import errors
-from llmwit_magic.engines.protocol import Chunk, End, Prepared, Progress, Request, jsonable
 from llmwit_magic.errors import InferenceError, InvalidInput, error_named
+from llmwit_magic.protocol import Chunk, End, Prepared, Progress, Request, jsonable
 from llmwit_magic.wit import (
     DeviceInfo,
     EmbeddingsResult,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
-from ..wit import (
+from .wit import (
     U32,
     DeviceInfo,
     FinishDetail,
@@ -74,7 +74,7 @@ class Request(Record):
 class Progress:
     """How far a stage has come: of `fetch` and `adapt` in bytes, of `prompt` in tokens."""
 
-    stage: Literal["fetch", "adapt", "load", "prompt"]
+    stage: Literal["fetch", "adapt", "wait", "load", "prompt"]
     done: int = 0
     total: int | None = None
     note: str = ""

@@ -1,0 +1,154 @@
+"""The view of a run while it goes on, in a notebook: a widget that only ever appends.
+
+When the run has ended, its output becomes plain HTML (`html.py`), so that a
+saved notebook shows it without widgets; the page's module gives it buttons.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+from IPython.display import display
+
+from ..errors import LogError
+from ..protocol import Progress, Request
+from ..runlog.log import RunLog
+from ..runlog.run import Results, Run
+from .html import Extras, comparison_html, html_of, log_key
+from .text import plain, plain_table, progress_text, settings_text, visible
+
+STATUS_SECONDS = 1.0
+"""How often the number of tokens is said while text is streamed."""
+Forms = Callable[[Request], Mapping[str, str]]
+
+
+class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
+    """Made once for a kernel and never shown: the page's side of finished views."""
+
+    _esm = Path(__file__).parent / "page.js"
+    role = traitlets.Unicode("page").tag(sync=True)
+    log = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, log: RunLog) -> None:
+        super().__init__(log=log_key(log.path))
+        self._runs = log
+        self.on_msg(self._receive)
+
+    def _receive(self, widget: Any, content: Mapping[str, Any], buffers: Any) -> None:
+        run_id, value = content.get("rate"), content.get("value")
+        if not isinstance(run_id, int) or value not in (1, -1, None):
+            return
+        try:
+            self._runs.rate(run_id, value)
+        except LogError:
+            return  # the button stays as it is
+        self.send({"rated": run_id, "value": value})
+
+
+class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
+    """Text appended by messages, a status line, a progress bar, and Stop."""
+
+    _esm = Path(__file__).parent / "page.js"
+    _css = Path(__file__).parent / "page.css"
+    role = traitlets.Unicode("live").tag(sync=True)
+    stoppable = traitlets.Bool(True).tag(sync=True)
+
+
+class Stream:
+    """Sends a live widget what is new of a run, and nothing twice."""
+
+    def __init__(self, widget: LiveWidget) -> None:
+        self._widget = widget
+        self._run: Run | None = None
+        self._sent = 0
+        self._stage = ""
+        self._status_time = 0.0
+
+    def draw(self, run: Run, heading: str | None = None) -> None:
+        """One message with all that has changed since the last one."""
+        message: dict[str, Any] = {}
+        if run is not self._run:
+            self._run, self._sent, self._stage, self._status_time = run, 0, "", 0.0
+            message |= {"clear": True} if heading is None else {"h": heading}
+        text = run.text
+        if len(text) > self._sent:
+            message["t"] = visible(text[self._sent :])
+            self._sent = len(text)
+        message |= self._status(run)
+        if message:
+            self._widget.send(message)
+
+    def _status(self, run: Run) -> dict[str, Any]:
+        progress, message = run.progress, dict[str, Any]()
+        stage = progress.stage if progress else "writing"
+        if stage != self._stage:
+            self._stage = stage
+            message["a"] = progress_text(Progress(progress.stage)) if progress else "writing"
+            self._status_time = 0.0
+            if progress is None:
+                message["p"] = None
+        if run.done or time.monotonic() - self._status_time < (0 if progress else STATUS_SECONDS):
+            return message
+        self._status_time = time.monotonic()
+        if progress is None:
+            message["s"] = f"writing … {run.generated_token_count} tokens"
+        else:
+            message["s"] = progress_text(progress)
+            if progress.total:
+                message["p"] = [progress.done, progress.total]
+        return message
+
+
+class NotebookView:
+    """One output of a cell: live while it runs, plain HTML afterwards."""
+
+    def __init__(self, total: int, varying: tuple[str, ...], log: RunLog, forms: Forms) -> None:
+        self._total, self._varying = total, varying
+        self._log, self._forms = log, forms
+        self._widget = LiveWidget()
+        self._stream = Stream(self._widget)
+        self._done: set[int] = set()
+        self._began = time.monotonic()
+        self._last: Run | None = None
+        bundle = self._widget._repr_mimebundle_()
+        data = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+        data |= {"text/html": "<em>running …</em>", "text/plain": "running …"}
+        self._handle = display(data, raw=True, display_id=True)
+
+    def draw(self, run: Run) -> None:
+        heading = None
+        if self._total > 1:
+            heading = settings_text(run, self._varying)
+        self._last = run
+        self._stream.draw(run, heading)
+        if run.done and self._total > 1 and id(run) not in self._done:
+            self._done.add(id(run))
+            self._widget.send({"s": self._time_left(), "p": [len(self._done), self._total]})
+
+    def _time_left(self) -> str:
+        each = (time.monotonic() - self._began) / len(self._done)
+        left = each * (self._total - len(self._done))
+        return f"{len(self._done)} of {self._total} runs, about {left:.0f} s left"
+
+    def finish(self, results: Results) -> None:
+        if self._total > 1:
+            data = {"text/html": comparison_html(results), "text/plain": plain_table(results)}
+        elif self._last is not None:
+            data = self._finished(self._last)
+        else:
+            data = {"text/html": "", "text/plain": ""}
+        self._handle.update(data, raw=True)
+        self._widget.close()
+
+    def _finished(self, run: Run) -> dict[str, str]:
+        result = run.result
+        extras = Extras(self._log.path, run.log_problem, self._forms(run.request))
+        return {
+            "text/html": html_of(result, extras),
+            "text/plain": plain(result, run.log_problem),
+        }
