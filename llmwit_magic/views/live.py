@@ -7,6 +7,7 @@ saved notebook shows it without widgets; the page's module gives it buttons.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,11 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
     _esm = Path(__file__).parent / "page.js"
     _css = Path(__file__).parent / "page.css"
     role = traitlets.Unicode("live").tag(sync=True)
+    key = traitlets.Unicode().tag(sync=True)
     stoppable = traitlets.Bool(True).tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(key=uuid.uuid4().hex, **traits)
 
 
 class Stream:

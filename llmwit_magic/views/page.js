@@ -189,12 +189,13 @@ function markDifferences(cell, base) {
 
 // Live view -----------------------------------------------------------------------
 
-// What a live model has said, so that every view of it can show the whole.
-const STATES = new WeakMap();
+// What a live model has said, so that every view of it can show the whole. By the model's key:
+// `initialize` and `render` get different objects for one model.
+const STATES = new Map();
 
 function follow(model) {
   const state = { parts: [], status: "", progress: null, views: new Set() };
-  STATES.set(model, state);
+  STATES.set(model.get("key"), state);
   model.on("msg:custom", (message) => {
     if (message.clear) state.parts.length = 0;
     if (message.h !== undefined) state.parts.push({ heading: message.h });
@@ -203,10 +204,11 @@ function follow(model) {
     if (message.p !== undefined) state.progress = message.p;
     for (const view of state.views) view(message);
   });
+  return () => STATES.delete(model.get("key"));
 }
 
 function renderLive({ model, el }) {
-  const state = STATES.get(model);
+  const state = STATES.get(model.get("key"));
   const root = el.appendChild(element("div", "llmwit"));
   const scroll = root.appendChild(element("div", "llmwit-scroll"));
   const text = scroll.appendChild(element("div", "llmwit-text"));
@@ -280,7 +282,7 @@ function element(name, className) {
 export default {
   initialize({ model }) {
     if (model.get("role") === "page") return openPage(model);
-    follow(model);
+    return follow(model);
   },
   render: renderLive,
 };
