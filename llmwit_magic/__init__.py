@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import generate_embeddings, infer, stream
+    from .api import generate_embeddings, infer, stream, tune
     from .errors import (
         EngineFailed,
         InferenceError,
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 # Where each public name lives. They are imported when they are first used, so
 # that loading the extension stays light.
 _HOMES = {
-    "infer": "api", "stream": "api", "generate_embeddings": "api",
+    "infer": "api", "stream": "api", "generate_embeddings": "api", "tune": "api",
     "Request": "protocol",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
     "EngineFailed": "errors", "Interrupted": "errors",
@@ -66,6 +66,7 @@ __all__ = [
     "load_ipython_extension",
     "runs",
     "stream",
+    "tune",
     "unload_ipython_extension",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInput
 from .models.fetch import DEFAULT_NAME
@@ -15,6 +15,9 @@ from .runlog.run import Run
 from .session import current_session
 from .views import INTERVAL
 from .wit import EmbeddingsResult, InferencingParams, InferencingResult, params_from
+
+if TYPE_CHECKING:
+    from .views.tuning import TuningPanel
 
 
 def infer(
@@ -61,6 +64,22 @@ def generate_embeddings(
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
     request = _request(model, "", None, options)
     return current_session().embed(request, [_text(text, n) for n, text in enumerate(wanted, 1)])
+
+
+def tune(
+    prompt: str,
+    model: str | os.PathLike[str] | None = None,
+    params: InferencingParams | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> TuningPanel:
+    """Sliders over a prompt; shows at the end of a cell. Takes the options of `infer`."""
+    from .magics.repeat import forms
+    from .views.tuning import TuningPanel
+
+    return TuningPanel(
+        current_session(), _request(model, prompt, params, options),
+        lambda request: forms(request, {}),
+    )  # fmt: skip
 
 
 def start(

@@ -104,6 +104,8 @@ OPTIONS = (
            own_help="leave {{name}} in the cell as it is"),
     Option("dry_run", ("--dry-run",), type=bool,
            own_help="show the prompt and parameters as the model would get them; run nothing"),
+    Option("tune", ("--tune",), type=bool,
+           own_help="show sliders that run the prompt again with other settings"),
     Option("quiet", ("--quiet",), type=bool, own_help="show nothing while it runs"),
 )  # fmt: skip
 
@@ -128,6 +130,7 @@ class Cell:
     varying: tuple[str, ...]
     output: str | None
     dry_run: bool
+    tune: bool
     quiet: bool
 
 
@@ -234,6 +237,7 @@ def _read_cell(
         varying=varying,
         output=_variable(given.get("output")),
         dry_run=bool(given.get("dry_run")),
+        tune=bool(given.get("tune")),
         quiet=bool(given.get("quiet")),
     )
 

@@ -9,6 +9,7 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+from IPython.display import display
 from traitlets import Any as AnyTrait
 from traitlets import Dict, Enum, Int, List, TraitError, Unicode, observe, validate
 from traitlets.config import Configurable
@@ -118,6 +119,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         read = read_cell(self.infer.parser, line, cell, self.shell.user_ns, self._defaults())
         if read.dry_run:
             self._show_dry_run(read)
+        elif read.tune:
+            self._tune(read)
         else:
             self._run(read)
 
@@ -144,7 +147,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             self.view,
             self.shell,
             self.session.log,
-            lambda request: forms(request, self._defaults()),
+            self._forms,
             total=len(cell.requests),
             varying=cell.varying,
         )
@@ -153,6 +156,20 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         """Put the newest result where the user finds it."""
         names = [RESULT_NAME] + ([cell.output] if cell.output else [])
         self.shell.push(dict.fromkeys(names, value), interactive=False)
+
+    def _tune(self, cell: Cell) -> None:
+        """Show the tuning panel of the cell's first request; `-o` keeps the panel."""
+        from ..views.tuning import TuningPanel
+
+        if cell.is_sweep:
+            raise UsageError("--tune takes one value for each option: the sliders do the rest")
+        panel = TuningPanel(self.session, cell.requests[0], self._forms)
+        if cell.output:
+            self.shell.push({cell.output: panel}, interactive=False)
+        display(panel)
+
+    def _forms(self, request: Request) -> dict[str, str]:
+        return forms(request, self._defaults())
 
     def _show_dry_run(self, cell: Cell) -> None:
         for request in cell.requests:

@@ -1,0 +1,274 @@
+"""Sliders that run a request again: `%%infer --tune` and `tune(prompt, …)`.
+
+A change runs the request again after a short pause, and a newer change cancels
+the run in flight. There is a thread only while something runs, so a panel that
+nobody looks at costs nothing; the kernel is free all the time.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from ..errors import InferenceError, Interrupted, InvalidInput
+from ..protocol import Request
+from ..runlog.run import Run
+from ..session import Session
+from ..wit import InferencingParams
+from .html import Extras, html_of
+from .live import Forms, LiveWidget, Stream
+
+PAUSE_SECONDS = 0.15
+"""How long a setting must rest before it is run."""
+INTERVAL = 0.05
+
+# For each number of the contract: least, most and step of its slider. The field's own range may
+# be wider; the box beside the slider takes no more than this.
+SLIDERS: dict[str, tuple[float, float, float]] = {
+    "max_tokens": (0, 1024, 1),
+    "temperature": (0, 2, 0.05),
+    "top_k": (0, 200, 1),
+    "top_p": (0.01, 1, 0.01),
+    "repeat_penalty": (0.5, 2, 0.05),
+    "repeat_penalty_last_n_token_count": (0, 512, 1),
+    "seed": (0, 9999, 1),
+}
+
+
+class TuningPanel:
+    """A prompt, its sliders, the live view beneath, and what came before."""
+
+    def __init__(self, session: Session, request: Request, forms: Forms) -> None:
+        seed = session.draw_seed() % 10_000 if request.params.seed is None else request.params.seed
+        params = request.params.model_copy(update={"seed": seed})
+        self._session, self._forms = session, forms
+        self._base = request.model_copy(
+            update={"params": params, "group_id": uuid.uuid4().hex[:12]}
+        )
+        self._runner = _Runner(session, self._draw)
+        self.runs: list[Run] = []
+        self._shown = -1
+        self._live = LiveWidget(stoppable=False)
+        self._live.on_msg(self._receive)
+        self._stream = Stream(self._live)
+        self._make_widgets(params)
+        self.change()
+
+    @property
+    def group_id(self) -> str:
+        """The same for all runs of this panel."""
+        return str(self._base.group_id)
+
+    @property
+    def request(self) -> Request:
+        """What the settings say now. Raises `InvalidInput` where they make no request."""
+        values = {name: control.value for name, control in self.controls.items()}
+        stops = tuple(line for line in values.pop("stop").split("⏎") if line)
+        if values.pop("no_limit"):
+            values["max_tokens"] = None
+        params = InferencingParams(**values, stop=tuple(s.replace("\\n", "\n") for s in stops))
+        if not self.prompt.value.strip():
+            raise InvalidInput("the prompt is empty")
+        return self._base.model_copy(update={"prompt": self.prompt.value, "params": params})
+
+    # What is seen ----------------------------------------------------------------
+
+    def _make_widgets(self, params: InferencingParams) -> None:
+        wide = widgets.Layout(width="100%")
+        self.prompt = widgets.Textarea(
+            self._base.prompt, layout=widgets.Layout(width="100%", height="6em"),
+            continuous_update=True,
+        )  # fmt: skip
+        self.controls = {name: _slider(name, params) for name in SLIDERS}
+        self.controls["no_limit"] = widgets.Checkbox(
+            params.max_tokens is None, description="no token limit", indent=False
+        )
+        self.controls["stop"] = widgets.Text(
+            "⏎".join(text.replace("\n", "\\n") for text in params.stop),
+            description="stop", placeholder="text, \\n for a line end; several: a⏎b",
+            style={"description_width": "10em"}, layout=wide,
+        )  # fmt: skip
+        self.line = widgets.HTML()
+        self.problem = widgets.HTML()
+        self.finished, self.kept = widgets.HTML(), widgets.HTML()
+        self.back = widgets.Button(description="◀ earlier", tooltip="the output before")
+        self.forward = widgets.Button(description="later ▶", tooltip="the output after")
+        self.place = widgets.Label()
+        self.keep = widgets.Button(description="keep", tooltip="pin this output beside the next")
+        self.back.on_click(lambda button: self.step(-1))
+        self.forward.on_click(lambda button: self.step(1))
+        self.keep.on_click(lambda button: self.pin())
+        for control in (self.prompt, *self.controls.values()):
+            control.observe(self.change, "value")
+        grid = widgets.GridBox(
+            list(self.controls.values()),
+            layout=widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(22em, 1fr))"),
+        )
+        half = widgets.Layout(flex="1 1 20em", min_width="0")
+        outputs = widgets.HBox(
+            [widgets.VBox([self._live, self.finished], layout=half), self.kept],
+            layout=widgets.Layout(flex_flow="row wrap", grid_gap="1.5em"),
+        )
+        self.kept.layout = widgets.Layout(flex="1 1 20em", min_width="0", display="none")
+        history = widgets.HBox([self.back, self.place, self.forward, self.keep])
+        self.box = widgets.VBox(
+            [self.prompt, grid, self.line, self.problem, history, outputs],
+        )  # fmt: skip
+
+    def _ipython_display_(self) -> None:
+        display(self.box)
+
+    # What happens ----------------------------------------------------------------
+
+    def change(self, change: Any = None) -> None:
+        """Run what the settings say now; the newest change wins."""
+        try:
+            request = self.request
+        except InvalidInput as error:
+            self.problem.value = f"<b>{html.escape(str(error))}</b>"
+            self._runner.cancel()
+            return
+        self.problem.value = ""
+        text = self._forms(request)["cell"]
+        line = html.escape(text.partition("\n")[0])
+        self.line.value = (
+            f'<div class="llmwit"><code>{line}</code> <button type="button" '
+            f'data-copy="{html.escape(text)}" title="copy the cell">copy</button></div>'
+        )
+        self._runner.want(request)
+
+    def _draw(self, run: Run) -> None:
+        """Called in the runner's thread, at most once in `INTERVAL`, and at the end."""
+        if not self.runs or self.runs[-1] is not run:
+            self.runs.append(run)
+            self._shown = len(self.runs) - 1
+            self.finished.value = ""
+            self.place.value = f"{len(self.runs)} of {len(self.runs)}"
+            self._live.layout.display = ""
+        if self._shown == len(self.runs) - 1:
+            self._stream.draw(run)
+            if run.done:
+                self._show()
+
+    def _show(self) -> None:
+        """The finished view of the run in the history that is looked at."""
+        run = self.runs[self._shown]
+        line = self._forms(run.request)["cell"].partition("\n")[0]
+        self.place.value = f"{self._shown + 1} of {len(self.runs)}: {line}"
+        if not run.done:
+            self.finished.value, self._live.layout.display = "", ""
+            return
+        error = f"<p><b>{html.escape(str(run.error))}</b></p>" if run.error else ""
+        self.finished.value = error + self._finished(run)
+        self._live.layout.display = "none"
+
+    def _finished(self, run: Run) -> str:
+        path = run.log.path if run.log else ""
+        return html_of(run.result, Extras(path, run.log_problem, self._forms(run.request)))
+
+    def step(self, by: int) -> None:
+        """Look at an earlier or a later output; its settings stand in its status line."""
+        if self.runs:
+            self._shown = min(max(self._shown + by, 0), len(self.runs) - 1)
+            self._show()
+
+    def pin(self) -> None:
+        """Keep the output that is looked at beside the next ones."""
+        if self.runs and self.runs[self._shown].done:
+            line = self._forms(self.runs[self._shown].request)["cell"].partition("\n")[0]
+            head = f"<p>kept: <code>{html.escape(line)}</code></p>"
+            self.kept.value = head + self._finished(self.runs[self._shown])
+            self.kept.layout.display = ""
+
+    def _receive(self, widget: Any, content: Any, buffers: Any) -> None:
+        if content.get("closed"):
+            self.close()
+
+    def close(self) -> None:
+        """End what runs. A later change runs again."""
+        self._runner.cancel()
+
+    def wait(self, timeout: float = 60) -> bool:
+        """Block until nothing runs and nothing waits to run; whether that is so."""
+        return self._runner.wait(timeout)
+
+
+def _slider(name: str, params: InferencingParams) -> Any:
+    least, most, step = SLIDERS[name]
+    field = InferencingParams.model_fields[name]
+    value = getattr(params, name)
+    if value is None:
+        value = field.default
+    whole = isinstance(step, int)
+    kind = widgets.IntSlider if whole else widgets.FloatSlider
+    return kind(
+        value=value, min=min(least, value), max=max(most, value), step=step,
+        description=name.replace("repeat_penalty_last_n_token_count", "penalty_last_n"),
+        tooltip=field.description, continuous_update=True,
+        readout_format="d" if whole else ".2f",
+        style={"description_width": "10em"}, layout=widgets.Layout(width="100%"),
+    )  # fmt: skip
+
+
+class _Runner:
+    """Runs the newest request; the one in flight is cancelled when a newer one comes."""
+
+    def __init__(self, session: Session, draw: Callable[[Run], None]) -> None:
+        self._session = session
+        self._draw = draw
+        self._lock = threading.Lock()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._wanted: Request | None = None
+        self._since = 0.0
+        self._run: Run | None = None
+        self._thread: threading.Thread | None = None
+
+    def want(self, request: Request) -> None:
+        with self._lock:
+            self._wanted, self._since = request, time.monotonic()
+            if self._run is not None:
+                self._run.cancel()
+            if self._thread is None:
+                self._idle.clear()
+                self._thread = threading.Thread(target=self._work, name="llmwit-tune", daemon=True)
+                self._thread.start()
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._wanted = None
+            if self._run is not None:
+                self._run.cancel()
+
+    def wait(self, timeout: float) -> bool:
+        return self._idle.wait(timeout)
+
+    def _work(self) -> None:
+        while (run := self._next()) is not None:
+            # The failures of a run are shown in the panel: there is no cell to raise them in.
+            with suppress(InferenceError, Interrupted):
+                run.follow(INTERVAL, self._draw)
+
+    def _next(self) -> Run | None:
+        """The next run, once its settings have rested; None when nothing is wanted."""
+        while True:
+            with self._lock:
+                self._run = None
+                rested = time.monotonic() - self._since
+                if self._wanted is None:
+                    self._thread = None
+                    self._idle.set()
+                    return None
+                if rested >= PAUSE_SECONDS:
+                    request, self._wanted = self._wanted, None
+                    self._run = self._session.run(request)
+                    return self._run
+            time.sleep(max(PAUSE_SECONDS - rested, 0.005))
