@@ -33,6 +33,7 @@ def main() -> int:
     executed = arguments.to / arguments.notebook.name
     client = NotebookClient(
         notebook,
+        store_widget_state=False,  # the page stands alone: no widget manager from elsewhere
         config=Config({"KernelManager": private_transport()}),
         timeout=600,
         resources={"metadata": {"path": str(arguments.notebook.parent)}},

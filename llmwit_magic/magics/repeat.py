@@ -37,10 +37,11 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         source = request.params if option.dest in InferencingParams.model_fields else request
         value = getattr(source, option.dest)
         standard = DEFAULT_NAME if option.dest == "model" else option.field.default
-        usual = defaults.get(option.dest, standard)
+        unsaid = [standard, defaults.get(option.dest, standard)]
         if option.dest == "max_tokens" and request.params.stop:
-            usual = standard = None  # a stop sequence without a limit means none
-        if value == standard == usual or (value is None and option.dest != "max_tokens"):
+            # The standard limit makes room for a stop sequence.
+            unsaid = [None if limit == standard else limit for limit in unsaid]
+        if all(value == other for other in unsaid) or (value is None and not option.words):
             continue
         words += _option_words(option, value)
     if "{{" in request.prompt:
@@ -68,11 +69,16 @@ def _quoted(text: str, escapes: bool = False) -> str:
     """One word of the line; with `escapes`, as the line decodes them."""
     if escapes:
         text = text.replace("\\", "\\\\").replace("'", "\\x27").replace("\n", "\\n")
-        text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+        text = "".join(c if c.isprintable() else _escaped(c) for c in text)
     plain = text and not any(c.isspace() or c in "'\"\\" for c in text) and text[0] != "-"
     if plain:
         return text
     return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def python_text(request: Request) -> str:

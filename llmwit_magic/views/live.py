@@ -64,6 +64,12 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
         super().__init__(key=uuid.uuid4().hex, **traits)
 
 
+def mimebundle(widget: Any) -> dict[str, Any]:
+    """What displays a widget, as data to which other forms can be added."""
+    bundle = widget._repr_mimebundle_()
+    return dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+
+
 class Stream:
     """Sends a live widget what is new of a run, and nothing twice."""
 
@@ -120,9 +126,10 @@ class NotebookView:
         self._done: set[int] = set()
         self._began = time.monotonic()
         self._last: Run | None = None
-        bundle = self._widget._repr_mimebundle_()
-        data = dict(bundle[0] if isinstance(bundle, tuple) else bundle)
-        data |= {"text/html": "<em>running …</em>", "text/plain": "running …"}
+        data = mimebundle(self._widget) | {
+            "text/html": "<em>running …</em>",
+            "text/plain": "running …",
+        }
         self._handle = display(data, raw=True, display_id=True)
 
     def draw(self, run: Run) -> None:

@@ -24,7 +24,7 @@ from ..runlog.run import Run
 from ..session import Session
 from ..wit import InferencingParams
 from .html import Extras, html_of
-from .live import Forms, LiveWidget, Stream
+from .live import Forms, LiveWidget, Stream, mimebundle
 
 PAUSE_SECONDS = 0.15
 """How long a setting must rest before it is run."""
@@ -71,6 +71,8 @@ class TuningPanel:
     def request(self) -> Request:
         """What the settings say now. Raises `InvalidInput` where they make no request."""
         values = {name: control.value for name, control in self.controls.items()}
+        # A slider in a browser gives 0.9000000000000001 where it stands at 0.9.
+        values |= {name: round(value, 6) for name, value in values.items() if name in SLIDERS}
         stops = tuple(line for line in values.pop("stop").split("⏎") if line)
         if values.pop("no_limit"):
             values["max_tokens"] = None
@@ -84,7 +86,7 @@ class TuningPanel:
     def _make_widgets(self, params: InferencingParams) -> None:
         wide = widgets.Layout(width="100%")
         self.prompt = widgets.Textarea(
-            self._base.prompt, layout=widgets.Layout(width="100%", height="6em"),
+            self._base.prompt, layout=widgets.Layout(width="calc(100% - 8px)", height="6em"),
             continuous_update=True,
         )  # fmt: skip
         self.controls = {name: _slider(name, params) for name in SLIDERS}
@@ -124,7 +126,13 @@ class TuningPanel:
         )  # fmt: skip
 
     def _ipython_display_(self) -> None:
-        display(self.box)
+        """The panel; where there are no widgets, the cell that it stands for."""
+        line = self._forms(self.request)["cell"]
+        data = mimebundle(self.box) | {
+            "text/html": f"<p>Sliders, in a notebook with a kernel, over:</p><pre>{html.escape(line)}</pre>",
+            "text/plain": f"Sliders, in a notebook with a kernel, over:\n{line}",
+        }
+        display(data, raw=True)
 
     # What happens ----------------------------------------------------------------
 
@@ -161,8 +169,10 @@ class TuningPanel:
     def _show(self) -> None:
         """The finished view of the run in the history that is looked at."""
         run = self.runs[self._shown]
-        line = self._forms(run.request)["cell"].partition("\n")[0]
-        self.place.value = f"{self._shown + 1} of {len(self.runs)}: {line}"
+        place = f"{self._shown + 1} of {len(self.runs)}"
+        if self._shown < len(self.runs) - 1:
+            place += ": " + self._forms(run.request)["cell"].partition("\n")[0]
+        self.place.value = place
         if not run.done:
             self.finished.value, self._live.layout.display = "", ""
             return

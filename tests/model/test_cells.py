@@ -184,4 +184,6 @@ def test_the_example_notebooks_run(default_model_loaded: Path, tmp_path: Path) -
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         assert (tmp_path / path.with_suffix(".html").name).stat().st_size > 100_000
-        assert "Paris" in done.stdout
+        assert "tokens" in done.stdout
+        if path.stem == "quickstart":
+            assert "Paris" in done.stdout

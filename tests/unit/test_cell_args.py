@@ -77,6 +77,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "tags": ("a=b", {"a": "b"}),
     "no_interpolate": ("", None),
     "dry_run": ("", True),
+    "tune": ("", True),
     "quiet": ("", True),
 }
 

@@ -1,0 +1,109 @@
+"""A run's forms: each says the same request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmwit_magic.magics.cell_args import DEFAULTS, OPTIONS, read_cell, with_options
+from llmwit_magic.magics.repeat import cell_text, forms, python_text, wave_text
+from llmwit_magic.models.fetch import DEFAULT_NAME
+from llmwit_magic.protocol import Request
+from llmwit_magic.wit import InferencingParams
+
+
+@with_options
+def infer(self: Any, line: str, cell: str) -> None:
+    """doc"""
+
+
+STANDARD: dict[str, Any] = {
+    option.dest: option.field.default for option in OPTIONS if option.dest in DEFAULTS
+} | {"model": DEFAULT_NAME}
+
+
+def read_back(text: str, defaults: dict[str, Any]) -> Request:
+    line, _, cell = text.removeprefix("%%infer").partition("\n")
+    (request,) = read_cell(infer.parser, line, cell, {}, defaults).requests
+    return request
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+params = st.builds(
+    InferencingParams,
+    max_tokens=st.none() | st.integers(0, 5000),
+    temperature=st.floats(0, 10),
+    top_k=st.integers(0, 1000),
+    top_p=st.floats(0.001, 1),
+    repeat_penalty=st.floats(0.01, 10),
+    repeat_penalty_last_n_token_count=st.integers(0, 1000),
+    stop=st.lists(texts, max_size=3).map(tuple),
+    seed=st.integers(0, 2**63 - 1),
+)
+system = st.none() | texts
+configured = st.sampled_from([{}, {"temperature": 0.0}, {"max_tokens": 7}, {"top_k": 5}])
+
+
+@given(prompt=texts, params=params, system=system, configured=configured, chat=st.booleans())
+def test_the_cell_runs_the_same_request(
+    prompt: str, params: InferencingParams, system: str | None, configured: dict[str, Any], chat: bool
+) -> None:  # fmt: skip
+    """Read back in a notebook with whatever defaults, the cell gives the request again."""
+    request = Request(model=DEFAULT_NAME, prompt=prompt, params=params, system=system, chat=chat)
+    defaults = STANDARD | configured
+    again = read_back(cell_text(request, defaults), defaults)
+    assert again.model_dump() == request.model_dump()
+
+
+@given(prompt=texts, params=params, system=system)
+def test_the_python_makes_the_same_call(
+    prompt: str, params: InferencingParams, system: str | None
+) -> None:
+    """Executed, the text calls `infer` with the same model, prompt and params."""
+    request = Request(model="m", prompt=prompt, params=params, system=system)
+    called: list[Any] = []
+    code = python_text(request).replace("from llmwit_magic import infer", "")
+    exec(code, {"infer": lambda *args, **options: called.append((args, options))})
+    ((model, text, values), options) = called[0]
+    assert (model, text) == ("m", prompt)
+    assert InferencingParams(**values) == params
+    assert options == ({} if system is None else {"system": system})
+
+
+@given(params=params)
+def test_the_wave_text_has_every_field(params: InferencingParams) -> None:
+    """A record of the WIT's fields in their order; an option says some or none."""
+    text = wave_text(params)
+    places = [text.index(name) for name in (
+        "{max-tokens: ", ", repeat-penalty: ", ", repeat-penalty-last-n-token-count: ", ", stop: [",
+        "], temperature: ", ", top-k: ", ", top-p: ")]  # fmt: skip
+    assert places == sorted(places)
+    limit = "none" if params.max_tokens is None else f"some({params.max_tokens})"
+    assert text.startswith(f"{{max-tokens: {limit}, ")
+    assert text.isprintable()
+
+
+def test_the_forms_of_a_plain_request() -> None:
+    """What a person gets who copies the first cell of the README."""
+    request = Request(
+        model=DEFAULT_NAME, prompt="The capital of France is",
+        params=InferencingParams(temperature=0, stop=".", max_tokens=None, seed=7),
+    )  # fmt: skip
+    made = forms(request, STANDARD)
+    assert made["cell"] == ("%%infer --stop . --temperature 0 --seed 7\nThe capital of France is\n")
+    assert json.loads(made["JSON"])["params"]["seed"] == 7
+    assert made["WAVE"] == (
+        "{max-tokens: none, repeat-penalty: 1.1, repeat-penalty-last-n-token-count: 64, "
+        'stop: ["."], temperature: 0, top-k: 40, top-p: 0.9}'
+    )
+
+
+@pytest.mark.parametrize("prompt", ["{{name}}", "a\n\n", " lead", "trail \n"])
+def test_prompts_survive_as_they_are(prompt: str) -> None:
+    """Braces are not read as variables again, and line ends stay."""
+    request = Request(model=DEFAULT_NAME, prompt=prompt, params=InferencingParams(seed=1))
+    assert read_back(cell_text(request, STANDARD), STANDARD).prompt == prompt
