@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anywidget
 import traitlets
@@ -29,7 +29,10 @@ Forms = Callable[[Request], Mapping[str, str]]
 
 
 class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
-    """Made once for a kernel and never shown: the page's side of finished views."""
+    """Made once for a log and never shown: the page's side of finished views."""
+
+    for_log: ClassVar[dict[str, PageWidget]] = {}
+    """By the log's path: a log that is set after the extension was loaded needs its own."""
 
     _esm = Path(__file__).parent / "page.js"
     role = traitlets.Unicode("page").tag(sync=True)
@@ -38,6 +41,7 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def __init__(self, log: RunLog) -> None:
         super().__init__(log=log_key(log.path))
         self._runs = log
+        self.for_log[log.path] = self
         self.on_msg(self._receive)
 
     def _receive(self, widget: Any, content: Mapping[str, Any], buffers: Any) -> None:
@@ -121,6 +125,8 @@ class NotebookView:
     def __init__(self, total: int, varying: tuple[str, ...], log: RunLog, forms: Forms) -> None:
         self._total, self._varying = total, varying
         self._log, self._forms = log, forms
+        if log.path not in PageWidget.for_log:
+            PageWidget(log)
         self._widget = LiveWidget()
         self._stream = Stream(self._widget)
         self._done: set[int] = set()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llmwit_magic.models.checks import check_runnable
 from llmwit_magic.models.gguf import read_header
 from llmwit_magic.models.tokenizer import build_tokenizer
 from tests.model import llamacpp
@@ -27,6 +29,17 @@ def ids(default_model_source: Path) -> list[int]:
 @pytest.fixture(scope="module")
 def logits(default_model_loaded: Path, ids: list[int]) -> np.ndarray:
     return logits_of(default_model_loaded, ids)
+
+
+def test_the_header_check_is_quick(default_model_source: Path) -> None:
+    """Reading and checking the header takes under 0.3 s."""
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        check_runnable(read_header(default_model_source))
+        seconds.append(time.perf_counter() - began)
+    print(f"header check: best of five {min(seconds):.3f} s")
+    assert min(seconds) < 0.3
 
 
 def test_perplexity_is_that_of_float32(logits: np.ndarray, ids: list[int]) -> None:

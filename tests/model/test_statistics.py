@@ -95,9 +95,35 @@ def test_the_engine_draws_what_the_sampler_draws(
         assert run.result.tokens[0].id == Sampler(params).next(logits, prompt_ids)
 
 
-def test_draws_of_one_run_are_independent() -> None:
-    """The quantiles drawn for one run's tokens are uniform, and neighbours do not depend."""
-    sampler = Sampler(InferencingParams(seed=20231101))
-    drawn = np.array([sampler.quantile() for _ in range(2000)])
+def test_draws_of_a_real_run_are_independent(
+    session: Session, default_model_source: Path, default_model_loaded: Path, prompt_ids: list[int]
+) -> None:
+    """The quantile at which each token of a run was drawn is uniform, whatever was drawn before.
+
+    The logits of every step are computed again; each token's share of the
+    distribution must hold the number that the seed gives for that step.
+    """
+    drawn: list[float] = []
+    for seed in (77, 78, 79, 80, 81, 82):
+        params = InferencingParams(
+            seed=seed, max_tokens=80, temperature=1, top_k=0, top_p=1, repeat_penalty=1
+        )
+        run = session.run(Request(
+            model=str(default_model_source), prompt=PROMPT, params=params, top_logprobs=0,
+        ))  # fmt: skip
+        assert run.wait(50)
+        ids = [token.id for token in run.result.tokens or ()]
+        # One after the other, as the run evaluated them.
+        logits = logits_of(default_model_loaded, ids=ids[:-1], prompts=[(prompt_ids, [])])
+        sampler = Sampler(params)
+        for row, token in zip(logits, ids, strict=True):
+            weights = np.exp(row.astype(np.float64) - row.max())
+            cumulative = np.cumsum(weights) / weights.sum()
+            quantile = sampler.quantile()
+            low = cumulative[token - 1] if token else 0.0
+            assert low - 1e-9 <= quantile <= cumulative[token] + 1e-9
+            drawn.append(quantile)
+    print(f"{len(drawn)} draws")
+    assert len(drawn) > 150
     assert stats.kstest(drawn, "uniform").pvalue > 0.001
-    assert stats.kstest((drawn[1:] - drawn[:-1]) % 1, "uniform").pvalue > 0.001
+    assert stats.kstest(np.diff(drawn) % 1, "uniform").pvalue > 0.001

@@ -131,8 +131,9 @@ class Notebook:
 
     def wait_ready(self) -> None:
         expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=40_000)
-        idle = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
-        expect(self.page.locator(idle)).to_be_attached(timeout=40_000)
+        # The indicator in the toolbar says idle before there is a connection.
+        idle = self.page.locator("#jp-main-statusbar").get_by_text("| Idle")
+        expect(idle).to_be_visible(timeout=40_000)
 
     # Cells ---------------------------------------------------------------------------
 
@@ -146,6 +147,7 @@ class Notebook:
         """Run a cell with the keyboard; return while it runs."""
         editor = self.cell(index).locator(".cm-content")
         editor.click()
+        expect(editor).to_be_focused()
         self.page.keyboard.press("Control+Enter")
 
     def wait(self, index: int, seconds: float = 40) -> None:
