@@ -56,6 +56,7 @@ class TuningPanel:
         self._runner = _Runner(session, self._draw)
         self.runs: list[Run] = []
         self._shown = -1
+        self._asked: Request | None = None
         self._live = LiveWidget(stoppable=False)
         self._live.on_msg(self._receive)
         self._stream = Stream(self._live)
@@ -142,6 +143,7 @@ class TuningPanel:
             request = self.request
         except InvalidInput as error:
             self.problem.value = f"<b>{html.escape(str(error))}</b>"
+            self._asked = None
             self._runner.cancel()
             return
         self.problem.value = ""
@@ -151,7 +153,10 @@ class TuningPanel:
             f'<div class="llmwit"><code>{line}</code> <button type="button" '
             f'data-copy="{html.escape(text)}" title="copy the cell">copy</button></div>'
         )
-        self._runner.want(request)
+        # A browser sends the values back that it was given: no news.
+        if request != self._asked:
+            self._asked = request
+            self._runner.want(request)
 
     def _draw(self, run: Run) -> None:
         """Called in the runner's thread, at most once in `INTERVAL`, and at the end."""
@@ -204,6 +209,7 @@ class TuningPanel:
 
     def close(self) -> None:
         """End what runs. A later change runs again."""
+        self._asked = None
         self._runner.cancel()
 
     def wait(self, timeout: float = 60) -> bool:
