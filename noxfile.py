@@ -38,6 +38,14 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "tests/browser", env={"CHROMIUM": browser})
 
 
+@nox.session
+def pictures(session: nox.Session) -> None:
+    """Take the README's pictures again, in a real JupyterLab."""
+    session.install("-q", "-e", ".[test]")
+    browser = find_browser() or install_browser(session)
+    session.run("pytest", "tests/browser/pictures.py", env={"CHROMIUM": browser})
+
+
 def find_browser() -> str | None:
     """A Chromium that is there already."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

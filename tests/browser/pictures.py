@@ -1,0 +1,60 @@
+"""Takes the README's pictures: `nox -s pictures`. Its name keeps it out of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.sync_api import Locator, expect
+
+from tests.support.browser import Notebook
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+FIRST = "%%infer --temperature 0 --stop .\nThe capital of France is"
+TOKENS = "%%infer --max-tokens 40 --seed 4 --top-logprobs 5\nOnce upon a time"
+SWEEP = "%%infer --temperature 0,0.7,1.2 --max-tokens 20 --seed 3\nThe best thing about the sea is"
+TUNE = "%%infer --tune --max-tokens 24 --seed 3\nThe best thing about the sea is"
+
+
+def take(notebook: Notebook, cells: list[Locator], name: str) -> None:
+    """The part of the page that these cells fill, as a picture of the docs."""
+    boxes = [box for cell in cells if (box := cell.bounding_box())]
+    left, top = min(b["x"] for b in boxes), min(b["y"] for b in boxes)
+    right = max(b["x"] + b["width"] for b in boxes)
+    bottom = max(b["y"] + b["height"] for b in boxes)
+    clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    notebook.page.screenshot(path=DOCS / name, clip=clip)
+
+
+def test_first_cell(open_notebook: Callable[..., Notebook]) -> None:
+    """An answer with what is said under it, and one with its tokens."""
+    notebook = open_notebook(FIRST, TOKENS, width=900)
+    notebook.run(1)
+    output = notebook.run(2)
+    output.locator(".llmwit-token").nth(9).hover()
+    expect(notebook.page.locator(".llmwit-alternatives")).to_be_visible()
+    take(notebook, [notebook.cell(1), notebook.cell(2)], "first-cell.png")
+
+
+def test_comparison(open_notebook: Callable[..., Notebook]) -> None:
+    """A sweep side by side."""
+    notebook = open_notebook(SWEEP, width=900)
+    notebook.run(1)
+    take(notebook, [notebook.cell(1)], "comparison.png")
+
+
+def test_tuning(open_notebook: Callable[..., Notebook]) -> None:
+    """The tuning panel with an output kept beside the next one."""
+    notebook = open_notebook(TUNE, width=900)
+    output = notebook.run(1)
+    expect(output.locator(".llmwit-badge").first).to_be_visible(timeout=30_000)
+    output.get_by_role("button", name="keep").click()
+    handle = output.locator(".widget-slider").filter(has_text="temperature").locator(".noUi-handle")
+    handle.focus()
+    for _ in range(8):
+        handle.press("ArrowRight")
+    expect(output.locator("code").first).to_contain_text("--temperature 1.2")
+    expect(output.get_by_text("2 of 2")).to_be_visible(timeout=20_000)
+    expect(output.locator(".llmwit-badge")).to_have_count(2, timeout=20_000)
+    take(notebook, [notebook.cell(1)], "tuning.png")
