@@ -1,6 +1,7 @@
 """The project's commands. Each makes its own environment and does all its set-up.
 
 nox -s quickstart    run examples/quickstart.ipynb for real
+nox -s pictures      take the README's pictures again
 nox -s tests         all tests: lint, unit, integration, model, browser
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .log import COLUMNS
+from .columns import COLUMNS
 
 if TYPE_CHECKING:
     import pandas

@@ -137,6 +137,8 @@ class NotebookView:
             "text/plain": "running …",
         }
         self._handle = display(data, raw=True, display_id=True)
+        if total > 1:
+            self._widget.send({"w": [f"0 of {total} runs", 0, total]})
 
     def draw(self, run: Run) -> None:
         heading = None
@@ -146,7 +148,7 @@ class NotebookView:
         self._stream.draw(run, heading)
         if run.done and self._total > 1 and id(run) not in self._done:
             self._done.add(id(run))
-            self._widget.send({"s": self._time_left(), "p": [len(self._done), self._total]})
+            self._widget.send({"w": [self._time_left(), len(self._done), self._total]})
 
     def _time_left(self) -> str:
         each = (time.monotonic() - self._began) / len(self._done)

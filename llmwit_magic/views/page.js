@@ -13,7 +13,8 @@ function openPage(model) {
     document.addEventListener("click", onClick);
     document.addEventListener("focusin", onPoint);
     document.addEventListener("mouseover", onPoint);
-    document.addEventListener("keydown", onKey);
+    // Before JupyterLab, which would take the arrow keys to go to another cell.
+    window.addEventListener("keydown", onKey, true);
   }
   pages.set(model.get("log"), model);
   document.documentElement.dataset.llmwit = "";
@@ -194,7 +195,7 @@ function markDifferences(cell, base) {
 const STATES = new Map();
 
 function follow(model) {
-  const state = { parts: [], status: "", progress: null, views: new Set() };
+  const state = { parts: [], status: "", progress: null, whole: null, views: new Set() };
   STATES.set(model.get("key"), state);
   model.on("msg:custom", (message) => {
     if (message.clear) state.parts.length = 0;
@@ -202,6 +203,7 @@ function follow(model) {
     if (message.t !== undefined) state.parts.push(message.t);
     if (message.s !== undefined) state.status = message.s;
     if (message.p !== undefined) state.progress = message.p;
+    if (message.w !== undefined) state.whole = message.w;
     for (const view of state.views) view(message);
   });
   return () => STATES.delete(model.get("key"));
@@ -215,6 +217,11 @@ function renderLive({ model, el }) {
   const line = root.appendChild(element("div", "llmwit-status"));
   const status = line.appendChild(element("span", ""));
   const bar = line.appendChild(document.createElement("progress"));
+  // A sweep has a line of its own for how many of its runs are done.
+  const whole = root.appendChild(element("div", "llmwit-status"));
+  const wholeText = whole.appendChild(element("span", ""));
+  const wholeBar = whole.appendChild(document.createElement("progress"));
+  whole.hidden = true;
   // Only the rare changes of stage are announced; a token at a time would flood a reader.
   const announcer = line.appendChild(element("span", ""));
   announcer.setAttribute("aria-live", "polite");
@@ -260,12 +267,16 @@ function renderLive({ model, el }) {
       bar.hidden = !message.p;
       if (message.p) [bar.value, bar.max] = message.p;
     }
+    if (message.w) {
+      whole.hidden = false;
+      [wholeText.textContent, wholeBar.value, wholeBar.max] = message.w;
+    }
     if (message.a !== undefined) announcer.textContent = message.a;
     if (following) scroll.scrollTop = scroll.scrollHeight;
   };
   bar.hidden = true;
   state.parts.forEach(add);
-  update({ s: state.status, p: state.progress });
+  update({ s: state.status, p: state.progress, w: state.whole });
   state.views.add(update);
   return () => {
     state.views.delete(update);

@@ -12,7 +12,8 @@ import pytest
 
 from llmwit_magic.errors import EngineDied, LogError
 from llmwit_magic.protocol import Request
-from llmwit_magic.runlog.log import COLUMNS, RunLog
+from llmwit_magic.runlog.columns import COLUMNS
+from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.run import Run
 from llmwit_magic.wit import InferencingParams
 from tests.support.fake import FakeEngine, FakeSession
