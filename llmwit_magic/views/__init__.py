@@ -9,8 +9,8 @@ from ..protocol import Progress, Request
 from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
 
-INTERVAL = 0.05
-"""Seconds between two drawings: at most 20 a second."""
+INTERVAL = 0.055
+"""Seconds between two drawings: at most 20 a second, the early last one included."""
 
 KINDS = ("auto", "widget", "html", "text")
 

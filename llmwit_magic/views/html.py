@@ -135,7 +135,7 @@ def _tools(result: InferencingResult, extras: Extras) -> str:
             '<button type="button" data-tokens aria-pressed="true" '
             'title="shade each token by its probability">Tokens</button>'
         )
-    if result.run_id is not None:
+    if result.run_id is not None and extras.log_path:
         buttons += [
             f'<button type="button" data-rate="{value}" aria-pressed="false" aria-label="{label}" '
             f'title="{label}">{sign}</button>'

@@ -111,7 +111,8 @@ class Stream:
             return message
         self._status_time = time.monotonic()
         if progress is None:
-            message["s"] = f"writing … {run.generated_token_count} tokens"
+            count = run.generated_token_count
+            message["s"] = f"writing … {count} tokens" if count > 1 else "writing …"
         else:
             message["s"] = progress_text(progress)
             if progress.total:

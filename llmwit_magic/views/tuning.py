@@ -23,12 +23,12 @@ from ..protocol import Request
 from ..runlog.run import Run
 from ..session import Session
 from ..wit import InferencingParams
+from . import INTERVAL
 from .html import Extras, html_of
 from .live import Forms, LiveWidget, Stream, mimebundle
 
 PAUSE_SECONDS = 0.15
 """How long a setting must rest before it is run."""
-INTERVAL = 0.05
 
 # For each number of the contract: least, most and step of its slider. The field's own range may
 # be wider; the box beside the slider takes no more than this.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from llmwit_magic.runlog.log import RunLog
 from tests.support.browser import Lab, Notebook, wait_until
@@ -99,20 +99,26 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="package")
+def context(lab: Lab, browser: Browser) -> BrowserContext:
+    """One for all tests: JupyterLab's scripts are fetched and compiled once."""
+    context = browser.new_context(viewport={"width": 1000, "height": 800})
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=lab.url)
+    context.set_default_timeout(15_000)
+    return context
+
+
 SETUP = "%load_ext llmwit_magic"
 
 
 @pytest.fixture
 def open_notebook(
-    lab: Lab, browser: Browser, request: pytest.FixtureRequest
+    lab: Lab, context: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Notebook]]:
     """Opens a notebook of the cells given, below one that loads the extension, and runs that one.
 
     At the end no page has thrown, and none has asked another machine.
     """
-    context = browser.new_context(viewport={"width": 1000, "height": 800})
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=lab.url)
-    context.set_default_timeout(15_000)
     opened: list[Notebook] = []
 
     def open_(*cells: str, setup: str = SETUP, width: int = 1000) -> Notebook:
@@ -131,7 +137,8 @@ def open_notebook(
     for number, notebook in enumerate(opened):
         if not notebook.page.is_closed():
             notebook.picture(Path(notebook.name).stem + (f"_{number}" if number else ""))
-    context.close()
+    for page in context.pages:
+        page.close()
     lab.shut_kernels_down()
     assert not foreign, f"requests that leave the machine: {foreign}"
     assert not errors, f"uncaught in the page: {errors}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from playwright.sync_api import Locator, expect
 
+from llmwit_magic.runlog.log import RunLog
 from tests.support.browser import Lab, Notebook, wait_until
 
 Open = Callable[..., Notebook]
@@ -23,6 +25,7 @@ WATCH = """(selector) => {
     const text = document.querySelector(selector);
     if (!text) return;
     const lines = [...text.closest(".llmwit").querySelectorAll(":scope > .llmwit-status")];
+    window.text = text.textContent;
     window.seen.push([text.textContent.length, lines.map((line) => line.innerText).join("\\n")]);
   }).observe(document.body, {subtree: true, childList: true, characterData: true});
 }"""
@@ -54,6 +57,10 @@ def test_text_grows_while_the_cell_runs(open_notebook: Open, lab: Lab) -> None:
     lengths = [length for length, _ in seen]
     assert lengths == sorted(lengths)
     assert len(set(lengths)) > 3
+    # Nothing of it was lost on the way.
+    text = last_row(lab)["text"].replace("\n", "")
+    assert text.startswith(notebook.page.evaluate("window.text"))
+    assert lengths[-1] > 0.9 * len(text)
     said = {status.split(" ")[0] for _, status in seen}
     assert {"loading", "reading", "writing"} <= said, sorted({status for _, status in seen})
     expect(output.locator(".llmwit-text")).to_have_text(last_row(lab)["text"], use_inner_text=True)
@@ -78,8 +85,6 @@ def test_stop_ends_the_run_and_keeps_its_text(open_notebook: Open, lab: Lab) -> 
     time.sleep(0.3)  # an engine that still writes would use all of it
     assert sum(engine.cpu_times()[:2]) - used < 0.1
     notebook.wait(1, 5)
-
-    from datetime import datetime
 
     ended = datetime.fromisoformat(row["started_at"]).timestamp() + row["total_seconds"]
     seconds = ended - notebook.page.evaluate("window.clicked")
@@ -165,8 +170,6 @@ def test_thumbs_write_the_rating(open_notebook: Open, lab: Lab) -> None:
 
 def test_thumbs_write_into_a_log_chosen_later(open_notebook: Open, lab: Lab) -> None:
     """A log set after the extension was loaded gets the rating of its runs."""
-    from llmwit_magic.runlog.log import RunLog
-
     path = lab.root / "later.sqlite3"
     notebook = open_notebook(f"%config InferMagics.log_path = {str(path)!r}", SHORT)
     notebook.run(1)

@@ -19,6 +19,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from llmwit_magic.runlog.log import RunLog
 
+THEME = "@jupyterlab/apputils-extension/themes"
 ARTEFACTS = Path(__file__).parents[2] / "output" / "browser"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,6 +73,9 @@ FALCON_TOKENS = (
     *(f">>{name}<<" for name in ("ANSWER", "QUESTION", "DOMAIN", "PREFIX", "SUFFIX", "MIDDLE")),
     "<|endoftext|>",
 )
+
+#: What a model with an `answer` is asked: two letters that no other merge joins.
+QUESTION = "qq"
 
 #: Standard deviation of a matrix's values times the square root of its columns, by the end of its
 #: name; 1 for the others. The output's is that of the logits. What each block adds outweighs the
@@ -150,6 +153,22 @@ def _learn(
     ids = tokenizer.get_vocab()
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     return sorted(ids, key=ids.__getitem__), [" ".join(pair) for pair in merges]
+
+
+def _with_answer(words: Vocabulary, answer: Sequence[str]) -> Vocabulary:
+    """The vocabulary with a token for the question, and after it the answer's, which no merge makes."""
+    if not answer:
+        return words
+    to_unicode = {byte: character for character, byte in unicode_to_byte().items()}
+    texts = ["".join(to_unicode[byte] for byte in text.encode()) for text in answer]
+    tokens = (*words.tokens, QUESTION, *texts)
+    new = len(tokens) - len(words.tokens)
+    return Vocabulary(
+        tokens,
+        words.scores + (0.0,) * new,
+        words.types + (TokenType.NORMAL,) * new,
+        (*words.merges, " ".join(QUESTION)),
+    )
 
 
 @cache
@@ -245,6 +264,7 @@ def write_llama_gguf(
     weights: Weights = "random",
     extra_metadata: Mapping[str, Any] | None = None,
     drop: Collection[str] = (),
+    answer: Sequence[str] = (),
 ) -> Path:
     """Write a GGUF file of architecture llama as llama.cpp's converters do today.
 
@@ -255,9 +275,12 @@ def write_llama_gguf(
     `tensor_type` is the type of the matrices, by its GGML name ("F16", "Q8_0", "BF16" …); vectors
     stay F32. For `weights` see `make_tensors`. `extra_metadata` sets keys: a plain value, or a
     pair of value and `GGUFValueType`. `drop` leaves out the keys and the tensors named.
+    `answer` adds tokens to the end of a "bpe" vocabulary: with weights "successor", what the model
+    says, token by token, to the prompt `QUESTION`.
     """
     tied = vocabulary == "bpe" if tied is None else tied
     words = bpe_vocabulary() if vocabulary == "bpe" else spm_vocabulary()
+    words = _with_answer(words, answer)
     head = embedding // heads
     metadata: dict[str, Any] = {
         "general.architecture": "llama",

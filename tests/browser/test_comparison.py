@@ -1,0 +1,159 @@
+"""A sweep as a person sees it: its progress, and then its answers side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from playwright.sync_api import Locator, expect
+
+from tests.support.browser import Lab, Notebook, wait_until
+
+Open = Callable[..., Notebook]
+
+SWEEP = (
+    "%%infer --temperature 0,0.9 --seed 1,2,3 --max-tokens 16 -o results\nMy favourite season is"
+)
+WATCH = """() => {
+  window.said = new Set();
+  new MutationObserver(() => {
+    for (const line of document.querySelectorAll(".jp-OutputArea .llmwit-status")) {
+      window.said.add(line.innerText);
+    }
+  }).observe(document.body, {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def rows(output: Locator) -> Locator:
+    return output.locator("tbody tr")
+
+
+def column(output: Locator, name: str) -> list[str]:
+    """The texts of a column, from the top."""
+    headers = output.locator("thead th").all_inner_texts()
+    return output.locator(f"tbody td:nth-child({headers.index(name) + 1})").all_inner_texts()
+
+
+def marks(output: Locator, row: int) -> int:
+    return rows(output).nth(row).locator("mark").count()
+
+
+def test_answers_stand_side_by_side(open_notebook: Open, lab: Lab) -> None:
+    """A row a run, a column for each setting that varies, marks against the base, a last row."""
+    notebook = open_notebook(SWEEP)
+    output = notebook.run(1)
+    headers = output.locator("thead th").all_inner_texts()
+    assert headers == ["run", "temperature", "seed", "text", "finish", "tokens", "seconds"]
+    logged = lab.log.rows()[-6:]
+    assert column(output, "run") == [str(row["run_id"]) for row in logged]
+    assert column(output, "temperature") == ["0.0"] * 3 + ["0.9"] * 3
+    assert column(output, "seed") == ["1", "2", "3"] * 2
+    texts = output.locator("tbody .llmwit-text").all_inner_texts()
+    assert [text.strip() for text in texts] == [row["text"].strip() for row in logged]
+
+    # At temperature 0 the seed changes nothing; the others differ, and are marked.
+    assert [marks(output, row) > 0 for row in range(6)] == [False] * 3 + [True] * 3
+    expect(rows(output).nth(0).get_by_role("button", name="base")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    summary = output.locator("tfoot tr").inner_text()
+    generated = sum(row["generated_token_count"] for row in logged)
+    assert re.match(rf"6 runs\s+{generated} generated\s+\d+\.\d\d", summary), summary
+    assert (
+        notebook.page.evaluate(
+            "getComputedStyle(document.querySelector('.llmwit mark')).textDecorationLine"
+        )
+        == "underline"
+    )  # not by colour alone
+
+
+def test_another_base_moves_the_marks(open_notebook: Open) -> None:
+    """`base` of a row: nothing is marked there, and in all others what it does not have."""
+    notebook = open_notebook(SWEEP)
+    output = notebook.run(1)
+    texts = output.locator("tbody .llmwit-text").all_text_contents()
+    bases = output.get_by_role("button", name="base")
+    bases.nth(4).click()
+    assert [marks(output, row) > 0 for row in range(6)] == [True] * 4 + [False, True]
+    pressed = [bases.nth(row).get_attribute("aria-pressed") for row in range(6)]
+    assert pressed == ["false"] * 4 + ["true", "false"]
+    base = set(re.findall(r"\S+", texts[4]))
+    marked = {word.strip() for word in rows(output).nth(0).locator("mark").all_inner_texts()}
+    missing = {word for word in re.findall(r"\S+", texts[0]) if word not in base}
+    assert missing <= marked
+    # Marking changes no text.
+    assert output.locator("tbody .llmwit-text").all_text_contents() == texts
+
+
+def test_a_header_sorts_both_ways(open_notebook: Open) -> None:
+    """By numbers as numbers, up and then down; `aria-sort` says which; the last row stays last."""
+    notebook = open_notebook("%%infer --max-tokens 2,10,1 --temperature 0\nOnce upon a time")
+    output = notebook.run(1)
+
+    def sort(name: str) -> Locator:
+        header = output.get_by_role("columnheader", name=name, exact=True)
+        header.get_by_role("button").click()
+        return header
+
+    header = sort("max_tokens")
+    expect(header).to_have_attribute("aria-sort", "ascending")
+    assert column(output, "max_tokens") == ["1", "2", "10"]
+    header = sort("max_tokens")
+    expect(header).to_have_attribute("aria-sort", "descending")
+    assert column(output, "max_tokens") == ["10", "2", "1"]
+
+    other = sort("seconds")
+    expect(other).to_have_attribute("aria-sort", "ascending")
+    assert header.get_attribute("aria-sort") is None
+    seconds = [float(text) for text in column(output, "seconds")]
+    assert seconds == sorted(seconds)
+    sort("tokens")
+    assert column(output, "max_tokens") == ["1", "2", "10"]
+    sort("text")
+    texts = column(output, "text")
+    assert len(texts) == 3
+    sort("run")
+    assert column(output, "max_tokens") == ["2", "10", "1"]
+    expect(output.locator("tfoot")).to_contain_text("3 runs")
+
+
+def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
+    """While it runs the status counts the finished runs of all, in each of them, with a bar."""
+    notebook = open_notebook(SWEEP.replace("16", "60"))
+    notebook.page.evaluate(WATCH)
+    notebook.start(1)
+    page = notebook.page
+    status = page.locator(".jp-OutputArea .llmwit-status", has_text="2 of 6 runs")
+    expect(status).to_be_visible(timeout=30_000)
+    # It stays while the third run writes.
+    expect(page.locator(".jp-OutputArea .llmwit", has_text="2 of 6 runs")).to_contain_text(
+        "writing", timeout=2000
+    )
+    bar = page.locator(".jp-OutputArea progress:visible").first
+    assert bar.get_attribute("max") == "6" or bar.evaluate("bar => bar.max") == 6
+    notebook.picture("sweep_running")
+    notebook.wait(1)
+    said = page.evaluate("[...window.said]")
+    counts = {int(n) for line in said for n in re.findall(r"(\d+) of 6 runs", line)}
+    assert {1, 2, 3, 4, 5} <= counts
+    assert any(re.search(r"about \d+ s left", line) for line in said)
+
+
+def test_an_interrupted_sweep_keeps_what_is_finished(open_notebook: Open, lab: Lab) -> None:
+    """Stop in the third run: the table shows all that ran, and `_infer` has them."""
+    notebook = open_notebook(
+        SWEEP.replace("--max-tokens 16", "--max-tokens 150"),
+        "print([result.status for result in _infer], len(_infer.to_frame()))",
+    )
+    before = len(lab.log)
+    notebook.start(1)
+    wait_until(lambda: len(lab.log) == before + 3, 40, "the third run has begun")
+    notebook.output(1).get_by_role("button", name="Stop").click()
+    notebook.wait(1, 10)
+    output = notebook.output(1)
+    expect(rows(output)).to_have_count(3)
+    assert [text.split(":")[0] for text in column(output, "finish")] == [
+        "length", "length", "interrupted",
+    ]  # fmt: skip
+    expect(output.locator("tfoot")).to_contain_text("3 runs")
+    expect(notebook.run(2)).to_contain_text("['ok', 'ok', 'interrupted'] 3")

@@ -1,0 +1,119 @@
+"""How it looks: pictures for a person to judge, and what can be measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.support.browser import THEME, Lab, Notebook, wait_until
+
+Open = Callable[..., Notebook]
+
+CELLS = (
+    "%%infer --max-tokens 60 --seed 4\nOnce upon a time",
+    "%%infer --max-tokens 40 --seed 4 --top-logprobs 4\nOnce upon a time",
+    "%%infer --temperature 0,0.7,1.5 --max-tokens 24 --seed 3\nMy favourite season is",
+    "%%infer --max-tokens 1500 --seed 5 --temperature 0.9\nOnce upon a time",
+)
+# WCAG 2: relative luminance, colours laid over what is behind them.
+CONTRAST = """(element) => {
+  const parts = (colour) => {
+    const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1});
+    const context = canvas.getContext("2d", {willReadFrequently: true});
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
+  const light = (colour) => {
+    const [r, g, b] = colour.map((part) => {
+      const c = part / 255;
+      return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const layers = [];
+  for (let e = element; e; e = e.parentElement) layers.push(parts(getComputedStyle(e).backgroundColor));
+  const behind = layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+  const front = over(parts(getComputedStyle(element).color), behind);
+  const [x, y] = [light(front), light(behind)].sort((a, b) => b - a);
+  return (x + 0.05) / (y + 0.05);
+}"""
+OVERFLOW = """(element) => {
+  const area = element.closest(".jp-OutputArea").getBoundingClientRect();
+  return Math.max(element.scrollWidth - element.clientWidth,
+                  element.getBoundingClientRect().right - area.right);
+}"""
+
+
+@pytest.fixture(params=["light", "dark", "narrow"])
+def looks(request: pytest.FixtureRequest, lab: Lab) -> Iterator[str]:
+    """A theme, or a window 480 pixels wide."""
+    theme = "JupyterLab Dark" if request.param == "dark" else "JupyterLab Light"
+    lab.set(THEME, {"theme": theme})
+    yield request.param
+    lab.set(THEME, {"theme": "JupyterLab Light"})
+
+
+def assert_readable(*elements: Locator) -> None:
+    for element in elements:
+        contrast = element.evaluate(CONTRAST)
+        assert contrast >= 4.5, f"{element}: contrast {contrast:.2f}"
+
+
+def assert_fits(*elements: Locator) -> None:
+    for element in elements:
+        assert element.evaluate(OVERFLOW) < 1, element
+
+
+def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None:
+    """Contrast of text and status is at least 4.5:1, and no answer is wider than its place."""
+    notebook = open_notebook(*CELLS, width=480 if looks == "narrow" else 1000)
+    page = notebook.page
+    expect(page.locator("body")).to_have_attribute(
+        "data-jp-theme-light", "false" if looks == "dark" else "true"
+    )
+    finished = notebook.run(1)
+    assert_readable(*finished.locator(".llmwit-text, .llmwit-status, .llmwit-badge").all())
+    assert_readable(*finished.get_by_role("button").all())
+    assert_fits(finished.locator(".llmwit-text"), finished.locator(".llmwit-status"))
+    finished.scroll_into_view_if_needed()
+    notebook.picture(f"finished_{looks}")
+
+    tokens = notebook.run(2)
+    token = tokens.locator(".llmwit-token").nth(9)
+    token.hover()
+    box = page.locator(".llmwit-alternatives")
+    expect(box).to_be_visible()
+    assert_readable(token, *tokens.locator(".llmwit-token").all()[:20], box.locator("td").nth(1))
+    assert_fits(tokens.locator(".llmwit-text"))
+    place = box.bounding_box()
+    assert place
+    assert place["x"] >= 0
+    assert place["x"] + place["width"] <= page.viewport_size["width"]
+    notebook.picture(f"tokens_{looks}")
+    page.mouse.move(1, 1)
+
+    table = notebook.run(3)
+    assert_readable(*table.locator("mark, td, th, .llmwit-text").all())
+    assert table.locator(".llmwit-wide").bounding_box()["width"] <= page.viewport_size["width"]
+    # Answers stay readable: a narrow page scrolls the table, and does not squeeze them.
+    assert all(text.bounding_box()["width"] > 200 for text in table.locator(".llmwit-text").all())
+    table.scroll_into_view_if_needed()
+    notebook.picture(f"comparison_{looks}")
+
+    notebook.start(4)
+    live = page.locator(".jp-OutputArea .llmwit-scroll")
+    wait_until(lambda: live.count() and len(live.inner_text()) > 400, 30, "some text is there")
+    running = notebook.output(4)
+    assert_readable(running.locator(".llmwit-text"), running.locator(".llmwit-status").first)
+    assert_fits(live)
+    running.get_by_role("button", name="Stop").scroll_into_view_if_needed()
+    notebook.picture(f"running_{looks}")
+    running.get_by_role("button", name="Stop").click()
+    notebook.wait(4, 10)
+    # The page itself never scrolls sideways.
+    assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
