@@ -73,12 +73,14 @@ def tune(
     **options: Any,
 ) -> TuningPanel:
     """Sliders over a prompt; shows at the end of a cell. Takes the options of `infer`."""
+    from .magics.cell_args import SLIDERS
     from .magics.repeat import forms
     from .views.tuning import TuningPanel
 
     return TuningPanel(
         current_session(), _request(model, prompt, params, options),
         lambda request: forms(request, {}),
+        SLIDERS,
     )  # fmt: skip
 
 

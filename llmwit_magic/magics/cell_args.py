@@ -36,7 +36,8 @@ class Option:
     `dest` is a field of `InferencingParams` or of `Request`, or one of the
     cell's own. `words` are values that are no numbers, such as none. `sweeps`
     options take several values (0.2,0.8 or 1:5). `repeats` may be given
-    several times.
+    several times. `slider` is the least, the most and the step of the tuning
+    panel's slider; the field's own range may be wider.
     """
 
     dest: str
@@ -47,6 +48,7 @@ class Option:
     sweeps: bool = False
     repeats: bool = False
     own_help: str = ""
+    slider: tuple[float, float, float] | None = None
 
     @property
     def field(self) -> Any:
@@ -78,18 +80,19 @@ AUTO: Mapping[str, Any] = {"auto": "auto"}
 
 OPTIONS = (
     Option("model", ("-m", "--model"), "NAME", repeats=True),
-    Option("max_tokens", ("--max-tokens",), "N|none", int, NONE, sweeps=True),
+    Option("max_tokens", ("--max-tokens",), "N|none", int, NONE, sweeps=True, slider=(0, 1024, 1)),
     Option("stop", ("--stop",), "TEXT", repeats=True),
-    Option("temperature", ("--temperature",), "T", float, sweeps=True),
-    Option("top_k", ("--top-k",), "K", int, sweeps=True),
-    Option("top_p", ("--top-p",), "P", float, sweeps=True),
-    Option("repeat_penalty", ("--repeat-penalty",), "R", float, sweeps=True),
+    Option("temperature", ("--temperature",), "T", float, sweeps=True, slider=(0, 2, 0.05)),
+    Option("top_k", ("--top-k",), "K", int, sweeps=True, slider=(0, 200, 1)),
+    Option("top_p", ("--top-p",), "P", float, sweeps=True, slider=(0.01, 1, 0.01)),
+    Option("repeat_penalty", ("--repeat-penalty",), "R", float, sweeps=True,
+           slider=(0.5, 2, 0.05)),
     Option(
         "repeat_penalty_last_n_token_count",
         ("--repeat-penalty-last-n", "--repeat-penalty-last-n-token-count"),
-        "N", int, sweeps=True,
+        "N", int, sweeps=True, slider=(0, 512, 1),
     ),
-    Option("seed", ("--seed",), "S|none", int, NONE, sweeps=True),
+    Option("seed", ("--seed",), "S|none", int, NONE, sweeps=True, slider=(0, 9999, 1)),
     Option("chat", ("--chat",), type=bool),
     Option("system", ("--system",), "TEXT"),
     Option("context_length", ("--context-length",), "N|none", int, NONE),
@@ -116,6 +119,9 @@ DEFAULTS = tuple(
     for option in OPTIONS
     if option.field is not None and option.dest not in ("model", "tags", "model_type")
 )
+
+SLIDERS = {option.dest: option.slider for option in OPTIONS if option.slider}
+"""Least, most and step of each slider, in the order of the table."""
 
 _BY_FLAG = {flag: option for option in OPTIONS for flag in option.flags}
 _BY_DEST = {option.dest: option for option in OPTIONS}

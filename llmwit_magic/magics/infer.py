@@ -24,6 +24,7 @@ from ..wit import InferencingParams, InferencingResult
 from .cell_args import (
     DEFAULTS,
     OPTIONS,
+    SLIDERS,
     Cell,
     complete,
     is_variable,
@@ -163,7 +164,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
         if cell.is_sweep:
             raise UsageError("--tune takes one value for each option: the sliders do the rest")
-        panel = TuningPanel(self.session, cell.requests[0], self._forms)
+        panel = TuningPanel(self.session, cell.requests[0], self._forms, SLIDERS)
         if cell.output:
             self.shell.push({cell.output: panel}, interactive=False)
         display(panel)

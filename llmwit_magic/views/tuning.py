@@ -11,7 +11,7 @@ import html
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -30,26 +30,17 @@ from .live import Forms, LiveWidget, Stream, mimebundle
 PAUSE_SECONDS = 0.15
 """How long a setting must rest before it is run."""
 
-# For each number of the contract: least, most and step of its slider. The field's own range may
-# be wider; the box beside the slider takes no more than this.
-SLIDERS: dict[str, tuple[float, float, float]] = {
-    "max_tokens": (0, 1024, 1),
-    "temperature": (0, 2, 0.05),
-    "top_k": (0, 200, 1),
-    "top_p": (0.01, 1, 0.01),
-    "repeat_penalty": (0.5, 2, 0.05),
-    "repeat_penalty_last_n_token_count": (0, 512, 1),
-    "seed": (0, 9999, 1),
-}
+Sliders = Mapping[str, tuple[float, float, float]]
+"""Least, most and step of the slider of each number of the contract."""
 
 
 class TuningPanel:
     """A prompt, its sliders, the live view beneath, and what came before."""
 
-    def __init__(self, session: Session, request: Request, forms: Forms) -> None:
+    def __init__(self, session: Session, request: Request, forms: Forms, sliders: Sliders) -> None:
         seed = session.draw_seed() % 10_000 if request.params.seed is None else request.params.seed
         params = request.params.model_copy(update={"seed": seed})
-        self._session, self._forms = session, forms
+        self._forms, self._sliders = forms, sliders
         self._base = request.model_copy(
             update={"params": params, "group_id": uuid.uuid4().hex[:12]}
         )
@@ -73,7 +64,7 @@ class TuningPanel:
         """What the settings say now. Raises `InvalidInput` where they make no request."""
         values = {name: control.value for name, control in self.controls.items()}
         # A slider in a browser gives 0.9000000000000001 where it stands at 0.9.
-        values |= {name: round(value, 6) for name, value in values.items() if name in SLIDERS}
+        values |= {name: round(value, 6) for name, value in values.items() if name in self._sliders}
         stops = tuple(line for line in values.pop("stop").split("⏎") if line)
         if values.pop("no_limit"):
             values["max_tokens"] = None
@@ -90,7 +81,9 @@ class TuningPanel:
             self._base.prompt, layout=widgets.Layout(width="calc(100% - 8px)", height="6em"),
             continuous_update=True,
         )  # fmt: skip
-        self.controls = {name: _slider(name, params) for name in SLIDERS}
+        self.controls = {
+            name: _slider(name, limits, params) for name, limits in self._sliders.items()
+        }
         self.controls["no_limit"] = widgets.Checkbox(
             params.max_tokens is None, description="no token limit", indent=False
         )
@@ -217,8 +210,8 @@ class TuningPanel:
         return self._runner.wait(timeout)
 
 
-def _slider(name: str, params: InferencingParams) -> Any:
-    least, most, step = SLIDERS[name]
+def _slider(name: str, limits: tuple[float, float, float], params: InferencingParams) -> Any:
+    least, most, step = limits
     field = InferencingParams.model_fields[name]
     value = getattr(params, name)
     if value is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmwit_magic.magics.cell_args import SLIDERS
 from llmwit_magic.magics.repeat import forms
 from llmwit_magic.protocol import Request
 from llmwit_magic.session import Session
@@ -23,7 +24,7 @@ def panel(session: Session, tiny_model: Path) -> Iterator[TuningPanel]:
     request = Request(
         model=str(tiny_model), prompt=PROMPT, params=InferencingParams(max_tokens=30, seed=1)
     )
-    panel = TuningPanel(session, request, lambda request: forms(request, {}))
+    panel = TuningPanel(session, request, lambda request: forms(request, {}), SLIDERS)
     assert panel.wait(30)
     yield panel
     panel.close()

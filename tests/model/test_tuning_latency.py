@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmwit_magic.magics.cell_args import SLIDERS
 from llmwit_magic.magics.repeat import forms
 from llmwit_magic.protocol import Request
 from llmwit_magic.session import Session
@@ -25,7 +26,7 @@ def panel(session: Session, default_model_source: Path) -> Iterator[TuningPanel]
         prompt=WORDS * 20,
         params=InferencingParams(max_tokens=12, seed=1),
     )
-    panel = TuningPanel(session, request, lambda request: forms(request, {}))
+    panel = TuningPanel(session, request, lambda request: forms(request, {}), SLIDERS)
     assert panel.wait(100)
     yield panel
     panel.close()
