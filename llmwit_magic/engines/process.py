@@ -89,12 +89,14 @@ class EngineProcess:
     @property
     def alive(self) -> bool:
         """Whether the child is there and can run again."""
-        return self._process is not None and self._process.poll() is None
+        process = self._process  # read once: another thread may release it
+        return process is not None and process.poll() is None
 
     @property
     def pid(self) -> int | None:
         """The child's process id."""
-        return self._process.pid if self._process else None
+        process = self._process
+        return process.pid if process else None
 
     def load(self, emit: Emit, cancel: threading.Event) -> None:
         """Start the child and load the model, if that is not done yet."""
