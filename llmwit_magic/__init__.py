@@ -6,7 +6,8 @@
     The capital of France is
 
 The same in Python: `infer(model, prompt, params)`, `stream(...)`,
-`generate_embeddings(model, texts)`; `runs` is the log of all runs.
+`generate_embeddings(model, texts)`, `infer_frame(df, template)` for each row of
+a DataFrame; `runs` is the log of all runs, `replay(run_id)` runs one again.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import generate_embeddings, infer, stream, tune
+    from .api import generate_embeddings, infer, infer_frame, replay, stream, tune
     from .errors import (
         EngineFailed,
         InferenceError,
         Interrupted,
         InvalidInput,
+        LogError,
+        LogWarning,
         ModelNotSupported,
+        RunNotFound,
     )
     from .protocol import Request
+    from .runlog.export import read_export
     from .runlog.log import RunLog
     from .wit import (
         EmbeddingsResult,
@@ -41,9 +46,11 @@ __version__ = "0.1.0"
 # that loading the extension stays light.
 _HOMES = {
     "infer": "api", "stream": "api", "generate_embeddings": "api", "tune": "api",
+    "infer_frame": "api", "replay": "api", "read_export": "runlog.export",
     "Request": "protocol",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
-    "EngineFailed": "errors", "Interrupted": "errors",
+    "EngineFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
+    "LogWarning": "errors", "Interrupted": "errors",
     "InferencingParams": "wit", "InferencingResult": "wit", "InferencingUsage": "wit",
     "FinishReason": "wit", "FinishDetail": "wit", "EmbeddingsResult": "wit",
 }  # fmt: skip
@@ -59,11 +66,17 @@ __all__ = [
     "InferencingUsage",
     "Interrupted",
     "InvalidInput",
+    "LogError",
+    "LogWarning",
     "ModelNotSupported",
     "Request",
+    "RunNotFound",
     "generate_embeddings",
     "infer",
+    "infer_frame",
     "load_ipython_extension",
+    "read_export",
+    "replay",
     "runs",
     "stream",
     "tune",

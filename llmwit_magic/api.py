@@ -17,6 +17,11 @@ from .views import INTERVAL
 from .wit import EmbeddingsResult, InferencingParams, InferencingResult, params_from
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    import pandas
+
+    from .replay import Replay
     from .views.tuning import TuningPanel
 
 
@@ -82,6 +87,78 @@ def tune(
         lambda request: forms(request, {}),
         SLIDERS,
     )  # fmt: skip
+
+
+def infer_frame(
+    frame: pandas.DataFrame,
+    template: str,
+    model: str | os.PathLike[str] | None = None,
+    params: InferencingParams | Mapping[str, Any] | None = None,
+    *,
+    batch: str | None = None,
+    resume: bool = True,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    prefix: str = "infer_",
+    **options: Any,
+) -> pandas.DataFrame:
+    """Run a template over the rows of a DataFrame; a copy of it with the results as new columns.
+
+    `{{column}}` in the template stands for a row's value, as `{{name}}` does in
+    a cell; `{{row['a column']}}` for columns whose names are no identifiers.
+    The new columns are `infer_text`, `infer_finish_reason`,
+    `infer_finish_detail`, `infer_prompt_token_count`,
+    `infer_generated_token_count`, `infer_status`, `infer_error_type`,
+    `infer_error_message` and `infer_run_id` (another `prefix` makes others). A
+    row that fails says so there, and the others go on.
+
+    `batch` is the runs' `group_id` in the log, by default made from template,
+    model, params and options. Rows that the log already has under it, with the
+    same prompt, model file and params, are taken from there: the same call
+    goes on after an interrupt or a crash. `resume=False` runs all again.
+
+    `executor` is any `concurrent.futures.Executor`, such as a
+    `ProcessPoolExecutor` or Dask's `client.get_executor()`: each worker has
+    its own engine and its share of the cores. `workers` says how many there
+    are where the executor does not.
+
+    Without a seed in `params`, each row draws its own. Raises `InvalidInput`
+    for a template or options that fit no row, what finding the model raises,
+    `EngineFailed` where the executor breaks, and `Interrupted`.
+    """
+    from .batch import batch_name, run_batch
+
+    request = _request(model, "", params, options)
+    request = request.model_copy(update={"group_id": batch or batch_name(template, request)})
+    return run_batch(
+        current_session(), frame, template, request,
+        resume=resume, executor=executor, workers=workers, progress=progress, prefix=prefix,
+    )  # fmt: skip
+
+
+def replay(
+    run_id: int,
+    params: Mapping[str, Any] | None = None,
+    *,
+    anyway: bool = False,
+    **options: Any,
+) -> Replay:
+    """Run a run of the log again, with its model file, params and seed; `.identical` says the rest.
+
+    `params` and `options` (as in `infer`, and `model`) are what shall be
+    another. Raises `RunNotFound`; `ModelNotSupported` where the model's file
+    has changed, unless `anyway`; and what `infer` raises.
+    """
+    from .replay import Replay, replay_request
+
+    session = current_session()
+    original = session.log[run_id]
+    changes = {**(params or {}), **options}
+    request, notice = replay_request(session, original, changes, anyway=anyway)
+    run = session.run(request)
+    run.follow(INTERVAL, lambda run: None)
+    return Replay(original, run.result, tuple(changes), notice)
 
 
 def start(

@@ -11,9 +11,11 @@
     │   ├── DeviceUnavailable     GPU layers were asked for and cannot be had
     │   ├── OutOfMemory           the model and its context do not fit
     │   └── DownloadFailed        a model could not be fetched
-    └── LogError                  the run log cannot be read as asked
+    └── LogError                  the run log cannot be read or written as asked
+        └── RunNotFound           there is no run of that number
 
     Interrupted (KeyboardInterrupt)   a person stopped the run
+    LogWarning (UserWarning)          a damaged run log was set aside
 
 Each message is one line that says what failed and what to do.
 """
@@ -91,6 +93,14 @@ class LogError(InferenceError):
     """The run log cannot be read or written as asked."""
 
 
+class RunNotFound(LogError, LookupError):
+    """There is no run of that number in the log."""
+
+
+class LogWarning(UserWarning):
+    """A damaged run log was set aside, and a new one begun."""
+
+
 class Interrupted(OneLine, KeyboardInterrupt):
     """A person stopped the run; what was generated is kept."""
 
@@ -100,7 +110,7 @@ _BY_NAME = {
     for cls in (
         InferenceError, ModelNotSupported, ModelNotFound, ModelDamaged, InvalidInput,
         PromptTooLong, EngineFailed, EngineDied, DeviceUnavailable, OutOfMemory,
-        DownloadFailed, LogError,
+        DownloadFailed, LogError, RunNotFound,
     )
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from .models.fetch import Report
 from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
 from .runlog.log import RunLog
 from .runlog.run import Run
-from .wit import EmbeddingsResult, EmbeddingsUsage
+from .wit import EmbeddingsResult, EmbeddingsUsage, ModelInfo
 
 T = TypeVar("T")
 Show = Callable[[Progress], None]
@@ -53,21 +53,27 @@ class Session:
         self._aliases = aliases
         self._models.clear()
 
-    def run(self, request: Request, seed: int | None = None) -> Run:
+    def run(self, request: Request, seed: int | None = None, logged: bool = True) -> Run:
         """Start a run and return at once; iterate over it, or wait for it.
 
         A seed that the request leaves open is set here, to `seed` or else
         drawn, so that it is on record from the first moment.
         """
-        if request.params.seed is None:
-            seed = self.draw_seed() if seed is None else seed
-            params = request.params.model_copy(update={"seed": seed})
-            request = request.model_copy(update={"params": params})
-        run = Run(request)
+        run = Run(self.with_seed(request, seed))
+        run.log = self.log if logged else None
         with self._lock:
             self._runs.add(run)
         run.start(self._carry_out, self._finish)
         return run
+
+    @classmethod
+    def with_seed(cls, request: Request, seed: int | None = None) -> Request:
+        """The request with a seed: its own, else `seed`, else one that is drawn."""
+        if request.params.seed is not None:
+            return request
+        seed = cls.draw_seed() if seed is None else seed
+        params = request.params.model_copy(update={"seed": seed})
+        return request.model_copy(update={"params": params})
 
     @staticmethod
     def draw_seed() -> int:
@@ -85,8 +91,8 @@ class Session:
 
     def _carry_out(self, run: Run, cancel: threading.Event) -> None:
         try:
-            run.log = self.log
-            run.run_id = run.log.begin(run)
+            if run.log is not None:
+                run.run_id = run.log.begin(run)
         except LogError as error:
             run.log_problem = str(error)
         with self._lease(run.request, run.emit, cancel) as engine:
@@ -101,6 +107,17 @@ class Session:
         finally:
             with self._lock:
                 self._runs.discard(run)
+
+    def find(self, request: Request, show: Show | None = None) -> ModelInfo:
+        """The file that the request's model is, fetched and checked, with its hash; not loaded.
+
+        Raises what a run raises.
+        """
+
+        def work(emit: Emit, cancel: threading.Event) -> ModelInfo:
+            return self._resolve(request, _reporter(emit, cancel)).info
+
+        return _interruptible(work, show)
 
     def prepare(self, request: Request, show: Show | None = None) -> Prepared:
         """The request as it would run: rendered prompt, token counts, parameters.
@@ -136,13 +153,7 @@ class Session:
         self, request: Request, emit: Emit, cancel: threading.Event
     ) -> Iterator[EngineProcess]:
         """The loaded engine for the request's model and settings, kept while it is used."""
-
-        def report(progress: Progress) -> None:
-            if cancel.is_set():
-                raise Cancelled
-            emit(progress)
-
-        model = self._resolve(request, report)
+        model = self._resolve(request, _reporter(emit, cancel))
         key = _engine_key(model, request)
         with self._lock:
             engine = self._engines.pop(key, None) or EngineProcess(
@@ -214,6 +225,17 @@ class Session:
         self.unload()
         for log in (*self._old_logs, self.log):
             log.close()
+
+
+def _reporter(emit: Emit, cancel: threading.Event) -> Report:
+    """Passes progress on; a cancellation ends the work at its next report."""
+
+    def report(progress: Progress) -> None:
+        if cancel.is_set():
+            raise Cancelled
+        emit(progress)
+
+    return report
 
 
 def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:

@@ -303,7 +303,7 @@ class InferencingResult(Record):
     timings: Timings = Timings()
     tokens: tuple[TokenInfo, ...] | None = None
     prompt: str = ""
-    status: Literal["running", "ok", "interrupted", "error"] = "ok"
+    status: Literal["running", "ok", "interrupted", "error", "lost"] = "ok"
     run_id: int | None = None
 
     def __str__(self) -> str:

@@ -188,7 +188,7 @@ def read_cell(
 def _read_cell(
     parser: Any, line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> Cell:
-    given = _parse(parser, line)
+    given = _parse(parser, split_line(line))
     if not cell.strip():
         raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
     # The notebook puts a newline after the last line, which nobody typed.
@@ -201,9 +201,7 @@ def _read_cell(
         key: value for key, value in given.items()
         if key in Request.model_fields and key not in ("model", "tags")
     }  # fmt: skip
-    if "system" in given:
-        fixed["system"] = _unescape("--system", given["system"])
-    fixed["tags"] = dict(_tag(text) for text in given.get("tags", ()))
+    fixed["tags"] = given.get("tags", {})
 
     axes = {
         option.dest: given[option.dest]
@@ -221,7 +219,7 @@ def _read_cell(
 
     param_values = {name: fixed.pop(name) for name in list(fixed) if name in _PARAMS}
     if "stop" in given:
-        param_values["stop"] = tuple(_unescape("--stop", text) for text in given["stop"])
+        param_values["stop"] = given["stop"]
         # The standard limit makes room for the stop sequence; one that was configured stays.
         standard = InferencingParams.model_fields["max_tokens"].default
         if "max_tokens" not in given and param_values.get("max_tokens", standard) == standard:
@@ -251,9 +249,29 @@ def _read_cell(
 _PARAMS = frozenset(InferencingParams.model_fields)
 
 
-def _parse(parser: Any, line: str) -> dict[str, Any]:
-    """The values that the line gives, by dest; sweeping options as lists."""
-    arguments: Namespace = parser.parse_args(_joined(split_line(line)))
+def read_changes(parser: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Fields of params and request that the options in `words` set, each to one value.
+
+    Raises `UsageError` as `read_cell` does.
+    """
+    try:
+        given = _parse(parser, words)
+        for dest, value in given.items():
+            option = _BY_DEST[dest]
+            if option.field is None:
+                raise InvalidInput(f"{option.flag} says nothing of how a run is done")
+            if option.sweeps or dest == "model":
+                if len(value) > 1:
+                    raise InvalidInput(f"{option.flag}: one value, and no sweep")
+                given[dest] = value[0]
+        return given
+    except InvalidInput as error:
+        raise UsageError(_in_words_of_the_line(str(error))) from None
+
+
+def _parse(parser: Any, words: Sequence[str]) -> dict[str, Any]:
+    """The values that the words of the line give, by dest; sweeping options as lists."""
+    arguments: Namespace = parser.parse_args(_joined(words))
     given: dict[str, Any] = {}
     for dest, value in vars(arguments).items():
         if value is None:
@@ -265,6 +283,12 @@ def _parse(parser: Any, line: str) -> dict[str, Any]:
             given[dest] = _sweep(option, value)
         elif option.type is int:
             given[dest] = _number(option, value)
+        elif dest == "stop":
+            given[dest] = tuple(_unescape(option.flag, text) for text in value)
+        elif dest == "system":
+            given[dest] = _unescape(option.flag, value)
+        elif dest == "tags":
+            given[dest] = dict(map(_tag, value))
         else:
             given[dest] = value
     return given

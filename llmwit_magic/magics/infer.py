@@ -8,7 +8,6 @@ from typing import Any
 from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
-from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 from IPython.display import display
 from traitlets import Any as AnyTrait
 from traitlets import Dict, Enum, Int, List, TraitError, Unicode, observe, validate
@@ -17,6 +16,8 @@ from traitlets.config import Configurable
 from ..errors import InvalidInput
 from ..models.fetch import DEFAULT_NAME
 from ..protocol import Prepared, Request
+from ..replay import Replay
+from ..runlog.logged import LoggedRun
 from ..runlog.run import Results
 from ..session import Session, current_session
 from ..views import INTERVAL, KINDS, View, open_view, show_progress, text
@@ -27,7 +28,6 @@ from .cell_args import (
     SLIDERS,
     Cell,
     complete,
-    is_variable,
     read_cell,
     split_line,
     with_options,
@@ -148,7 +148,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             self.view,
             self.shell,
             self.session.log,
-            self._forms,
+            self.forms,
             total=len(cell.requests),
             varying=cell.varying,
         )
@@ -164,12 +164,13 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
         if cell.is_sweep:
             raise UsageError("--tune takes one value for each option: the sliders do the rest")
-        panel = TuningPanel(self.session, cell.requests[0], self._forms, SLIDERS)
+        panel = TuningPanel(self.session, cell.requests[0], self.forms, SLIDERS)
         if cell.output:
             self.shell.push({cell.output: panel}, interactive=False)
         display(panel)
 
-    def _forms(self, request: Request) -> dict[str, str]:
+    def forms(self, request: Request) -> dict[str, str]:
+        """What repeats a request: as a cell of this notebook, Python, JSON and WAVE."""
         return forms(request, self._defaults())
 
     def _show_dry_run(self, cell: Cell) -> None:
@@ -183,21 +184,6 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             "model": self.model,
             "content_filters": tuple(self.content_filters),
         }
-
-    @line_magic
-    @magic_arguments()
-    @argument("--all", action="store_true", help="the runs of all kernels, not only of this one")
-    @argument("-o", "--output", metavar="NAME", help="put the DataFrame into this variable")
-    def infer_log(self, line: str) -> Any:
-        """The run log as a DataFrame: this kernel's runs, or everyone's."""
-        arguments = parse_argstring(self.infer_log, line)
-        frame = self.session.log.to_frame(everyone=arguments.all)
-        if arguments.output is None:
-            return frame
-        if not is_variable(arguments.output):
-            raise UsageError(f"-o: '{arguments.output}' is not the name of a variable")
-        self.shell.push({arguments.output: frame}, interactive=False)
-        return None
 
     @line_magic
     def infer_models(self, line: str) -> None:
@@ -242,9 +228,12 @@ def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
 
 def load(shell: Any) -> None:
     """Register magics, completion and the forms in which results show."""
+    from .log import LogMagics
+
     magics = InferMagics(shell)
     shell.register_magics(magics)
-    _register_formatters(shell)
+    shell.register_magics(LogMagics(shell, magics))
+    _register_formatters(shell, magics)
     _register_completer(shell, magics)
     if getattr(shell, "kernel", None) is not None:
         # The page's module is there before the first run ends.
@@ -255,22 +244,33 @@ def load(shell: Any) -> None:
 
 def unload(shell: Any) -> None:
     """Take the magics away and give the models' memory back; the log stays."""
+    from .log import LogMagics
+
     for kind in shell.magics_manager.magics.values():
         ours = [name for name, function in kind.items()
-                if isinstance(getattr(function, "__self__", None), InferMagics)]  # fmt: skip
+                if isinstance(getattr(function, "__self__", None), InferMagics | LogMagics)]  # fmt: skip
         for name in ours:
-            kind.pop(name).__self__.session.unload()
+            magics = kind.pop(name).__self__
+            if isinstance(magics, InferMagics):
+                magics.session.unload()
     _remove_completer(shell)
     shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
 
 
-def _register_formatters(shell: Any) -> None:
+def _register_formatters(shell: Any, magics: InferMagics) -> None:
     """How results show at the end of a cell; HTML is made only where it is asked for."""
 
     def answer(result: InferencingResult) -> str:
-        from ..views.html import html_of
+        from ..views.html import Extras, html_of
 
+        if isinstance(result, LoggedRun):  # as it did when it ran, with its buttons
+            return html_of(result, Extras(result.log.path, None, magics.forms(result.request)))
         return html_of(result)
+
+    def replayed(replay: Replay) -> str:
+        from ..views.html import replay_html
+
+        return replay_html(replay.verdict, replay.identical, [replay.original, replay.result])
 
     def comparison(results: Results) -> str:
         from ..views.html import comparison_html
@@ -280,9 +280,11 @@ def _register_formatters(shell: Any) -> None:
     formatters = shell.display_formatter.formatters
     formatters["text/html"].for_type(InferencingResult, answer)
     formatters["text/html"].for_type(Results, comparison)
+    formatters["text/html"].for_type(Replay, replayed)
     plain = formatters["text/plain"]
     plain.for_type(InferencingResult, lambda value, printer, cycle: printer.text(text.plain(value)))
     plain.for_type(Results, lambda value, printer, cycle: printer.text(text.plain_table(value)))
+    plain.for_type(Replay, lambda value, printer, cycle: printer.text(f"── {value.verdict}"))
 
 
 def _register_completer(shell: Any, magics: InferMagics) -> None:

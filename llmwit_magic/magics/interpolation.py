@@ -24,12 +24,30 @@ def interpolate(text: str, namespace: Mapping[str, Any]) -> str:
     return _PLACE.sub(lambda match: _text_of(match[1].strip(), namespace), text)
 
 
+def names_in(text: str) -> list[str]:
+    """The variables that a text names, each once. Raises `InvalidInput` as `interpolate` does."""
+    names: dict[str, None] = {}
+    for match in _PLACE.finditer(text):
+        expression = match[1].strip()
+        node = _parsed(expression)
+        while isinstance(node, ast.Attribute | ast.Subscript):
+            node = node.value
+        if not isinstance(node, ast.Name):
+            raise _not_allowed("{{" + expression + "}}")
+        names[node.id] = None
+    return list(names)
+
+
+def _parsed(expression: str) -> ast.expr:
+    try:
+        return ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise _not_allowed("{{" + expression + "}}") from None
+
+
 def _text_of(expression: str, namespace: Mapping[str, Any]) -> str:
     shown = "{{" + expression + "}}"
-    try:
-        tree = ast.parse(expression, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise _not_allowed(shown) from None
+    tree = _parsed(expression)
     try:
         return str(_value(tree, shown, namespace))
     except InvalidInput:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock, Timeout
+
+from ..files import replacing
 
 Check = Callable[[], None]
 """Called every now and then in a long wait; raises to give up."""
@@ -42,10 +43,8 @@ def exclusive(target: Path, check: Check) -> Iterator[None]:
 def write_whole(path: Path, text: str) -> None:
     """Write a small file so that readers see the old or the new one, nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(part, path)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path, check: Check) -> str:

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .columns import COLUMNS
+import pandas
 
-if TYPE_CHECKING:
-    import pandas
+from .columns import COLUMNS, Column
 
 # Integers with missing values stay integers, and a missing text is not a float.
-_DTYPES = {"integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean"}
+DTYPES = {"integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean"}
 
 
-def to_frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
-    """A DataFrame of shape (runs, columns), indexed by run_id.
+def frame_of(rows: Sequence[tuple[Any, ...]]) -> pandas.DataFrame:
+    """A DataFrame of shape (runs, columns), indexed by run_id, of rows as the database keeps them."""
+    values = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)
+    columns = {}
+    for column, items in zip(COLUMNS, values, strict=True):
+        if column.kind == "json":
+            items = tuple(item if item is None else _read_json(item) for item in items)
+        columns[column.name] = series(column, items)
+    return _by_number(columns)
 
-    `started_at` is a timestamp with time zone UTC; `stop`, `tags`, `tokens`
-    and `content_filters` hold Python lists and mappings.
-    """
-    import pandas
 
-    data = {}
-    for column in COLUMNS:
-        values = [row[column.name] for row in rows]
-        if column.kind == "time":
-            data[column.name] = pandas.Series(
-                pandas.to_datetime(values, utc=True, format="ISO8601"),
-                dtype="datetime64[us, UTC]",
-            )
-        else:
-            data[column.name] = pandas.Series(values, dtype=_DTYPES.get(column.kind, "object"))
-    return pandas.DataFrame(data).set_index("run_id")
+def frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """The same of rows as the log reads them, their JSON parsed."""
+    columns = {
+        column.name: series(column, [row[column.name] for row in rows]) for column in COLUMNS
+    }
+    return _by_number(columns)
+
+
+def _by_number(columns: Mapping[str, Any]) -> pandas.DataFrame:
+    frame = pandas.DataFrame(columns).set_index("run_id")
+    if not frame.index.hasnans:  # a run that could not be logged has no number
+        frame.index = frame.index.astype("int64")
+    return frame
+
+
+def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:
+    """The values of a column, in its type."""
+    if column.kind == "time":
+        times = pandas.to_datetime(values, utc=True, format="ISO8601")
+        return pandas.Series(times, dtype="datetime64[us, UTC]")
+    return pandas.Series(list(values), dtype=DTYPES.get(column.kind, "object"))
+
+
+def _read_json(text: str) -> Any:
+    # Nearly all of them are empty, and each run has its own.
+    if text == "[]":
+        return []
+    return {} if text == "{}" else json.loads(text)

@@ -1,4 +1,4 @@
-"""The run log: SQLite, one row a run.
+"""The run log: one row a run, in one file for all kernels.
 
 The row is written when the run starts and completed when it ends, so that a
 killed kernel loses no prompt. A row that still says `running` while its kernel
@@ -7,211 +7,288 @@ is gone reads `lost`.
 
 from __future__ import annotations
 
-import os
+import json
 import socket
 import sqlite3
 import threading
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
-from ..errors import LogError
-from .columns import COLUMNS, read_row, request_row, result_row
+from ..errors import LogError, RunNotFound
+from .columns import NAMES
+from .database import Database, process_started
+from .filters import Filter
+from .rows import JSON_NAMES, Row, ended_row, started_row
 from .run import Run
 
-VERSION = 1
-BUSY_SECONDS = 5.0
-"""How long a write waits for another kernel's."""
+if TYPE_CHECKING:
+    import pandas
 
-_SQL = {"integer": "INTEGER", "real": "REAL", "boolean": "INTEGER"}
+    from .logged import LoggedRun
+    from .plots import RunPlot
 
-
-def default_path() -> Path:
-    """The log of this user, one file for all kernels."""
-    return Path(platformdirs.user_data_path("llmwit-magic", appauthor=False)) / "runs.sqlite3"
+_MAX_UNWRITTEN = 10_000
 
 
 class RunLog:
-    """The rows of all runs in one SQLite file; safe for several threads and kernels."""
+    """The rows of all runs in one SQLite file; safe for several threads and kernels.
+
+    `runs[12]` is a run again, `len(runs)` their number, and iterating goes from
+    the oldest to the newest. The methods take the fields of `Filter` by name:
+    `runs.to_frame(model="…", since="2h", last=100)`.
+    """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = (
-            ":memory:"
-            if str(path) == ":memory:"
-            else str(Path(path).expanduser() if path else default_path())
-        )
-        self.session_id = uuid.uuid4().hex
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
+        self._database = Database(path)
+        self.path = self._database.path
+        self.session_id = self._database.session_id
+        self._unwritten: dict[int, Row] = {}
+        """What could not be written when it should have been, such as on a full disk."""
+        self._lock = threading.Lock()
 
     # Writing ---------------------------------------------------------------------
 
     def begin(self, run: Run) -> int:
         """Write the row of a run that starts; its run_id."""
-        row = request_row(run) | {"session_id": self.session_id, "status": "running"}
-        names = ", ".join(row)
-        marks = ", ".join("?" for _ in row)
-        with self._transaction() as connection:
-            cursor = connection.execute(
-                f"INSERT INTO runs ({names}) VALUES ({marks})", list(row.values())
-            )
-            return int(cursor.lastrowid or 0)
+        self._write_unwritten()
+        return self._insert(started_row(run))
 
     def complete(self, run: Run, status: str) -> None:
-        """Fill in the row of a run that has ended."""
-        self._update(run.run_id, result_row(run) | {"status": status})
+        """Fill in the row of a run that has ended.
+
+        Where that is not possible now, such as on a full disk, it is tried
+        again with each later run; `LogError` says so.
+        """
+        assert run.run_id is not None
+        self.complete_row(run.run_id, ended_row(run, status))
+
+    def complete_row(self, run_id: int, row: Row) -> None:
+        """The same of a run that was carried out elsewhere; `row` is its `ended_row`."""
+        try:
+            self._write_unwritten()
+            self._complete(run_id, row)
+        except LogError:
+            with self._lock:
+                if len(self._unwritten) < _MAX_UNWRITTEN:
+                    self._unwritten[run_id] = row
+            raise
+
+    def _complete(self, run_id: int, row: Row) -> None:
+        # The row is gone where the file was set aside or deleted meanwhile.
+        if not self._update(run_id, row):
+            self._insert(row | {"run_id": run_id})
+
+    def _write_unwritten(self) -> None:
+        with self._lock:
+            waiting, self._unwritten = self._unwritten, {}
+        for run_id, values in list(waiting.items()):
+            try:
+                self._complete(run_id, values)
+            except LogError:
+                with self._lock:
+                    self._unwritten = waiting | self._unwritten
+                raise
+            del waiting[run_id]
+
+    def _insert(self, row: Mapping[str, Any]) -> int:
+        row = {**row, "session_id": self.session_id}
+        names, marks = ", ".join(row), ", ".join("?" * len(row))
+        statement = f"INSERT INTO runs ({names}) VALUES ({marks})"
+
+        def insert(connection: sqlite3.Connection) -> int:
+            return int(connection.execute(statement, list(row.values())).lastrowid or 0)
+
+        return self._database.write(insert)
+
+    def _update(self, run_id: int, values: Mapping[str, Any]) -> bool:
+        """Whether there was such a row."""
+        settings = ", ".join(f"{name} = ?" for name in values)
+        statement = f"UPDATE runs SET {settings} WHERE run_id = ?"
+        return self._database.write(
+            lambda connection: (
+                connection.execute(statement, [*values.values(), run_id]).rowcount > 0
+            )
+        )
+
+    def annotate(self, run_id: int, **values: Any) -> None:
+        """Set `rating`, `note` or `tags` of a run. Raises `RunNotFound`."""
+        if "tags" in values:
+            values["tags"] = json.dumps(values["tags"], ensure_ascii=False)
+        if not self._update(run_id, values):
+            raise self._not_found(run_id)
 
     def rate(self, run_id: int, rating: int | None) -> None:
         """Keep a person's opinion: 1 good, -1 bad, None none."""
-        self._update(run_id, {"rating": rating})
+        self.annotate(run_id, rating=rating)
 
-    def _update(self, run_id: int | None, values: Mapping[str, Any]) -> None:
-        settings = ", ".join(f"{name} = ?" for name in values)
-        with self._transaction() as connection:
-            connection.execute(
-                f"UPDATE runs SET {settings} WHERE run_id = ?", [*values.values(), run_id]
-            )
+    def prune(self, before: str = "90d", **filters: Any) -> tuple[int, int]:
+        """Remove the runs that started before that age or time and meet the filters.
+
+        Runs that still go on are never touched. The file's space is given back.
+        Returns the number of runs removed, and of bytes given back.
+        """
+        size, gone = self.size, self._gone()
+        clause, arguments = Filter(before=before, **filters).sql(self.session_id, gone)
+        marks = ", ".join("?" * len(gone))
+
+        def delete(connection: sqlite3.Connection) -> int:
+            return connection.execute(
+                f"DELETE FROM runs WHERE run_id IN (SELECT run_id FROM runs {clause}) "
+                f"AND (status != 'running' OR session_id IN ({marks}))",
+                [*arguments, *gone],
+            ).rowcount
+
+        removed = self._database.write(delete)
+        if removed and self.path != ":memory:":
+            with suppress(LogError):  # another kernel writes just now: the next time will do
+                self._database.execute("VACUUM")
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return removed, max(0, size - self.size)
 
     # Reading ---------------------------------------------------------------------
 
-    def rows(self, everyone: bool = True) -> list[dict[str, Any]]:
+    def rows(self, everyone: bool = True, **filters: Any) -> list[Row]:
         """The rows as mappings, oldest first; JSON columns parsed, lost runs named."""
-        where = "" if everyone else "WHERE session_id = ?"
-        arguments = [] if everyone else [self.session_id]
-        with self._lock:
-            connection = self._open()
-            connection.row_factory = sqlite3.Row
-            try:
-                found = connection.execute(
-                    f"SELECT * FROM runs {where} ORDER BY run_id", arguments
-                ).fetchall()
-                sessions = connection.execute("SELECT * FROM sessions").fetchall()
-            except sqlite3.Error as error:
-                raise self._problem(error) from None
-        gone = self._gone_sessions(sessions, found)
-        return [read_row(dict(row), gone) for row in found]
+        names, rows = NAMES, self.tuples(Filter(everyone=everyone, **filters))
+        return [_parsed(dict(zip(names, row, strict=True))) for row in rows]
 
-    def to_frame(self, everyone: bool = True) -> Any:
-        """The rows as a pandas DataFrame, indexed by run_id: all kernels', or only this one's."""
-        from .frame import to_frame
+    def tuples(self, chosen: Filter, names: Sequence[str] = NAMES) -> list[tuple[Any, ...]]:
+        """The chosen rows as the database keeps them, lost runs named; oldest first."""
+        gone = self._gone()
+        clause, arguments = chosen.sql(self.session_id, gone)
+        marks = ", ".join("?" * len(gone))
+        lost = (
+            f"CASE WHEN status = 'running' AND session_id IN ({marks}) THEN 'lost' ELSE status END"
+        )
+        wanted = ", ".join(lost if name == "status" else name for name in names)
+        if "status" not in names:
+            gone = []
+        found = self._database.read(f"SELECT {wanted} FROM runs {clause}", [*gone, *arguments])
+        found.reverse()
+        return found
 
-        return to_frame(self.rows(everyone))
+    def to_frame(self, everyone: bool = True, **filters: Any) -> pandas.DataFrame:
+        """The rows as a DataFrame of shape (runs, columns), oldest first, indexed by run_id.
+
+        `started_at` is a timestamp with time zone UTC; `stop`, `tags`, `tokens`
+        and `content_filters` hold Python lists and mappings.
+        """
+        from .frame import frame_of
+
+        return frame_of(self.tuples(Filter(everyone=everyone, **filters)))
+
+    def __getitem__(self, run_id: int) -> LoggedRun:
+        """The run of that number; -1 is the newest. Raises `RunNotFound`."""
+        from .logged import LoggedRun
+
+        return LoggedRun.of(self, self.row(run_id))
+
+    def row(self, run_id: int) -> Row:
+        """The row of one run, as `rows` gives it. Raises `RunNotFound`."""
+        if not isinstance(run_id, int):
+            raise RunNotFound(f"{run_id!r} is not the number of a run: write runs[12]")
+        if run_id < 0:
+            found = self._database.read(
+                "SELECT run_id FROM runs ORDER BY run_id DESC LIMIT 1 OFFSET ?", [-run_id - 1]
+            )
+            if not found:
+                raise self._not_found(run_id)
+            run_id = int(found[0][0])
+        gone = self._gone()
+        found = self._database.read(
+            f"SELECT {', '.join(NAMES)} FROM runs WHERE run_id = ?", [run_id]
+        )
+        if not found:
+            raise self._not_found(run_id)
+        row = _parsed(dict(zip(NAMES, found[0], strict=True)))
+        if row["status"] == "running" and row["session_id"] in gone:
+            row["status"] = "lost"
+        return row
+
+    def __iter__(self) -> Iterator[LoggedRun]:
+        for (run_id,) in self._database.read("SELECT run_id FROM runs ORDER BY run_id"):
+            yield self[run_id]
 
     def __len__(self) -> int:
-        with self._lock:
-            return int(self._open().execute("SELECT count(*) FROM runs").fetchone()[0])
+        return int(self._database.read("SELECT count(*) FROM runs")[0][0])
+
+    def __bool__(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
-        return f"<RunLog {self.path}: {len(self)} runs>"
+        return f"<RunLog {self.path}: {len(self):,} runs, {self.size / 1e6:.1f} MB>"
 
-    def _gone_sessions(
-        self, sessions: Sequence[sqlite3.Row], rows: Sequence[sqlite3.Row]
-    ) -> set[str]:
-        running = {row["session_id"] for row in rows if row["status"] == "running"}
-        running.discard(self.session_id)
-        return {
-            session["session_id"]
-            for session in sessions
-            if session["session_id"] in running and not _alive(session)
-        }
+    @property
+    def size(self) -> int:
+        """Bytes on the disk; 0 in memory."""
+        return self._database.size()
 
-    # The file --------------------------------------------------------------------
+    def export(
+        self, path: str | Path, everyone: bool = True, schema: str = "log", **filters: Any
+    ) -> int:
+        """Write the runs into a file, its format by its ending; the number of runs.
+
+        `.csv` for spreadsheets (cells that they would run as formulas begin
+        with an apostrophe), `.jsonl` and `.parquet` with all types kept
+        (`read_export` gives the same DataFrame). `schema="otel"` names the
+        fields of `.jsonl` as OpenTelemetry's conventions for generative AI do.
+        The file is written beside and renamed: a cut-off export leaves the old one.
+        """
+        from .export import export
+
+        return export(self.rows(everyone, **filters), Path(path).expanduser(), schema)
+
+    def plot(
+        self, kind: str | None = None, by: str | None = None, everyone: bool = True, **filters: Any
+    ) -> RunPlot:
+        """A figure of the runs: `speed`, `finish`, `length` or `rating`, or all of them.
+
+        `by` is the column to compare by; without it, the setting that varies
+        most. Needs matplotlib: `pip install 'llmwit-magic[plots]'`.
+        """
+        from .plots import plot
+
+        return plot(self.to_frame(everyone, **filters), kind, by)
+
+    def _not_found(self, run_id: int) -> RunNotFound:
+        first, last = self._database.read("SELECT min(run_id), max(run_id) FROM runs")[0]
+        what = f"it has runs {first} to {last}" if first is not None else "it is empty"
+        return RunNotFound(f"there is no run {run_id} in the log: {what}")
+
+    def _gone(self) -> list[str]:
+        """The sessions that have running rows and whose processes are no more."""
+        sessions = self._database.read(
+            "SELECT session_id, host, pid, process_started FROM sessions WHERE session_id IN "
+            "(SELECT session_id FROM runs WHERE status = 'running')"
+        )
+        return [
+            session_id
+            for session_id, host, pid, started in sessions
+            if session_id != self.session_id and not _alive(host, pid, started)
+        ]
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                connection = self._open()
-                with connection:
-                    yield connection
-            except (sqlite3.Error, OSError) as error:
-                raise self._problem(error) from None
-
-    def _problem(self, error: Exception) -> LogError:
-        return LogError(f"the run log {self.path} cannot be used: {error}")
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is not None:
-            return self._connection
-        try:
-            if self.path != ":memory:":
-                self._create_file()
-            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
-            try:
-                self._prepare(connection)
-            except BaseException:
-                connection.close()
-                raise
-        except (sqlite3.Error, OSError) as error:
-            raise self._problem(error) from None
-        self._connection = connection
-        return connection
-
-    def _create_file(self) -> None:
-        """Prompts are private: the file is for its owner alone."""
-        path = Path(self.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise LogError(
-                    f"the run log {self.path} was written by a newer llmwit-magic (schema "
-                    f"{version}, this one knows {VERSION}): upgrade, or set "
-                    "%config InferMagics.log_path to another file"
-                )
-            if version == 0:
-                columns = ", ".join(
-                    f"{column.name} {_SQL.get(column.kind, 'TEXT')}" for column in COLUMNS[1:]
-                )
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS runs "
-                    f"(run_id INTEGER PRIMARY KEY AUTOINCREMENT, {columns})"
-                )
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS sessions "
-                    "(session_id TEXT PRIMARY KEY, host TEXT, pid INTEGER, process_started REAL)"
-                )
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            connection.execute(
-                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
-                [self.session_id, socket.gethostname(), os.getpid(), _process_started(os.getpid())],
-            )
+        with suppress(LogError):  # it was said when it happened
+            self._write_unwritten()
+        self._database.close()
 
 
-def _process_started(pid: int) -> float | None:
-    """When the living process of that id began (ids are used again), None where there is none."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        zombie = process.status() == psutil.STATUS_ZOMBIE
-        return None if zombie else float(process.create_time())
-    except psutil.Error:
-        return None
+def _parsed(row: Row) -> Row:
+    for name in JSON_NAMES:
+        if row[name] is not None:
+            row[name] = json.loads(row[name])
+    if row["chat"] is not None:
+        row["chat"] = bool(row["chat"])
+    return row
 
 
-def _alive(session: sqlite3.Row) -> bool:
-    if session["host"] != socket.gethostname():
+def _alive(host: Any, pid: Any, process_began: Any) -> bool:
+    if host != socket.gethostname():
         return True  # nobody can tell from here
-    started = _process_started(session["pid"])
-    if session["process_started"] is None:
+    started = process_started(pid)
+    if process_began is None:
         return started is not None
-    return started is not None and abs(started - session["process_started"]) < 2
+    return started is not None and abs(started - process_began) < 2

@@ -288,7 +288,7 @@ class Results(list[InferencingResult]):
 
     def to_frame(self) -> pandas.DataFrame:
         """The runs as rows of a DataFrame, with the columns of the log."""
-        from .columns import row_of
-        from .frame import to_frame
+        from .frame import frame_of_rows
+        from .rows import row_of
 
-        return to_frame([row_of(run) for run in self.runs])
+        return frame_of_rows([row_of(run) for run in self.runs])

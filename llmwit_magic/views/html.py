@@ -184,6 +184,16 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
     )
 
 
+def replay_html(verdict: str, identical: bool, results: Sequence[InferencingResult]) -> str:
+    """Whether a repetition is the same; both answers side by side where it is not."""
+    badge = "identical" if identical else "differs"
+    line = (
+        f'<div class="llmwit">{style()}<div class="llmwit-status">'
+        f'<span class="llmwit-badge">{badge}</span> {_escape(verdict)}</div></div>'
+    )
+    return line if identical else line + comparison_html(results)
+
+
 def _cell(value: str, name: str) -> str:
     number = value.rpartition("+ ")[2] if name == "tokens" else value
     return f'<td data-value="{_escape(number)}">{_escape(value)}</td>'

@@ -94,7 +94,8 @@ def badge(result: InferencingResult) -> str:
     """Why it ended, in a word or two."""
     if result.finish_reason:
         return _BADGES[result.finish_reason]
-    return {"running": "running …", "interrupted": "interrupted", "error": "failed"}[result.status]
+    return {"running": "running …", "interrupted": "interrupted", "error": "failed",
+            "lost": "lost: its kernel is gone"}[result.status]  # fmt: skip
 
 
 def progress_text(progress: Progress) -> str:

@@ -117,6 +117,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A log of a later version is not touched; the message says what to do."""
     path = tmp_path / "log.sqlite3"
+    RunLog(path).begin(Run(REQUEST))
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()

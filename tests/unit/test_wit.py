@@ -394,7 +394,7 @@ def test_the_drawing_of_the_errors_is_their_tree() -> None:
             path[depth:] = [name]
             drawn[name] = path[depth - 1] if depth else ""
     wanted = {cls.__name__: cls.__mro__[1].__name__ for cls in all_errors()}
-    assert drawn == wanted | {"InferenceError": "", "Interrupted": ""}
+    assert drawn == wanted | {"InferenceError": "", "Interrupted": "", "LogWarning": ""}
 
 
 def test_finish_reasons_are_the_contract_s() -> None:

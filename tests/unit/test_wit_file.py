@@ -38,7 +38,7 @@ ERRORS = {
     "RuntimeError": EngineFailed,
     "InvalidInput": InvalidInput,
 }
-NOT_OF_A_RUN = {errors.LogError}
+NOT_OF_A_RUN = {errors.LogError, errors.RunNotFound}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,329 @@
+"""A prompt for each row of a DataFrame: resumable, and over any executor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from .errors import EngineFailed, InferenceError, Interrupted, InvalidInput, LogError
+from .magics.interpolation import interpolate, names_in
+from .protocol import Request
+from .runlog.columns import COLUMNS
+from .runlog.filters import Filter
+from .runlog.rows import Row, ended_row, request_row
+from .runlog.run import Run
+from .session import Session
+from .views import INTERVAL
+from .views.text import progress_text
+from .wit import InferencingParams
+
+if TYPE_CHECKING:
+    import pandas
+
+RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
+           "generated_token_count", "status", "error_type", "error_message", "run_id")  # fmt: skip
+"""The columns of the log that a batch adds to its DataFrame."""
+
+_SAME = ("prompt", "system", "chat", "model_type", "context_length_requested", "content_filters",
+         "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
+         "seed")  # fmt: skip
+"""What makes a row of the log the answer to a request, beside the hash of its model; seed last."""
+
+
+def run_batch(
+    session: Session,
+    frame: pandas.DataFrame,
+    template: str,
+    request: Request,
+    *,
+    resume: bool = True,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+    prefix: str = "infer_",
+) -> pandas.DataFrame:
+    """Run the template over the rows; see `infer_frame`. `request` has all but the prompt."""
+    _check(frame, template, prefix)
+    rows: list[Row | None] = [None] * len(frame)
+    prompts = _prompts(frame, template)
+    bar = tqdm(total=len(frame), unit="row", disable=not progress, file=sys.stdout)
+    with bar:
+        work = _Work(session, rows, bar)
+        info = session.find(request, lambda progress: bar.set_postfix_str(progress_text(progress)))
+        known = _known(session, request, info.sha256) if resume else {}
+        todo: list[tuple[int, Request]] = []
+        for place, prompt in enumerate(prompts):
+            if isinstance(prompt, InvalidInput):
+                work.failed(place, prompt)
+                continue
+            wanted = request.model_copy(update={"prompt": prompt})
+            earlier = known.get(_key(request_row(wanted)))
+            if earlier:
+                work.take(place, earlier.pop(0), from_log=True)
+            else:
+                todo.append((place, wanted))
+        try:
+            if executor is None:
+                work.here(todo)
+            else:
+                work.over(executor, workers or worker_count(executor), todo)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped after {work.done:,} of {len(frame):,} rows; the same call goes on there"
+            ) from None
+    return _joined(frame, rows, prefix, request.group_id)
+
+
+def batch_name(template: str, request: Request) -> str:
+    """The same name for the same template, model, params and options."""
+    said = request_row(request) | {"template": template, "group_id": None}
+    return "batch-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+
+
+def _check(frame: pandas.DataFrame, template: str, prefix: str) -> None:
+    columns = list(frame.columns)
+    names = names_in(template)
+    if not names:
+        raise InvalidInput("the template names no column: write {{column}} where its value goes")
+    for name in names:
+        if columns.count(name) != 1 and not (name == "row" and not columns.count(name)):
+            what = "twice a" if columns.count(name) else "no"
+            raise InvalidInput(
+                f"{{{{{name}}}}}: that is {what} column of the DataFrame, which has "
+                f"{', '.join(map(str, columns))}"
+            )
+    taken = [prefix + name for name in RESULTS if prefix + name in columns]
+    if taken:
+        raise InvalidInput(
+            f"the DataFrame has a column {taken[0]} already: give another prefix=, or drop it"
+        )
+
+
+def _prompts(frame: pandas.DataFrame, template: str) -> Iterator[str | InvalidInput]:
+    for values in frame.itertuples(index=False, name=None):
+        row = _RowValues(zip(frame.columns, values, strict=True))
+        row.setdefault("row", row)
+        try:
+            prompt = interpolate(template, row)
+            yield Request(model="-", prompt=prompt).prompt
+        except InvalidInput as error:
+            yield error
+
+
+class _RowValues(dict[Any, Any]):
+    """A row by its columns; a missing value is an error, and not the text `nan`."""
+
+    def __getitem__(self, name: Any) -> Any:
+        import pandas
+
+        value = super().__getitem__(name)
+        if pandas.api.types.is_scalar(value) and pandas.isna(value):
+            raise InvalidInput(f"column '{name}' has no value in this row")
+        return value
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _SAME)
+
+
+def _known(session: Session, request: Request, sha256: str) -> dict[tuple[Any, ...], list[Row]]:
+    """The finished rows of this batch in the log, by what was asked."""
+    names = (*_SAME, *RESULTS, "model_sha256")
+    with suppress(LogError):  # a log that cannot be read costs the work again, not the batch
+        found = session.log.tuples(Filter(group=request.group_id, status="ok"), names)
+        known = defaultdict[tuple[Any, ...], list[Row]](list)
+        for values in found:
+            row = dict(zip(names, values, strict=True))
+            if row["model_sha256"] == sha256:
+                # Where no seed is asked for, any will do.
+                row["seed"] = row["seed"] if request.params.seed is not None else None
+                known[_key(row)].append(row)
+        return known
+    return {}
+
+
+def _joined(
+    frame: pandas.DataFrame, rows: Sequence[Row | None], prefix: str, batch: str | None
+) -> pandas.DataFrame:
+    from .runlog.frame import series
+
+    joined = frame.copy()
+    for column in COLUMNS:
+        if column.name in RESULTS:
+            values = series(column, [(row or {}).get(column.name) for row in rows])
+            joined[prefix + column.name] = values.set_axis(frame.index)
+    joined.attrs["batch"] = batch
+    order = [*frame.columns, *(prefix + name for name in RESULTS)]
+    return joined[order]
+
+
+class _Work:
+    """The rows of a batch as they become done."""
+
+    def __init__(self, session: Session, rows: list[Row | None], bar: Any) -> None:
+        self._session, self._rows, self._bar = session, rows, bar
+        self.done = 0
+        self._counts = {"from the log": 0, "failed": 0}
+        self._log_problem = ""
+
+    def take(self, place: int, row: Row, from_log: bool = False) -> None:
+        """Keep what has come of a row."""
+        self._rows[place] = row
+        self.done += 1
+        self._counts["from the log"] += from_log
+        self._counts["failed"] += row["status"] != "ok"
+        said = [f"{count:,} {what}" for what, count in self._counts.items() if count]
+        self._bar.set_postfix_str(", ".join([*said, *filter(None, [self._log_problem])]), False)
+        self._bar.update()
+
+    def failed(self, place: int, error: InferenceError) -> None:
+        """Keep the failure of a row that was not run."""
+        self.take(place, {
+            "status": "error", "error_type": type(error).__name__, "error_message": str(error),
+        })  # fmt: skip
+
+    def here(self, todo: Sequence[tuple[int, Request]]) -> None:
+        """One row after another, by the session itself."""
+        for place, request in todo:
+            run = self._session.run(request)
+            with suppress(InferenceError):  # it is a value of its row
+                run.follow(INTERVAL, lambda run: None)
+            self._said(run.log_problem)
+            self.take(place, ended_row(run, run.status) | {"run_id": run.run_id})
+
+    def _said(self, log_problem: str | None) -> None:
+        if log_problem:
+            self._log_problem = f"not logged: {log_problem}"
+
+    # Over an executor --------------------------------------------------------------
+
+    def over(self, executor: Executor, workers: int, todo: Sequence[tuple[int, Request]]) -> None:
+        """By the executor's workers; this process writes the log, wherever they are."""
+        waiting = iter(todo)
+        running: dict[Future[Row], tuple[int, int | None]] = {}
+        owner = _Owner()
+        try:
+            while True:
+                # Few at once: what has not begun is not lost to an interrupt.
+                while len(running) < 2 * workers and (item := next(waiting, None)):
+                    place, request = item[0], self._session.with_seed(item[1])
+                    run_id = self._begin(request)
+                    try:
+                        future = executor.submit(_run_in_worker, request, workers, owner.name)
+                    except RuntimeError as error:  # it is broken, or was shut down
+                        self._end(run_id, _lost_row(error))
+                        raise _broken(error) from None
+                    running[future] = (place, run_id)
+                if not running:
+                    return
+                finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    place, run_id = running.pop(future)
+                    row = _row_of(future)
+                    self._end(run_id, row)
+                    self.take(place, row | {"run_id": run_id})
+                    if isinstance(future.exception(), BrokenExecutor):
+                        raise _broken(future.exception())
+        finally:
+            for future, (_, run_id) in running.items():
+                future.cancel()
+                # What is under way is finished, and kept in the log for the next time.
+                future.add_done_callback(partial(self._late, run_id, owner, list(running)))
+            if not running:
+                owner.close()
+
+    def _begin(self, request: Request) -> int | None:
+        try:
+            return self._session.log.begin(Run(request))
+        except LogError as error:
+            self._said(str(error))
+            return None
+
+    def _end(self, run_id: int | None, row: Row) -> None:
+        try:
+            if run_id is not None:
+                self._session.log.complete_row(run_id, row)
+        except LogError as error:
+            self._said(str(error))
+
+    def _late(
+        self, run_id: int | None, owner: _Owner, all_late: list[Future[Row]], future: Future[Row]
+    ) -> None:
+        self._end(run_id, {"status": "interrupted"} if future.cancelled() else _row_of(future))
+        if all(late.done() for late in all_late):
+            owner.close()
+
+
+def worker_count(executor: Executor) -> int:
+    """How many tasks an executor carries out at once, as far as it says so."""
+    if isinstance(count := getattr(executor, "_max_workers", None), int):
+        return count
+    client = getattr(executor, "_client", None)  # Dask's
+    if client is not None:
+        return max(1, int(sum(client.nthreads().values())))
+    return os.cpu_count() or 1
+
+
+def _row_of(future: Future[Row]) -> Row:
+    error = future.exception()
+    return future.result() if error is None else _lost_row(error)
+
+
+def _lost_row(error: BaseException) -> Row:
+    if isinstance(error, KeyboardInterrupt):
+        return {"status": "interrupted"}
+    message = f"the executor could not run it: {type(error).__name__}: {error}"
+    return {"status": "error", "error_type": "EngineFailed", "error_message": message}
+
+
+def _broken(error: BaseException | None) -> EngineFailed:
+    return EngineFailed(
+        f"the executor takes no more work ({error}): what is done is kept in the log, and the same "
+        "call with a new executor goes on there"
+    )
+
+
+# In a worker ----------------------------------------------------------------------
+
+_sessions: dict[tuple[str, int], Session] = {}
+"""Of this process's workers: each thread has its own, and so its own engine."""
+
+
+class _Owner:
+    """A batch whose workers may be threads of this process: their engines end with it."""
+
+    def __init__(self) -> None:
+        self.name = f"{os.getpid()}-{uuid.uuid4().hex}"
+
+    def close(self) -> None:
+        for key in [key for key in _sessions if key[0] == self.name]:
+            _sessions.pop(key).close()
+
+
+def _run_in_worker(request: Request, workers: int, owner: str) -> Row:
+    """Carry a request out in this thread's own session; its row, whatever becomes of it."""
+    ours = owner.startswith(f"{os.getpid()}-")
+    key = (owner if ours else "", threading.get_ident())
+    session = _sessions.setdefault(key, Session(":memory:"))
+    asked = str(request.threads)
+    if asked == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        request = request.model_copy(update={"threads": max(1, (cores or 1) // workers)})
+    run = session.run(request, logged=False)
+    try:
+        run.wait()
+    except KeyboardInterrupt:  # the notebook's interrupt reaches its process group
+        run.stop()
+    return ended_row(run, run.status) | {"threads_requested": asked}

@@ -1,0 +1,192 @@
+"""`%infer_log` and `%infer_replay`: the run log as a table, in files, in plots, and run again."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from ..errors import InvalidInput
+from ..replay import Replay, replay_request
+from ..runlog.columns import NAMES
+from ..runlog.run import Results
+from ..views import INTERVAL, open_view, show_progress
+from .cell_args import is_variable, read_changes, split_line
+from .infer import RESULT_NAME, InferMagics
+
+# What says which runs are meant; the names are those of `Filter`.
+_FILTERS = ("group", "model", "status", "since", "last", "grep", "tag", "rating")
+_PRUNED = "90d"
+
+
+@magics_class
+class LogMagics(Magics):
+    """The line magics of the run log; settings are those of `InferMagics`."""
+
+    def __init__(self, shell: Any, infer: InferMagics) -> None:
+        self.infer = infer
+        super().__init__(shell)
+
+    @no_var_expand
+    @line_magic
+    @magic_arguments()
+    @argument("--all", action="store_true", help="the runs of all kernels, not only of this one")
+    @argument("--group", metavar="ID", help="the runs of a sweep, a tuning panel or a batch")
+    @argument("--model", "-m", metavar="NAME", help="the runs of this model")
+    @argument("--status", metavar="S", help="running, ok, interrupted, error or lost")
+    @argument(
+        "--since", metavar="AGE", help="started not longer ago (30m, 2h, 7d), or since a time"
+    )
+    @argument("--last", metavar="N", type=int, help="the newest N of those")
+    @argument("--grep", metavar="TEXT", help="with this text in prompt, answer, system or note")
+    @argument("--tag", metavar="KEY[=VALUE]", help="with this tag")
+    @argument("--rating", metavar="up|down", help="with this thumb")
+    @argument("--columns", metavar="A,B,…", help="these columns; all: every one")
+    @argument("-o", "--output", metavar="NAME", help="put the DataFrame into this variable")
+    @argument(
+        "--export",
+        metavar="FILE",
+        help="write the runs into FILE.csv, FILE.jsonl or FILE.parquet; in CSV, an apostrophe "
+        "stands before what a spreadsheet would run as a formula",
+    )
+    @argument(
+        "--schema", metavar="otel", help="name the fields of JSON Lines as OpenTelemetry does"
+    )
+    @argument(
+        "--plot",
+        metavar="KIND",
+        nargs="?",
+        const="",
+        help="draw speed, finish, length, rating or all",
+    )
+    @argument("--by", metavar="COLUMN", help="what a plot compares by")
+    @argument(
+        "--prune",
+        metavar="AGE",
+        nargs="?",
+        const=_PRUNED,
+        help=f"remove the runs older than AGE ({_PRUNED}), of all kernels, that meet the rest",
+    )
+    @argument("--info", action="store_true", help="say where the log is and how large")
+    def infer_log(self, line: str) -> Any:
+        """The run log as a DataFrame: this kernel's runs, or everyone's."""
+        arguments = _parsed(self.infer_log, line)
+        try:
+            return self._log(arguments)
+        except InvalidInput as error:
+            raise UsageError(_as_option(str(error))) from None
+
+    def _log(self, arguments: Namespace) -> Any:
+        log = self.infer.session.log
+        chosen = {name: getattr(arguments, name) for name in _FILTERS}
+        if arguments.info:
+            print(f"{log.path}: {len(log):,} runs, {log.size / 1e6:.1f} MB")
+            return None
+        if arguments.prune is not None:
+            removed, freed = log.prune(arguments.prune, **chosen)
+            print(
+                f"removed {removed:,} runs, {freed / 1e6:.1f} MB given back; {len(log):,} are left"
+            )
+            return None
+        everyone = arguments.all
+        if arguments.export is not None:
+            count = log.export(arguments.export, everyone, arguments.schema or "log", **chosen)
+            print(f"{count:,} runs written to {arguments.export}")
+            return None
+        if arguments.plot is not None:
+            value: Any = log.plot(arguments.plot or None, arguments.by, everyone, **chosen)
+        else:
+            value = self._table(arguments.columns, everyone, chosen)
+        if arguments.output is None:
+            return value
+        if not is_variable(arguments.output):
+            raise InvalidInput(f"-o: '{arguments.output}' is not the name of a variable")
+        self.shell.push({arguments.output: value}, interactive=False)
+        return None
+
+    def _table(self, columns: str | None, everyone: bool, chosen: Mapping[str, Any]) -> Any:
+        from ..views.table import LogTable
+
+        names = _columns(columns)
+        table = LogTable(self.infer.session.log.to_frame(everyone, **chosen))
+        return table if names is None else table[names]
+
+    @no_var_expand
+    @line_magic
+    @magic_arguments()
+    @argument("run_id", metavar="ID", help="number of the run")
+    @argument("--with", metavar="OPTION", help="options of %%infer that shall be others")
+    @argument("--anyway", action="store_true", help="also where the model's file has changed")
+    @argument("--quiet", action="store_true", help="show nothing while it runs")
+    def infer_replay(self, line: str) -> Replay:
+        """Run a run again, with its model file, params and seed, and say whether it is the same."""
+        words = split_line(line)
+        anyway = "--anyway" in words
+        quiet = "--quiet" in words
+        words = [word for word in words if word not in ("--anyway", "--quiet")]
+        changes: dict[str, Any] = {}
+        if "--with" in words:
+            place = words.index("--with")
+            changes = read_changes(self.infer.infer.parser, words[place + 1 :])
+            words = words[:place]
+        return self._replay(_run_number(words), changes, anyway, quiet)
+
+    def _replay(self, run_id: int, changes: Mapping[str, Any], anyway: bool, quiet: bool) -> Replay:
+        infer, session = self.infer, self.infer.session
+        original = session.log[run_id]
+        request, notice = replay_request(
+            session, original, changes, tuple(infer.content_filters), anyway,
+            show_progress(self.shell),
+        )  # fmt: skip
+        view = None if quiet else open_view(infer.view, self.shell, session.log, infer.forms)
+        run = session.run(request)
+        try:
+            run.follow(INTERVAL, view.draw if view else lambda run: None)
+        finally:
+            self.shell.push({RESULT_NAME: run.result}, interactive=False)
+            if view:
+                view.finish(Results([run]))
+        return Replay(original, run.result, tuple(changes), notice)
+
+
+def _parsed(magic: Any, line: str) -> Namespace:
+    """The line's arguments; words are split as on the `%%infer` line."""
+    try:
+        arguments: Namespace = magic.parser.parse_args(split_line(line))
+    except (InvalidInput, UsageError) as error:
+        raise UsageError(f"{error}: %{magic.__name__}? lists the options") from None
+    return arguments
+
+
+def _columns(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if names == ["all"]:
+        return list(NAMES[1:])
+    unknown = [name for name in names if name not in NAMES[1:]]
+    if unknown:
+        raise InvalidInput(f"columns: no column '{unknown[0]}': {', '.join(NAMES[1:])}")
+    return names
+
+
+def _as_option(message: str) -> str:
+    """The log's words are those of the line."""
+    name, colon, rest = message.partition(": ")
+    known = (*_FILTERS, "columns", "by", "plot", "schema", "before")
+    if colon and name in known:
+        return f"--{'prune' if name == 'before' else name}: {rest}"
+    return message
+
+
+def _run_number(words: Sequence[str]) -> int:
+    if len(words) != 1 or not words[0].lstrip("-").isdigit():
+        said = f"'{' '.join(words)}' is not" if words else "there is not"
+        raise UsageError(
+            f"{said} the number of a run: %infer_replay 12 [--with OPTION…] [--anyway]"
+        )
+    return int(words[0])

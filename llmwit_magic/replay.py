@@ -1,0 +1,132 @@
+"""A run of the log again: with the same model file, parameters and seed, and was it the same?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InvalidInput, ModelNotFound, ModelNotSupported
+from .protocol import ContentFilter, Request
+from .runlog.logged import LoggedRun
+from .runlog.rows import function_filters
+from .session import Session, Show
+from .wit import InferencingParams, InferencingResult
+
+_AROUND = 30
+"""Characters shown from the first difference on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A run and its repetition."""
+
+    original: LoggedRun
+    result: InferencingResult
+    changed: tuple[str, ...] = ()
+    """The settings that were asked to be others."""
+    notice: str = ""
+    """What else was not as it had been, such as the model file."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether text and finish are the same; of a run that was cut off, whether its text is the
+        beginning of the new one."""
+        if self.original.finish_detail is None:
+            return self.result.text.startswith(self.original.text)
+        return all(
+            getattr(self.original, name) == getattr(self.result, name)
+            for name in ("text", "finish_detail", "stop_sequence")
+        )
+
+    @property
+    def verdict(self) -> str:
+        """In one line: identical, or where the difference begins."""
+        name = f"run {self.original.run_id}"
+        if self.original.finish_detail is None and not self.original.text:
+            said = f"{name} was {self.original.status} before it had a text to compare with"
+        elif self.identical:
+            cut_off = f", as far as that went ({self.original.status})"
+            said = f"identical to {name}" + (cut_off if not self.original.finish_detail else "")
+        else:
+            said = f"differs from {name}: {_difference(self.original, self.result)}"
+        why = [f"with another {name.replace('_', ' ')}" for name in self.changed]
+        return " · ".join([said, *why, *([self.notice] if self.notice else [])])
+
+
+def _difference(one: InferencingResult, other: InferencingResult) -> str:
+    if one.text == other.text:
+        return f"the same text, ended by {other.finish_detail} and not {one.finish_detail}"
+    pairs = zip(one.text, other.text, strict=False)
+    shorter = min(len(one.text), len(other.text))
+    place = next((at for at, (a, b) in enumerate(pairs) if a != b), shorter)
+    first, second = (text[place : place + _AROUND] for text in (one.text, other.text))
+    return f"at character {place + 1:,} it had {first!r}, now {second!r}"
+
+
+def replay_request(
+    session: Session,
+    original: LoggedRun,
+    changes: Mapping[str, Any],
+    functions: tuple[ContentFilter, ...] = (),
+    anyway: bool = False,
+    show: Show | None = None,
+) -> tuple[Request, str]:
+    """The request that runs `original` again, and what is not as it was.
+
+    `changes` are fields of params or request that shall be others; `functions`
+    are those that may be among the run's content filters, of which the log has
+    only the names. Raises `ModelNotSupported` where the model's file has changed, unless
+    `anyway`; and what finding the model raises.
+    """
+    fields = {key: value for key, value in changes.items() if key in Request.model_fields}
+    params = {key: value for key, value in changes.items() if key not in fields}
+    if "content_filters" not in fields:
+        fields["content_filters"] = _filters(original, functions, anyway)
+    request = Request(
+        **{
+            **{name: getattr(original.request, name) for name in Request.model_fields},
+            **fields,
+            "params": InferencingParams(**{**original.request.params.model_dump(), **params}),
+            "group_id": None,
+            "replay_of": original.run_id,
+        }
+    )
+    if "model" in changes or original.model is None:
+        return request, ""
+    try:
+        found = session.find(request, show)
+    except ModelNotFound:
+        # A relative path, or an alias of another kernel.
+        if not Path(original.model.path).is_file():
+            raise
+        request = request.model_copy(update={"model": original.model.path})
+        found = session.find(request, show)
+    if found.sha256 == original.model.sha256:
+        return request, ""
+    said = (
+        f"the model file {found.path} is not the one of run {original.run_id} "
+        f"(sha256 {found.sha256[:12]}…, was {original.model.sha256[:12]}…)"
+    )
+    if not anyway:
+        raise ModelNotSupported(f"{said}: --anyway runs it with the file that is there now")
+    return request, said
+
+
+def _filters(
+    original: LoggedRun, functions: tuple[ContentFilter, ...], anyway: bool
+) -> tuple[ContentFilter, ...]:
+    """The content filters of the run; a function that is not there any more is missed."""
+    known: dict[str, Callable[[str], int | None]] = {
+        f"<function {item.__name__}>": item for item in functions if callable(item)
+    }
+    wanted = function_filters(original.row)
+    missing = [name for name in wanted if name not in known]
+    if missing and not anyway:
+        raise InvalidInput(
+            f"run {original.run_id} had the content filter {missing[0]}, which is not among "
+            "InferMagics.content_filters now: define it there, or --anyway runs without it"
+        )
+    found = tuple(known[name] for name in wanted if name in known)
+    return original.request.content_filters + found

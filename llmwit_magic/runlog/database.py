@@ -1,0 +1,259 @@
+"""The file of the run log: its schema, its migration, and what to do when it is damaged."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import threading
+import uuid
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from ..errors import LogError, LogWarning
+from .columns import COLUMNS
+from .filters import holds
+
+T = TypeVar("T")
+
+VERSION = 2
+"""Of the schema. 1 had fewer columns and no indexes; later ones add columns, and take none away."""
+APPLICATION_ID = 0x6C6C6D77  # "llmw": other programs' databases are left alone
+BUSY_SECONDS = 5.0
+"""How long a write waits for another kernel's."""
+
+_SQL = {"integer": "INTEGER", "real": "REAL", "boolean": "INTEGER"}
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS runs_group ON runs (group_id) WHERE group_id IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS runs_session ON runs (session_id)",
+    "CREATE INDEX IF NOT EXISTS runs_running ON runs (session_id) WHERE status = 'running'",
+)
+_OUR_ENDINGS = (".sqlite3", ".sqlite", ".db")
+
+
+def default_path() -> Path:
+    """The log of this user, one file for all kernels."""
+    return Path(platformdirs.user_data_path("llmwit-magic", appauthor=False)) / "runs.sqlite3"
+
+
+class Database:
+    """One SQLite file; safe for several threads and kernels.
+
+    A damaged file is set aside under another name, with a `LogWarning`, and a
+    new one begun: a kernel must not stop for it. Everything else that goes
+    wrong is a `LogError`.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.path = (
+            ":memory:"
+            if str(path) == ":memory:"
+            else str(Path(path).expanduser().absolute() if path else default_path())
+        )
+        self.session_id = uuid.uuid4().hex
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` in a transaction; all of it is kept, or nothing."""
+
+        def transaction(connection: sqlite3.Connection) -> T:
+            with connection:
+                return work(connection)
+
+        return self._attempt(transaction)
+
+    def read(self, sql: str, arguments: Iterable[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query."""
+        return self._attempt(
+            lambda connection: connection.execute(sql, tuple(arguments)).fetchall()
+        )
+
+    def execute(self, statement: str) -> None:
+        """A statement that cannot stand in a transaction."""
+        self._attempt(lambda connection: connection.execute(statement).close())
+
+    def size(self) -> int:
+        """Bytes on the disk, the write-ahead log included; 0 in memory."""
+        return sum(os.path.getsize(name) for name in self._files() if os.path.exists(name))
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                with suppress(sqlite3.Error):
+                    self._connection.close()
+                self._connection = None
+
+    # Opening ---------------------------------------------------------------------
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work`; once more where the file had to be set aside."""
+        with self._lock:
+            for again in (True, False):
+                try:
+                    return work(self._open())
+                except (sqlite3.Error, OSError) as error:
+                    if not (again and _is_damage(error) and self._set_aside(error)):
+                        raise self._problem(error) from None
+            raise AssertionError("unreachable")
+
+    def _problem(self, error: Exception) -> LogError:
+        if _is_damage(error):
+            return LogError(
+                f"{self.path} is no run log ({error}): set %config InferMagics.log_path to "
+                "another file"
+            )
+        return LogError(f"the run log {self.path} cannot be used: {error}")
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._unmoved():
+            return self._connection
+        self.close()
+        if self.path != ":memory:":
+            self._create_file()
+        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _unmoved(self) -> bool:
+        """Whether the open file is still the one of that name: a person may have deleted it."""
+        return self.path == ":memory:" or _inode(self.path) == self._inode
+
+    def _create_file(self) -> None:
+        """Prompts are private: folder and file are for their owner alone."""
+        path = Path(self.path)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._inode = _inode(self.path)
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.create_function("holds", 2, holds, deterministic=True)
+        connection.execute("PRAGMA journal_mode = WAL")
+        # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            self._migrate(connection)
+            connection.execute(
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
+                [self.session_id, socket.gethostname(), os.getpid(), process_started(os.getpid())],
+            )
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Bring the schema to this version: a new file from nothing, an old one by new columns."""
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == VERSION:
+            return
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        if (version or tables) and not {"runs", "sessions"} <= tables:
+            raise LogError(
+                f"{self.path} is a database of another program: set "
+                "%config InferMagics.log_path to another file"
+            )
+        if version > VERSION:
+            raise LogError(
+                f"the run log {self.path} was written by a newer llmwit-magic (schema "
+                f"{version}, this one knows {VERSION}): upgrade, or set "
+                "%config InferMagics.log_path to another file"
+            )
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS runs (run_id INTEGER PRIMARY KEY AUTOINCREMENT)"
+        )
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS sessions "
+            "(session_id TEXT PRIMARY KEY, host TEXT, pid INTEGER, process_started REAL)"
+        )
+        there = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+        for column in COLUMNS:
+            if column.name not in there:
+                kind = _SQL.get(column.kind, "TEXT")
+                connection.execute(f"ALTER TABLE runs ADD COLUMN {column.name} {kind}")
+        for index in _INDEXES:
+            connection.execute(index)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+
+    # Damage ----------------------------------------------------------------------
+
+    def _files(self) -> list[str]:
+        return [] if self.path == ":memory:" else [self.path + end for end in ("", "-wal", "-shm")]
+
+    def _set_aside(self, error: Exception) -> bool:
+        """Give a damaged file another name; False where that is not ours to do."""
+        self.close()
+        if self.path == ":memory:" or not _looks_like_log(self.path):
+            return False
+        with suppress(OSError, Timeout), FileLock(f"{self.path}.lock", timeout=BUSY_SECONDS):
+            if not _damaged(self.path):
+                return True  # another kernel was here first
+            name = f"{self.path}.damaged-{datetime.now():%Y%m%d-%H%M%S}"
+            for file in self._files():
+                with suppress(FileNotFoundError):
+                    os.replace(file, name + file.removeprefix(self.path))
+            warnings.warn(
+                f"the run log was damaged ({error}): it is kept as {name}, and a new one is begun",
+                LogWarning,
+                stacklevel=2,
+            )
+            return True
+        return False
+
+
+def _is_damage(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _damaged(path: str) -> bool:
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+        try:
+            said = connection.execute("PRAGMA quick_check(1)").fetchone()
+            return said is None or said[0] != "ok"
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return _is_damage(error)
+
+
+def _looks_like_log(path: str) -> bool:
+    """Whether a file that SQLite cannot read may be renamed: a person may have named it by mistake."""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(16)
+        ours = path == str(default_path()) or path.endswith(_OUR_ENDINGS)
+        return ours or start.startswith(b"SQLite format 3") or not start.strip(b"\0")
+    return False
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def process_started(pid: int) -> float | None:
+    """When the living process of that id began (ids are used again), None where there is none."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return None if zombie else float(process.create_time())
+    except psutil.Error:
+        return None

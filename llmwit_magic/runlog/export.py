@@ -1,0 +1,214 @@
+"""Runs in files: CSV, JSON Lines, Parquet; and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InvalidInput, LogError
+from ..files import replacing
+from .columns import COLUMNS, NAMES
+from .rows import JSON_NAMES, Row
+
+if TYPE_CHECKING:
+    import pandas
+
+SCHEMAS = ("log", "otel")
+PROVIDER = "ctransformers"
+"""`gen_ai.provider.name`: what carried the run out."""
+
+
+def export(rows: Sequence[Row], path: Path, schema: str = "log") -> int:
+    """Write the rows, in the format of the file's ending; see `RunLog.export`."""
+    write = _WRITERS.get(path.suffix.lower())
+    if write is None:
+        raise InvalidInput(
+            f"{path.name} has no known ending: it must be one of {', '.join(_WRITERS)}"
+        )
+    if schema not in SCHEMAS:
+        raise InvalidInput(f"schema: {schema!r} is not valid: it must be log or otel")
+    if schema == "otel":
+        if write is not _write_lines:
+            raise InvalidInput(
+                "the schema otel is for JSON Lines: name a file that ends with .jsonl"
+            )
+        rows = [otel_attributes(row) for row in rows]
+    try:
+        with replacing(path) as part:
+            write(rows, part)
+    except OSError as error:
+        raise LogError(f"{path} cannot be written: {error.strerror or error}") from None
+    return len(rows)
+
+
+def read_export(path: str | Path) -> pandas.DataFrame:
+    """The DataFrame that `.jsonl` or `.parquet` was written from: same types, same values."""
+    from .frame import frame_of_rows
+
+    path = Path(path).expanduser()
+    try:
+        if path.suffix.lower() == ".parquet":
+            return _read_parquet(path)
+        with path.open(encoding="utf-8") as file:
+            return frame_of_rows([json.loads(line) for line in file if line.strip()])
+    except OSError as error:
+        raise LogError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LogError(f"{path} is no export of a run log: {error}") from None
+
+
+# JSON Lines ---------------------------------------------------------------------
+
+
+def _write_lines(rows: Sequence[Row], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def otel_attributes(row: Row) -> Row:
+    """A row as attributes of OpenTelemetry's conventions for generative AI.
+
+    See https://opentelemetry.io/docs/specs/semconv/gen-ai/ ; what they have no
+    name for stands under `llmwit.`. Missing values are left out.
+    """
+    attributes: Row = {
+        "gen_ai.operation.name": "chat" if row["chat"] else "text_completion",
+        "gen_ai.provider.name": PROVIDER,
+        # The number of a run is its own log's; the session makes it the only one.
+        "gen_ai.response.id": f"{row['session_id']}-{row['run_id']}",
+    }
+    for column in COLUMNS:
+        value = row[column.name]
+        if value is not None:
+            make = _MESSAGES.get(column.name)
+            name = column.otel or f"llmwit.{column.name}"
+            attributes[name] = make(row) if make else value
+    return attributes
+
+
+def _part(text: str) -> list[Row]:
+    return [{"type": "text", "content": text}]
+
+
+_MESSAGES: Mapping[str, Callable[[Row], Any]] = {
+    "prompt": lambda row: [{"role": "user", "parts": _part(row["prompt"])}],
+    "text": lambda row: [
+        {
+            "role": "assistant",
+            "parts": _part(row["text"]),
+            "finish_reason": row["finish_reason"] or "error",
+        }
+    ],
+    "system": lambda row: _part(row["system"]),
+    "finish_reason": lambda row: [row["finish_reason"]],
+}
+
+
+# CSV ----------------------------------------------------------------------------
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
+
+
+def _write_csv(rows: Sequence[Row], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(NAMES)
+        for row in rows:
+            writer.writerow([_cell(name, row[name]) for name in NAMES])
+
+
+def _cell(name: str, value: Any) -> Any:
+    if value is not None and name in JSON_NAMES:
+        value = json.dumps(value, ensure_ascii=False)
+    return defused(value) if isinstance(value, str) else value
+
+
+def defused(text: str) -> str:
+    """Text that no spreadsheet runs as a formula: an apostrophe stands before what would be one.
+
+    See https://owasp.org/www-community/attacks/CSV_Injection . One apostrophe is
+    added wherever apostrophes and such a sign begin the text, so taking one
+    away gives the text back.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+# Parquet ------------------------------------------------------------------------
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise LogError("Parquet needs pyarrow: pip install 'llmwit-magic[parquet]'") from None
+    return pyarrow
+
+
+def _write_parquet(rows: Sequence[Row], path: Path) -> None:
+    from .frame import frame_of_rows
+
+    arrow = _arrow()
+    frame = frame_of_rows(rows)
+    frame["tags"] = frame["tags"].map(lambda tags: None if tags is None else list(tags.items()))
+    frame["tokens"] = frame["tokens"].map(lambda tokens: _token_numbers(tokens, float))
+    number, real, text = arrow.int64(), arrow.float64(), arrow.string()
+    top = arrow.struct([("id", number), ("bytes", text), ("logprob", real)])
+    token = [("id", number), ("bytes", text), ("logprob", real), ("rank", number),
+             ("top", arrow.list_(top))]  # fmt: skip
+    types = {
+        "integer": number, "real": real, "text": text, "boolean": arrow.bool_(),
+        "time": arrow.timestamp("us", "UTC"), "stop": arrow.list_(text),
+        "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
+        "tokens": arrow.list_(arrow.struct(token)),
+    }  # fmt: skip
+    schema = arrow.schema(
+        [
+            arrow.field(column.name, types.get(column.kind) or types[column.name])
+            for column in COLUMNS
+        ]
+    )
+    table = arrow.Table.from_pandas(frame, schema=schema)
+    arrow.parquet.write_table(table, path)
+
+
+def _read_parquet(path: Path) -> pandas.DataFrame:
+    from .frame import frame_of_rows
+
+    rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
+    for row in rows:
+        row["tags"] = None if row["tags"] is None else dict(row["tags"])
+        row["tokens"] = _token_numbers(row["tokens"], _json_number)
+    return frame_of_rows(rows)
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no word for a log-probability of minus infinity: the log has it as text."""
+    return value if math.isfinite(value) else "-Infinity"
+
+
+def _token_numbers(tokens: Any, convert: Callable[[Any], Any]) -> Any:
+    if tokens is None:
+        return None
+    return [
+        {
+            **token,
+            "logprob": convert(token["logprob"]),
+            "top": [{**other, "logprob": convert(other["logprob"])} for other in token["top"]],
+        }
+        for token in tokens
+    ]
+
+
+_WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {
+    ".csv": _write_csv,
+    ".jsonl": _write_lines,
+    ".ndjson": _write_lines,
+    ".parquet": _write_parquet,
+}

@@ -1,0 +1,147 @@
+"""Which runs of the log are meant: the same words in `%infer_log` and in Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
+
+from ..errors import InvalidInput
+
+Status = Literal["running", "ok", "interrupted", "error", "lost"]
+RATINGS = {"up": 1, "down": -1}
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SEARCHED = ("prompt", "text", "system", "note")
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """The runs that meet all that is given; `last` counts what is left.
+
+    Raises `InvalidInput` where a value cannot be meant.
+    """
+
+    everyone: bool = True
+    """All kernels' runs, or only those of this one."""
+    group: str | None = None
+    """A sweep, tuning panel or batch, by its `group_id`."""
+    model: str | None = None
+    """The model's name, as it was asked for."""
+    status: Status | None = None
+    since: str | datetime | timedelta | None = None
+    """The start of the earliest: an age (`2h`, `7d`, a timedelta) or a time (`2026-11-20 14:00`)."""
+    before: str | datetime | timedelta | None = None
+    """The start of the latest, in the same words."""
+    last: int | None = None
+    """The newest so many."""
+    grep: str | None = None
+    """Text in prompt, answer, system message or note, in any case."""
+    tag: str | None = None
+    """KEY=VALUE, or KEY for any value."""
+    rating: int | Literal["up", "down"] | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("status", self.status, get_args(Status))
+        _one_of("rating", self.rating, (*RATINGS, *RATINGS.values()))
+        if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
+            raise InvalidInput(f"last: {self.last!r} is not valid: it must be a whole number ≥ 1")
+        for name in ("since", "before"):
+            moment(name, getattr(self, name))
+
+    def sql(self, session_id: str, gone: Collection[str]) -> tuple[str, list[Any]]:
+        """What follows `FROM runs`, and its arguments: newest first.
+
+        `gone` are the sessions whose kernels are no more: what still runs there
+        is lost. The connection must know the function `holds(text, part)`.
+        """
+        terms: list[str] = []
+        arguments: list[Any] = []
+
+        def add(term: str, *values: Any) -> None:
+            terms.append(term)
+            arguments.extend(values)
+
+        if not self.everyone:
+            add("session_id = ?", session_id)
+        if self.group is not None:
+            add("group_id = ?", self.group)
+        if self.model is not None:
+            add("model = ?", self.model)
+        if self.status is not None:
+            marks = ", ".join("?" * len(gone))
+            if self.status == "lost":
+                add(f"status = 'running' AND session_id IN ({marks})", *gone)
+            elif self.status == "running":
+                add(f"status = 'running' AND session_id NOT IN ({marks})", *gone)
+            else:
+                add("status = ?", self.status)
+        # ISO 8601 in one time zone: the order of the texts is that of the times.
+        if (since := moment("since", self.since)) is not None:
+            add("started_at >= ?", since.isoformat(timespec="microseconds"))
+        if (before := moment("before", self.before)) is not None:
+            add("started_at < ?", before.isoformat(timespec="microseconds"))
+        if self.grep is not None:
+            add(
+                "(" + " OR ".join(f"holds({name}, ?)" for name in _SEARCHED) + ")",
+                *[self.grep.casefold()] * len(_SEARCHED),
+            )
+        if self.tag is not None:
+            key, equals, value = self.tag.partition("=")
+            same = " AND value = ?" if equals else ""
+            add(
+                f"EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ?{same})",
+                *([key, value] if equals else [key]),
+            )
+        if self.rating is not None:
+            add("rating = ?", RATINGS.get(str(self.rating), self.rating))
+        where = f"WHERE {' AND '.join(terms)} " if terms else ""
+        limit = " LIMIT ?" if self.last is not None else ""
+        arguments += [self.last] if self.last is not None else []
+        return f"{where}ORDER BY run_id DESC{limit}", arguments
+
+
+def holds(text: str | None, part: str) -> bool:
+    """Whether the text has that part, which is casefolded already; for SQLite, whose own search
+    knows the letter case of ASCII only."""
+    return text is not None and part in text.casefold()
+
+
+def moment(name: str, value: str | datetime | timedelta | None) -> datetime | None:
+    """A point in time, in UTC, from an age or a time; a time without a zone is local."""
+    if value is None:
+        return None
+    if isinstance(value, timedelta):
+        return _ago(name, value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    if isinstance(value, str):
+        if match := _AGE.fullmatch(value.strip().lower()):
+            try:
+                return _ago(name, timedelta(**{_UNITS[match[2]]: float(match[1])}))
+            except OverflowError:
+                pass
+        try:
+            return datetime.fromisoformat(value.strip()).astimezone(UTC)
+        except (ValueError, OverflowError):
+            pass
+    raise InvalidInput(
+        f"{name}: {value!r} is not valid: it must be an age such as 30m, 2h, 7d, or a time such as "
+        "2026-11-20 or '2026-11-20 14:00'"
+    )
+
+
+def _ago(name: str, age: timedelta) -> datetime:
+    try:
+        return datetime.now(UTC) - age
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _one_of(name: str, value: Any, known: tuple[Any, ...]) -> None:
+    if value is not None and value not in known:
+        words = ", ".join(map(str, known))
+        raise InvalidInput(f"{name}: {value!r} is not valid: it must be one of {words}")

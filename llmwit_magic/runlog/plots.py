@@ -1,0 +1,223 @@
+"""Figures of the run log: speed over runs, and what ended, filled and pleased by setting."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas
+
+from ..errors import InvalidInput, LogError
+from ..wit import InferencingParams
+from .columns import COLUMNS
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+except ImportError:
+    raise LogError("plots need matplotlib: pip install 'llmwit-magic[plots]'") from None
+
+MAX_GROUPS = 24
+"""Settings that are told apart on one axis."""
+_DPI = 100
+_SETTINGS = ("model", *(name for name in InferencingParams.model_fields if name != "seed"))
+# Told apart without colour too.
+_MARKERS = "osD^vPX*<>"
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "***")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+"""Okabe and Ito's, which all kinds of sight tell apart (https://jfly.uni-koeln.de/color/)."""
+_LABELS = {
+    "tokens_per_second": "speed", "first_token_seconds": "time",
+    "generated_token_count": "generated",
+}  # fmt: skip
+_UNITS = {column.name: column.unit for column in COLUMNS}
+
+
+class RunPlot(Figure):
+    """A matplotlib figure that shows as an image in a notebook; `savefig` writes it to a file."""
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.savefig(data, format="png", dpi=_DPI)
+        return data.getvalue()
+
+    def __repr__(self) -> str:
+        titles = ", ".join(axes.get_title() for axes in self.axes if axes.get_title())
+        return f"<RunPlot of {titles}: .savefig('runs.png') writes it to a file>"
+
+
+def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None) -> RunPlot:
+    """A figure of one kind, or of all that the runs have data for.
+
+    `frame` is the log's DataFrame; `by` is the column whose values are
+    compared. Raises `InvalidInput` where there is nothing to draw.
+    """
+    if kind is not None and kind not in KINDS:
+        raise InvalidInput(f"plot: {kind!r} is not valid: it must be one of {', '.join(KINDS)}")
+    if by is not None and by not in frame.columns:
+        raise InvalidInput(f"by: {by!r} is no column of the log: %infer_log --columns names them")
+    if frame.empty:
+        raise InvalidInput("there is no run to plot: run a cell first, or choose others")
+    settings = by or _varying(frame)
+    kinds = [kind] if kind else [name for name in KINDS if not _missing(name, frame)]
+    if kind and (missing := _missing(kind, frame)):
+        raise InvalidInput(missing)
+    if not kinds:
+        raise InvalidInput("none of these runs has ended: there is nothing to plot yet")
+    heights = [2 if name == "speed" else 1 for name in kinds]
+    figure = RunPlot(figsize=(8, 2.7 * sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for name, part in zip(kinds, parts, strict=True):
+        KINDS[name](part, frame, settings)
+    return figure
+
+
+def _varying(frame: pandas.DataFrame) -> str:
+    """The setting with the most values; the model where none varies."""
+    counts = {name: frame[name].map(_word).nunique() for name in _SETTINGS}
+    best = max(counts, key=lambda name: counts[name])
+    return best if counts[best] > 1 else "model"
+
+
+def _missing(kind: str, frame: pandas.DataFrame) -> str:
+    """Why there is nothing to draw of that kind; empty where there is."""
+    if kind == "speed" and not frame["first_token_seconds"].notna().any():
+        return "none of these runs has generated a token: there is no speed to plot"
+    if kind == "length" and not frame["generated_token_count"].notna().any():
+        return "none of these runs has reached its model: there is no length to plot"
+    if kind == "rating" and not frame["rating"].notna().any():
+        return "none of these runs is rated: runs[12].rate(1), or the thumbs under an answer"
+    if kind == "finish" and (frame["status"] == "running").all():
+        return "none of these runs has ended: there is no finish reason to plot yet"
+    return ""
+
+
+def _word(value: Any) -> str:
+    """A setting's value as it is read on an axis."""
+    if value is None or value is pandas.NA:
+        return "none"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else f"{text[:11]}…{text[-11:]}"
+
+
+def _axis_label(name: str) -> str:
+    label, unit = _LABELS.get(name, name.replace("_", " ")), _UNITS.get(name)
+    return f"{label} [{unit}]" if unit else label
+
+
+def _groups(frame: pandas.DataFrame, by: str) -> list[tuple[str, pandas.DataFrame]]:
+    """The runs of each value of a setting, in its order; the rarest beyond `MAX_GROUPS` as one."""
+    words = frame[by].map(_word)
+    if words.nunique() > MAX_GROUPS:
+        kept = set(words.value_counts().index[: MAX_GROUPS - 1])
+        words = words.where(words.isin(kept), "others")
+    groups = {str(word): part for word, part in frame.groupby(words)}
+
+    def order(word: str) -> tuple[bool, float, str]:
+        try:
+            return (False, float(word), word)
+        except ValueError:
+            return (True, 0.0, word)
+
+    return [(word, groups[word]) for word in sorted(groups, key=order)]
+
+
+# The kinds ----------------------------------------------------------------------
+
+
+def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
+    above, below = part.subplots(2, 1, sharex=True)
+    groups = _groups(frame, "model")
+    for axes, name, title in (
+        (above, "tokens_per_second", "Speed"),
+        (below, "first_token_seconds", "Time to first token"),
+    ):
+        for index, (word, runs) in enumerate(groups):
+            axes.plot(
+                runs.index.to_numpy(), runs[name].to_numpy(float, na_value=float("nan")),
+                linestyle="", markersize=5, label=word,
+                marker=_MARKERS[index % len(_MARKERS)], color=_COLOURS[index % len(_COLOURS)],
+            )  # fmt: skip
+        axes.set_title(title)
+        axes.set_ylabel(_axis_label(name))
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    below.set_xlabel("run")
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(groups) > 1:
+        above.legend(title="model", fontsize="small")
+
+
+def _finish(part: Any, frame: pandas.DataFrame, by: str) -> None:
+    frame = frame[frame["status"] != "running"]
+    how = frame["finish_detail"].fillna(frame["status"]).map(lambda word: word.replace("_", " "))
+    _stacked(part.subplots(), frame, by, how, sorted(how.unique()))
+    part.axes[0].set_title("Why runs ended")
+
+
+def _rating(part: Any, frame: pandas.DataFrame, by: str) -> None:
+    frame = frame[frame["rating"].notna()]
+    how = frame["rating"].map(lambda rating: "good" if rating > 0 else "bad")
+    _stacked(part.subplots(), frame, by, how, ["good", "bad"])
+    part.axes[0].set_title("Ratings")
+
+
+def _stacked(
+    axes: Axes, frame: pandas.DataFrame, by: str, kinds: pandas.Series[Any], order: Sequence[str]
+) -> None:
+    """Bars of numbers of runs, a bar for each setting and a piece for each kind."""
+    groups = _groups(frame, by)
+    places = range(len(groups))
+    bottom = [0] * len(groups)
+    for index, kind in enumerate(order):
+        counts = [int((kinds[runs.index] == kind).sum()) for _, runs in groups]
+        axes.bar(
+            places, counts, 0.7, bottom=bottom, label=kind, edgecolor="black", linewidth=0.6,
+            hatch=_HATCHES[index % len(_HATCHES)], color=_COLOURS[index % len(_COLOURS)],
+        )  # fmt: skip
+        bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
+    _name_groups(axes, groups, by)
+    axes.set_ylabel("runs")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _length(part: Any, frame: pandas.DataFrame, by: str) -> None:
+    axes = part.subplots()
+    frame = frame[frame["generated_token_count"].notna()]
+    groups = _groups(frame, by)
+    lengths = [runs["generated_token_count"].to_numpy(float) for _, runs in groups]
+    axes.boxplot(
+        lengths, positions=list(range(len(groups))), widths=0.5, showfliers=False,
+        medianprops={"color": "black", "linewidth": 2},
+    )  # fmt: skip
+    for place, values in enumerate(lengths):
+        # Side by side in a fixed order, so that the same runs make the same picture.
+        offsets = [0.3 * ((7 * index) % 11 / 10 - 0.5) for index in range(len(values))]
+        axes.plot(
+            [place + offset for offset in offsets], values, "o", markersize=4, alpha=0.6,
+            color=_COLOURS[0],
+        )  # fmt: skip
+    _name_groups(axes, groups, by)
+    axes.set_ylabel(_axis_label("generated_token_count"))
+    axes.set_ylim(bottom=0)
+    axes.set_title("Length of the answers")
+
+
+def _name_groups(axes: Axes, groups: Sequence[tuple[str, pandas.DataFrame]], by: str) -> None:
+    names = [word for word, _ in groups]
+    slanted = sum(map(len, names)) > 60
+    axes.set_xticks(
+        range(len(names)), names, rotation=30 if slanted else 0, ha="right" if slanted else "center"
+    )
+    axes.set_xlabel(_axis_label(by))
+
+
+KINDS: Mapping[str, Callable[[Any, pandas.DataFrame, str], None]] = {
+    "speed": _speed,
+    "finish": _finish,
+    "length": _length,
+    "rating": _rating,
+}

@@ -1,0 +1,87 @@
+"""The run log as a table that a person reads: a DataFrame that shows well and keeps everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas
+
+from ..runlog.columns import COLUMNS
+from .text import visible
+
+TEXT_CHARACTERS = 80
+"""Of a text in a cell of the HTML table; the DataFrame keeps all of it."""
+_TERMINAL_CHARACTERS = 24
+MAX_ROWS = 60
+
+_BRIEF = [column.name for column in COLUMNS if column.brief and column.name != "run_id"]
+_KINDS = {column.name: column.kind for column in COLUMNS}
+
+
+class LogTable(pandas.DataFrame):
+    """A DataFrame whose columns of the log show shortened: texts cut, times local.
+
+    Of whole rows the telling columns are shown, of many rows the last ones.
+    Slices of it stay one; the values are those of the log.
+    """
+
+    @property
+    def _constructor(self) -> Callable[..., LogTable]:
+        return LogTable
+
+    def _repr_html_(self) -> str | None:
+        with pandas.option_context("display.max_columns", None, "display.max_colwidth", None):
+            shown = self._shown(TEXT_CHARACTERS).to_html(max_rows=MAX_ROWS, notebook=True)
+        return f"{shown}<div>{self._left_out()}</div>"
+
+    def __repr__(self) -> str:
+        with pandas.option_context("display.max_columns", None, "display.max_rows", MAX_ROWS):
+            shown = repr(self._shown(_TERMINAL_CHARACTERS))
+        return f"{shown}\n{self._left_out()}".rstrip()
+
+    def _is_whole(self) -> bool:
+        return len(self.columns) == len(COLUMNS) - 1 and self.index.name == "run_id"
+
+    def _left_out(self) -> str:
+        said = []
+        if len(self) > MAX_ROWS:
+            said.append(f"the last {MAX_ROWS} of {len(self):,} runs")
+        if self._is_whole():
+            said.append(
+                f"{len(_BRIEF)} of {len(self.columns)} columns: --columns all shows the others"
+            )
+        return "; ".join(said)
+
+    def _shown(self, width: int) -> pandas.DataFrame:
+        """A plain DataFrame of what is to be read."""
+        chosen = pandas.DataFrame(self.tail(MAX_ROWS))
+        if self._is_whole():
+            chosen = chosen[_BRIEF]
+        readable = {
+            place: _readable(name, chosen.iloc[:, place], width)
+            for place, name in enumerate(chosen.columns)
+        }
+        return pandas.DataFrame(readable, index=chosen.index).set_axis(chosen.columns, axis=1)
+
+
+def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Series[Any]:
+    kind = _KINDS.get(name) if isinstance(name, str) else None
+    if kind == "time" and isinstance(values.dtype, pandas.DatetimeTZDtype):
+        return values.map(lambda time: f"{time.to_pydatetime().astimezone():%Y-%m-%d %H:%M:%S}")
+    if kind == "real" and pandas.api.types.is_float_dtype(values.dtype):
+        return values.map(lambda number: "" if pandas.isna(number) else f"{number:.4g}")
+    if kind in ("integer", "boolean"):
+        return values.astype("object").where(values.notna(), "")
+    if kind in ("text", "json"):
+        return values.astype("object").map(lambda value: _short(value, width))
+    return values
+
+
+def _short(value: Any, width: int) -> str:
+    """A value on one line, its unseen characters made visible."""
+    if value is None or value is pandas.NA:
+        return ""
+    text = value if isinstance(value, str) else repr(value)
+    text = visible(text[: width + 1]).replace("\n", "⏎").replace("\t", "⇥")
+    return text if len(text) <= width else text[: width - 1] + "…"
