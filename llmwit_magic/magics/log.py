@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..errors import InvalidInput
@@ -31,7 +31,6 @@ class LogMagics(Magics):
         self.infer = infer
         super().__init__(shell)
 
-    @no_var_expand
     @line_magic
     @magic_arguments()
     @argument("--all", action="store_true", help="the runs of all kernels, not only of this one")
@@ -115,7 +114,6 @@ class LogMagics(Magics):
         table = LogTable(self.infer.session.log.to_frame(everyone, **chosen))
         return table if names is None else table[names]
 
-    @no_var_expand
     @line_magic
     @magic_arguments()
     @argument("run_id", metavar="ID", help="number of the run")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas
 
 from .columns import COLUMNS, Column
+from .rows import parse_json, read_json
 
 # Integers with missing values stay integers, and a missing text is not a float.
 DTYPES = {"integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean"}
@@ -20,9 +20,24 @@ def frame_of(rows: Sequence[tuple[Any, ...]]) -> pandas.DataFrame:
     columns = {}
     for column, items in zip(COLUMNS, values, strict=True):
         if column.kind == "json":
-            items = tuple(item if item is None else _read_json(item) for item in items)
+            items = _read_all(column, items, values[0])
         columns[column.name] = series(column, items)
     return _by_number(columns)
+
+
+def _read_all(column: Column, items: Sequence[str | None], run_ids: Sequence[int]) -> list[Any]:
+    """The values of a JSON column."""
+    try:
+        # As one text: a call for each row would take most of the time.
+        read = parse_json(f"[{','.join('null' if item is None else item for item in items)}]")
+        if len(read) == len(items):
+            return list(read)
+    except ValueError:
+        pass
+    return [
+        read_json(item, f"{column.name} of run {run_id}")
+        for item, run_id in zip(items, run_ids, strict=True)
+    ]
 
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
@@ -46,10 +61,3 @@ def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:
         times = pandas.to_datetime(values, utc=True, format="ISO8601")
         return pandas.Series(times, dtype="datetime64[us, UTC]")
     return pandas.Series(list(values), dtype=DTYPES.get(column.kind, "object"))
-
-
-def _read_json(text: str) -> Any:
-    # Nearly all of them are empty, and each run has its own.
-    if text == "[]":
-        return []
-    return {} if text == "{}" else json.loads(text)

@@ -142,7 +142,7 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
             )  # fmt: skip
         axes.set_title(title)
         axes.set_ylabel(_axis_label(name))
-        axes.set_ylim(bottom=0)
+        _from_nothing(axes)
         axes.grid(alpha=0.3)
     below.set_xlabel("run")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -181,6 +181,7 @@ def _stacked(
     _name_groups(axes, groups, by)
     axes.set_ylabel("runs")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _from_nothing(axes)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -202,8 +203,13 @@ def _length(part: Any, frame: pandas.DataFrame, by: str) -> None:
         )  # fmt: skip
     _name_groups(axes, groups, by)
     axes.set_ylabel(_axis_label("generated_token_count"))
-    axes.set_ylim(bottom=0)
+    _from_nothing(axes)
     axes.set_title("Length of the answers")
+
+
+def _from_nothing(axes: Axes) -> None:
+    """The axis begins at 0, and what is highest stands clear of the frame."""
+    axes.set_ylim(0, 1.06 * axes.dataLim.ymax or 1)
 
 
 def _name_groups(axes: Axes, groups: Sequence[tuple[str, pandas.DataFrame]], by: str) -> None:

@@ -186,10 +186,9 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
 
 def replay_html(verdict: str, identical: bool, results: Sequence[InferencingResult]) -> str:
     """Whether a repetition is the same; both answers side by side where it is not."""
-    badge = "identical" if identical else "differs"
     line = (
         f'<div class="llmwit">{style()}<div class="llmwit-status">'
-        f'<span class="llmwit-badge">{badge}</span> {_escape(verdict)}</div></div>'
+        f'<span class="llmwit-badge">replay</span> {_escape(verdict)}</div></div>'
     )
     return line if identical else line + comparison_html(results)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import Any
 
 import pandas
 
 from ..runlog.columns import COLUMNS
+from .html import style
 from .text import visible
 
 TEXT_CHARACTERS = 80
@@ -16,6 +18,8 @@ _TERMINAL_CHARACTERS = 24
 MAX_ROWS = 60
 
 _BRIEF = [column.name for column in COLUMNS if column.brief and column.name != "run_id"]
+_LONG = ("prompt", "text", "rendered_prompt", "system", "note")
+"""Columns that want room."""
 _KINDS = {column.name: column.kind for column in COLUMNS}
 
 
@@ -31,9 +35,19 @@ class LogTable(pandas.DataFrame):
         return LogTable
 
     def _repr_html_(self) -> str | None:
-        with pandas.option_context("display.max_columns", None, "display.max_colwidth", None):
-            shown = self._shown(TEXT_CHARACTERS).to_html(max_rows=MAX_ROWS, notebook=True)
-        return f"{shown}<div>{self._left_out()}</div>"
+        shown = self._shown(TEXT_CHARACTERS)
+        names = [" ".join(map(str, filter(None, self.index.names))), *map(str, shown.columns)]
+        head = "".join(f'<th scope="col">{_heading(name)}</th>' for name in names)
+        body = "".join(
+            f'<tr><th scope="row">{html.escape(_short(number, TEXT_CHARACTERS))}</th>'
+            + "".join(map(_cell, shown.columns, values))
+            + "</tr>"
+            for number, values in zip(shown.index, shown.itertuples(index=False), strict=True)
+        )
+        return (
+            f'<div class="llmwit llmwit-wide llmwit-log">{style()}<table><thead><tr>{head}</tr></thead>'
+            f'<tbody>{body}</tbody></table><div class="llmwit-status">{self._left_out()}</div></div>'
+        )
 
     def __repr__(self) -> str:
         with pandas.option_context("display.max_columns", None, "display.max_rows", MAX_ROWS):
@@ -78,10 +92,22 @@ def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Serie
     return values
 
 
+def _heading(name: str) -> str:
+    """A column's name, which may break at its underscores."""
+    return html.escape(visible(name)).replace("_", "_<wbr>")
+
+
+def _cell(name: Any, value: Any) -> str:
+    text = html.escape(_short(value, TEXT_CHARACTERS))
+    if name in _LONG:
+        return f'<td><div class="llmwit-text">{text}</div></td>'
+    return f"<td>{text}</td>"
+
+
 def _short(value: Any, width: int) -> str:
     """A value on one line, its unseen characters made visible."""
     if value is None or value is pandas.NA:
         return ""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else str(value)
     text = visible(text[: width + 1]).replace("\n", "⏎").replace("\t", "⇥")
     return text if len(text) <= width else text[: width - 1] + "…"
