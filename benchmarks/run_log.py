@@ -64,7 +64,7 @@ def a_run(number: int) -> Run:
     return run
 
 
-def measure(sizes: Sequence[int] = SIZES, repeats: int = REPEATS) -> dict[int, dict[str, float]]:
+def measure(sizes: Sequence[int], repeats: int) -> dict[int, dict[str, float]]:
     """Median seconds of each operation, by the number of rows that the log has."""
     figures: dict[int, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def median(work: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> int:
-    figures = measure()
+    figures = measure(SIZES, REPEATS)
     first, last = min(figures), max(figures)
     sizes = "".join(f"{size:>12,}" for size in figures)
     print(f"{'rows':<12}{sizes}{'growth':>10}{'limit':>12}")

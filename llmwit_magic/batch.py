@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -9,22 +10,25 @@ import sys
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .errors import EngineFailed, InferenceError, Interrupted, InvalidInput, LogError
+from .engines.ctransformers import usable_cores
+from .engines.loading import choose_threads
+from .errors import EngineFailed, Interrupted, InvalidInput, LogError
 from .magics.interpolation import interpolate, names_in
-from .protocol import Request
+from .protocol import Emit, Request
 from .runlog.columns import COLUMNS
 from .runlog.filters import Filter
 from .runlog.rows import Row, ended_row, request_row
 from .runlog.run import Run
-from .session import Session
+from .session import Session, interruptible
 from .views import INTERVAL
 from .views.text import progress_text
 from .wit import InferencingParams
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
            "generated_token_count", "status", "error_type", "error_message", "run_id")  # fmt: skip
 """The columns of the log that a batch adds to its DataFrame."""
+
+_COLUMNS = {column.name: column for column in COLUMNS}
 
 _SAME = ("prompt", "system", "chat", "model_type", "context_length_requested", "content_filters",
          "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
@@ -55,46 +61,59 @@ def run_batch(
     prefix: str = "infer_",
 ) -> pandas.DataFrame:
     """Run the template over the rows; see `infer_frame`. `request` has all but the prompt."""
-    _check(frame, template, prefix)
+    _check(frame, template, prefix, executor, workers)
     rows: list[Row | None] = [None] * len(frame)
-    prompts = _prompts(frame, template)
     bar = tqdm(total=len(frame), unit="row", disable=not progress, file=sys.stdout)
-    with bar:
-        work = _Work(session, rows, bar)
-        info = session.find(request, lambda progress: bar.set_postfix_str(progress_text(progress)))
+    work = _Work(session, rows, bar)
+
+    def carry_out(emit: Emit, cancel: threading.Event) -> None:
         known = _known(session, request, info.sha256) if resume else {}
-        todo: list[tuple[int, Request]] = []
-        for place, prompt in enumerate(prompts):
-            if isinstance(prompt, InvalidInput):
-                work.failed(place, prompt)
-                continue
-            wanted = request.model_copy(update={"prompt": prompt})
-            earlier = known.get(_key(request_row(wanted)))
-            if earlier:
-                work.take(place, earlier.pop(0), from_log=True)
-            else:
-                todo.append((place, wanted))
-        try:
-            if executor is None:
-                work.here(todo)
-            else:
-                work.over(executor, workers or worker_count(executor), todo)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped after {work.done:,} of {len(frame):,} rows; the same call goes on there"
-            ) from None
-    return _joined(frame, rows, prefix, request.group_id)
+        todo = work.left(_prompts(frame, template), request, known)
+        if executor is None:
+            work.here(todo, cancel)
+        else:
+            work.over(executor, workers or worker_count(executor), todo, cancel)
+
+    try:
+        with bar:
+            info = session.find(
+                request, lambda progress: bar.set_postfix_str(progress_text(progress))
+            )
+            # In a thread, where an interrupt cannot come between a run and its row.
+            interruptible(carry_out, None)
+        return _joined(frame, rows, prefix, request.group_id)
+    except KeyboardInterrupt:
+        again = "the same call" if resume else "the same call without resume=False"
+        raise Interrupted(
+            f"stopped after {work.done:,} of {len(frame):,} rows; {again} goes on there"
+        ) from None
 
 
 def batch_name(template: str, request: Request) -> str:
     """The same name for the same template, model, params and options."""
-    said = request_row(request) | {"template": template, "group_id": None}
+    said = request_row(request) | {"template": template, "group_id": None, "version": None}
     return "batch-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
-def _check(frame: pandas.DataFrame, template: str, prefix: str) -> None:
+def _check(frame: Any, template: Any, prefix: str, executor: Any, workers: int | None) -> None:
+    import pandas
+
+    if not isinstance(frame, pandas.DataFrame):
+        raise InvalidInput(f"{type(frame).__name__} is not a DataFrame: give one, with a row a run")
+    if not isinstance(template, str):
+        raise InvalidInput(f"the template is {type(template).__name__}, not text")
+    if executor is not None and not isinstance(executor, Executor):
+        raise InvalidInput(
+            f"executor: {type(executor).__name__} is not a concurrent.futures.Executor (that of a "
+            "Dask client is client.get_executor())"
+        )
+    if workers is not None and workers < 1:
+        raise InvalidInput(f"workers: {workers} is not valid: it must be a whole number ≥ 1")
     columns = list(frame.columns)
-    names = names_in(template)
+    try:
+        names = names_in(template)
+    except InvalidInput as error:
+        raise InvalidInput(f"{error}; a column of any name is {{{{row['its name']}}}}") from None
     if not names:
         raise InvalidInput("the template names no column: write {{column}} where its value goes")
     for name in names:
@@ -102,7 +121,7 @@ def _check(frame: pandas.DataFrame, template: str, prefix: str) -> None:
             what = "twice a" if columns.count(name) else "no"
             raise InvalidInput(
                 f"{{{{{name}}}}}: that is {what} column of the DataFrame, which has "
-                f"{', '.join(map(str, columns))}"
+                f"{', '.join(map(str, columns)) or 'none'}"
             )
     taken = [prefix + name for name in RESULTS if prefix + name in columns]
     if taken:
@@ -124,6 +143,9 @@ def _prompts(frame: pandas.DataFrame, template: str) -> Iterator[str | InvalidIn
 
 class _RowValues(dict[Any, Any]):
     """A row by its columns; a missing value is an error, and not the text `nan`."""
+
+    def __missing__(self, name: Any) -> Any:
+        raise InvalidInput(f"there is no column {name!r} in the DataFrame")
 
     def __getitem__(self, name: Any) -> Any:
         import pandas
@@ -160,13 +182,12 @@ def _joined(
     from .runlog.frame import series
 
     joined = frame.copy()
-    for column in COLUMNS:
-        if column.name in RESULTS:
-            values = series(column, [(row or {}).get(column.name) for row in rows])
-            joined[prefix + column.name] = values.set_axis(frame.index)
+    below = [""] * (frame.columns.nlevels - 1)  # of columns that have several levels
+    for name in RESULTS:
+        values = series(_COLUMNS[name], [(row or {}).get(name) for row in rows])
+        joined[(prefix + name, *below) if below else prefix + name] = values.set_axis(frame.index)
     joined.attrs["batch"] = batch
-    order = [*frame.columns, *(prefix + name for name in RESULTS)]
-    return joined[order]
+    return joined
 
 
 class _Work:
@@ -188,20 +209,41 @@ class _Work:
         self._bar.set_postfix_str(", ".join([*said, *filter(None, [self._log_problem])]), False)
         self._bar.update()
 
-    def failed(self, place: int, error: InferenceError) -> None:
-        """Keep the failure of a row that was not run."""
-        self.take(place, {
-            "status": "error", "error_type": type(error).__name__, "error_message": str(error),
-        })  # fmt: skip
+    def left(
+        self,
+        prompts: Iterable[str | InvalidInput],
+        request: Request,
+        known: Mapping[tuple[Any, ...], list[Row]],
+    ) -> list[tuple[int, Request]]:
+        """Place and request of the rows that must be run; of the others, what is known is kept."""
+        todo: list[tuple[int, Request]] = []
+        for place, prompt in enumerate(prompts):
+            if isinstance(prompt, InvalidInput):
+                error_type = type(prompt).__name__
+                self.take(place, {
+                    "status": "error", "error_type": error_type, "error_message": str(prompt),
+                })  # fmt: skip
+                continue
+            wanted = request.model_copy(update={"prompt": prompt})
+            earlier = known.get(_key(request_row(wanted)))
+            if earlier:
+                self.take(place, earlier.pop(0), from_log=True)
+            else:
+                todo.append((place, wanted))
+        return todo
 
-    def here(self, todo: Sequence[tuple[int, Request]]) -> None:
+    def here(self, todo: Sequence[tuple[int, Request]], cancel: threading.Event) -> None:
         """One row after another, by the session itself."""
         for place, request in todo:
+            if cancel.is_set():
+                return
             run = self._session.run(request)
-            with suppress(InferenceError):  # it is a value of its row
-                run.follow(INTERVAL, lambda run: None)
+            while not run.wait(INTERVAL):
+                if cancel.is_set():
+                    run.stop()
             self._said(run.log_problem)
-            self.take(place, ended_row(run, run.status) | {"run_id": run.run_id})
+            if run.status != "interrupted":
+                self.take(place, ended_row(run, run.status) | {"run_id": run.run_id})
 
     def _said(self, log_problem: str | None) -> None:
         if log_problem:
@@ -209,19 +251,26 @@ class _Work:
 
     # Over an executor --------------------------------------------------------------
 
-    def over(self, executor: Executor, workers: int, todo: Sequence[tuple[int, Request]]) -> None:
+    def over(
+        self,
+        executor: Executor,
+        workers: int,
+        todo: Sequence[tuple[int, Request]],
+        cancel: threading.Event,
+    ) -> None:
         """By the executor's workers; this process writes the log, wherever they are."""
         waiting = iter(todo)
         running: dict[Future[Row], tuple[int, int | None]] = {}
         owner = _Owner()
         try:
-            while True:
+            while not cancel.is_set():
                 # Few at once: what has not begun is not lost to an interrupt.
                 while len(running) < 2 * workers and (item := next(waiting, None)):
                     place, request = item[0], self._session.with_seed(item[1])
                     run_id = self._begin(request)
+                    task = _Task(place, request, workers, owner.name, self._session.aliases)
                     try:
-                        future = executor.submit(_run_in_worker, request, workers, owner.name)
+                        future = executor.submit(_run_in_worker, task)
                     except RuntimeError as error:  # it is broken, or was shut down
                         self._end(run_id, _lost_row(error))
                         raise _broken(error) from None
@@ -234,7 +283,9 @@ class _Work:
                     row = _row_of(future)
                     self._end(run_id, row)
                     self.take(place, row | {"run_id": run_id})
-                    if isinstance(future.exception(), BrokenExecutor):
+                    if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
+                        # It tells all of them, and trips over one that is cancelled meanwhile.
+                        wait(running, timeout=1)
                         raise _broken(future.exception())
         finally:
             for future, (_, run_id) in running.items():
@@ -261,7 +312,7 @@ class _Work:
     def _late(
         self, run_id: int | None, owner: _Owner, all_late: list[Future[Row]], future: Future[Row]
     ) -> None:
-        self._end(run_id, {"status": "interrupted"} if future.cancelled() else _row_of(future))
+        self._end(run_id, _row_of(future))
         if all(late.done() for late in all_late):
             owner.close()
 
@@ -277,6 +328,8 @@ def worker_count(executor: Executor) -> int:
 
 
 def _row_of(future: Future[Row]) -> Row:
+    if future.cancelled():
+        return {"status": "interrupted"}
     error = future.exception()
     return future.result() if error is None else _lost_row(error)
 
@@ -309,21 +362,46 @@ class _Owner:
 
     def close(self) -> None:
         for key in [key for key in _sessions if key[0] == self.name]:
-            _sessions.pop(key).close()
+            if session := _sessions.pop(key, None):
+                session.close()
 
 
-def _run_in_worker(request: Request, workers: int, owner: str) -> Row:
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a worker gets; the place in the batch tells equal requests apart, which Dask would
+    carry out once."""
+
+    place: int
+    request: Request
+    workers: int
+    owner: str
+    aliases: Mapping[str, str]
+
+
+def _run_in_worker(task: _Task) -> Row:
     """Carry a request out in this thread's own session; its row, whatever becomes of it."""
-    ours = owner.startswith(f"{os.getpid()}-")
-    key = (owner if ours else "", threading.get_ident())
-    session = _sessions.setdefault(key, Session(":memory:"))
+    session, request = _worker_session(task), task.request
     asked = str(request.threads)
     if asked == "auto":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        request = request.model_copy(update={"threads": max(1, (cores or 1) // workers)})
+        share = min(choose_threads("auto"), usable_cores() // task.workers)
+        request = request.model_copy(update={"threads": max(1, share)})
     run = session.run(request, logged=False)
     try:
         run.wait()
     except KeyboardInterrupt:  # the notebook's interrupt reaches its process group
         run.stop()
     return ended_row(run, run.status) | {"threads_requested": asked}
+
+
+def _worker_session(task: _Task) -> Session:
+    """The session of this thread, and of this batch where its workers are threads of its process."""
+    ours = task.owner.startswith(f"{os.getpid()}-")
+    key = (task.owner if ours else "", threading.get_ident())
+    session = _sessions.get(key)
+    if session is None:
+        session = _sessions[key] = Session(":memory:")
+        if not ours:
+            atexit.register(session.close)
+    if session.aliases != task.aliases:
+        session.aliases = dict(task.aliases)
+    return session

@@ -16,7 +16,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Readers see the old file or the new one, nothing between; a block that
     raises leaves the old one.
     """
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.part")
     try:
         yield part
         os.replace(part, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from .errors import InvalidInput, ModelNotFound, ModelNotSupported
 from .protocol import ContentFilter, Request
 from .runlog.logged import LoggedRun
-from .runlog.rows import function_filters
+from .runlog.rows import filter_name, function_filters
 from .session import Session, Show
 from .wit import InferencingParams, InferencingResult
 
@@ -31,10 +31,10 @@ class Replay:
 
     @property
     def identical(self) -> bool:
-        """Whether text and finish are the same; of a run that was cut off, whether its text is the
-        beginning of the new one."""
+        """Whether text and finish are the same; of a run that was cut off, whether its text (which
+        there must be) is the beginning of the new one."""
         if self.original.finish_detail is None:
-            return self.result.text.startswith(self.original.text)
+            return bool(self.original.text) and self.result.text.startswith(self.original.text)
         return all(
             getattr(self.original, name) == getattr(self.result, name)
             for name in ("text", "finish_detail", "stop_sequence")
@@ -45,24 +45,30 @@ class Replay:
         """In one line: identical, or where the difference begins."""
         name = f"run {self.original.run_id}"
         if self.original.finish_detail is None and not self.original.text:
-            said = f"{name} was {self.original.status} before it had a text to compare with"
+            said = f"{name} has no text to compare with ({self.original.status})"
         elif self.identical:
             cut_off = f", as far as that went ({self.original.status})"
             said = f"identical to {name}" + (cut_off if not self.original.finish_detail else "")
         else:
             said = f"differs from {name}: {_difference(self.original, self.result)}"
-        why = [f"with another {name.replace('_', ' ')}" for name in self.changed]
-        return " · ".join([said, *why, *([self.notice] if self.notice else [])])
+        others = ", ".join(name.replace("_", " ") for name in self.changed if name != "tags")
+        return " · ".join(filter(None, [said, others and f"changed: {others}", self.notice]))
 
 
 def _difference(one: InferencingResult, other: InferencingResult) -> str:
     if one.text == other.text:
-        return f"the same text, ended by {other.finish_detail} and not {one.finish_detail}"
+        return f"the same text, ended by {_ending(other)} and not by {_ending(one)}"
     pairs = zip(one.text, other.text, strict=False)
     shorter = min(len(one.text), len(other.text))
     place = next((at for at, (a, b) in enumerate(pairs) if a != b), shorter)
     first, second = (text[place : place + _AROUND] for text in (one.text, other.text))
-    return f"at character {place + 1:,} it had {first!r}, now {second!r}"
+    first, second = (repr(text) if text else "the end" for text in (first, second))
+    return f"at character {place + 1:,} it had {first}, now {second}"
+
+
+def _ending(result: InferencingResult) -> str:
+    stop = "" if result.stop_sequence is None else f" {result.stop_sequence!r}"
+    return f"{result.finish_detail}{stop}"
 
 
 def replay_request(
@@ -118,9 +124,7 @@ def _filters(
     original: LoggedRun, functions: tuple[ContentFilter, ...], anyway: bool
 ) -> tuple[ContentFilter, ...]:
     """The content filters of the run; a function that is not there any more is missed."""
-    known: dict[str, Callable[[str], int | None]] = {
-        f"<function {item.__name__}>": item for item in functions if callable(item)
-    }
+    known = {filter_name(item): item for item in functions if callable(item)}
     wanted = function_filters(original.row)
     missing = [name for name in wanted if name not in known]
     if missing and not anyway:

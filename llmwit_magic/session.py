@@ -117,7 +117,7 @@ class Session:
         def work(emit: Emit, cancel: threading.Event) -> ModelInfo:
             return self._resolve(request, _reporter(emit, cancel)).info
 
-        return _interruptible(work, show)
+        return interruptible(work, show)
 
     def prepare(self, request: Request, show: Show | None = None) -> Prepared:
         """The request as it would run: rendered prompt, token counts, parameters.
@@ -130,7 +130,7 @@ class Session:
             with self._lease(request, emit, cancel) as engine:
                 return engine.prepare(request, emit, cancel)
 
-        return _interruptible(work, show)
+        return interruptible(work, show)
 
     def embed(
         self, request: Request, texts: list[str], show: Show | None = None
@@ -141,7 +141,7 @@ class Session:
             with self._lease(request, emit, cancel) as engine:
                 return engine.embed(texts, request.threads, emit, cancel)
 
-        vectors, count = _interruptible(work, show)
+        vectors, count = interruptible(work, show)
         return EmbeddingsResult(
             embeddings=tuple(map(tuple, vectors)), usage=EmbeddingsUsage(prompt_token_count=count)
         )
@@ -245,7 +245,7 @@ def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None) -> T:
+def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None) -> T:
     """Do work in a thread, where an interrupt of the caller cannot tear it apart."""
     cancel = threading.Event()
     latest: list[Progress] = []
@@ -255,8 +255,8 @@ def _interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None
             latest[:] = [event]
 
     with ThreadPoolExecutor(1, "llmwit-work") as pool:
-        future = pool.submit(work, emit, cancel)
         try:
+            future = pool.submit(work, emit, cancel)
             while True:
                 try:
                     return future.result(timeout=0.1)

@@ -182,7 +182,7 @@ def read_cell(
     try:
         return _read_cell(parser, line, cell, namespace, defaults)
     except InvalidInput as error:
-        raise UsageError(_in_words_of_the_line(str(error))) from None
+        raise UsageError(in_words_of_the_line(str(error))) from None
 
 
 def _read_cell(
@@ -194,7 +194,11 @@ def _read_cell(
     # The notebook puts a newline after the last line, which nobody typed.
     prompt = cell.removesuffix("\n")
     if not given.get("no_interpolate"):
-        prompt = interpolate(prompt, namespace)
+        try:
+            prompt = interpolate(prompt, namespace)
+        except InvalidInput as error:
+            hint = "--no-interpolate leaves the braces as they are"
+            raise InvalidInput(f"{error} ({hint})") from None
 
     fixed = dict(defaults)
     fixed |= {
@@ -266,7 +270,7 @@ def read_changes(parser: Any, words: Sequence[str]) -> dict[str, Any]:
                 given[dest] = value[0]
         return given
     except InvalidInput as error:
-        raise UsageError(_in_words_of_the_line(str(error))) from None
+        raise UsageError(in_words_of_the_line(str(error))) from None
 
 
 def _parse(parser: Any, words: Sequence[str]) -> dict[str, Any]:
@@ -303,7 +307,7 @@ def split_line(line: str) -> list[str]:
     try:
         return list(lexer)
     except ValueError:
-        raise InvalidInput("a quote is not closed on the %%infer line") from None
+        raise InvalidInput("a quote is not closed on the line") from None
 
 
 def _joined(words: Sequence[str]) -> list[str]:
@@ -404,7 +408,7 @@ def _variable(name: str | None) -> str | None:
     return name
 
 
-def _in_words_of_the_line(message: str) -> str:
+def in_words_of_the_line(message: str) -> str:
     """The contract names its fields; the line's names are what a person typed."""
     dest, colon, rest = message.partition(": ")
     if colon and dest in _BY_DEST:

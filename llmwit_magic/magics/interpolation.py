@@ -12,7 +12,6 @@ from ..errors import InvalidInput
 
 # Single braces are never touched, so JSON and code survive; nor is `{{}}`.
 _PLACE = re.compile(r"\{\{([^{}\n]+)\}\}")
-_HINT = "(--no-interpolate leaves the braces as they are)"
 
 
 def interpolate(text: str, namespace: Mapping[str, Any]) -> str:
@@ -53,7 +52,7 @@ def _text_of(expression: str, namespace: Mapping[str, Any]) -> str:
     except InvalidInput:
         raise
     except Exception as error:
-        raise InvalidInput(f"{shown}: {type(error).__name__}: {error} {_HINT}") from None
+        raise InvalidInput(f"{shown}: {type(error).__name__}: {error}") from None
 
 
 def _value(node: ast.expr, shown: str, namespace: Mapping[str, Any]) -> Any:
@@ -62,7 +61,7 @@ def _value(node: ast.expr, shown: str, namespace: Mapping[str, Any]) -> Any:
             public = [name for name in namespace if not name.startswith("_")]
             near = difflib.get_close_matches(node.id, public, 3)
             hint = f": did you mean {' or '.join(near)}?" if near else ""
-            raise InvalidInput(f"{shown}: there is no variable '{node.id}'{hint} {_HINT}")
+            raise InvalidInput(f"{shown}: there is no variable '{node.id}'{hint}")
         return namespace[node.id]
     if isinstance(node, ast.Attribute) and not node.attr.startswith("_"):
         return getattr(_value(node.value, shown, namespace), node.attr)
@@ -77,6 +76,5 @@ def _value(node: ast.expr, shown: str, namespace: Mapping[str, Any]) -> Any:
 
 def _not_allowed(shown: str) -> InvalidInput:
     return InvalidInput(
-        f"{shown}: only a variable, with attributes and subscripts by literals, can stand there "
-        f"{_HINT}"
+        f"{shown}: only a variable, with attributes and subscripts by literals, can stand there"
     )

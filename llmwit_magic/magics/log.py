@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from ..replay import Replay, replay_request
 from ..runlog.columns import NAMES
 from ..runlog.run import Results
 from ..views import INTERVAL, open_view, show_progress
-from .cell_args import is_variable, read_changes, split_line
+from .cell_args import in_words_of_the_line, is_variable, read_changes, split_line
 from .infer import RESULT_NAME, InferMagics
 
 # What says which runs are meant; the names are those of `Filter`.
@@ -82,19 +83,20 @@ class LogMagics(Magics):
     def _log(self, arguments: Namespace) -> Any:
         log = self.infer.session.log
         chosen = {name: getattr(arguments, name) for name in _FILTERS}
+        for word, part in (("plot", "by"), ("export", "schema")):
+            if getattr(arguments, part) is not None and getattr(arguments, word) is None:
+                raise InvalidInput(f"{part}: that goes with --{word}")
         if arguments.info:
-            print(f"{log.path}: {len(log):,} runs, {log.size / 1e6:.1f} MB")
+            print(f"{log.path}: {_runs(len(log))}, {log.size / 1e6:.1f} MB")
             return None
         if arguments.prune is not None:
             removed, freed = log.prune(arguments.prune, **chosen)
-            print(
-                f"removed {removed:,} runs, {freed / 1e6:.1f} MB given back; {len(log):,} are left"
-            )
+            print(f"{_runs(removed)} removed, {len(log):,} left; {freed / 1e6:.1f} MB given back")
             return None
         everyone = arguments.all
         if arguments.export is not None:
             count = log.export(arguments.export, everyone, arguments.schema or "log", **chosen)
-            print(f"{count:,} runs written to {arguments.export}")
+            print(f"{_runs(count)} written to {arguments.export}")
             return None
         if arguments.plot is not None:
             value: Any = log.plot(arguments.plot or None, arguments.by, everyone, **chosen)
@@ -117,12 +119,15 @@ class LogMagics(Magics):
     @line_magic
     @magic_arguments()
     @argument("run_id", metavar="ID", help="number of the run")
-    @argument("--with", metavar="OPTION", help="options of %%infer that shall be others")
+    @argument("--with", metavar="OPTION", help="options of %%%%infer that shall be others")
     @argument("--anyway", action="store_true", help="also where the model's file has changed")
     @argument("--quiet", action="store_true", help="show nothing while it runs")
     def infer_replay(self, line: str) -> Replay:
         """Run a run again, with its model file, params and seed, and say whether it is the same."""
-        words = split_line(line)
+        try:
+            words = split_line(line)
+        except InvalidInput as error:
+            raise UsageError(str(error)) from None
         anyway = "--anyway" in words
         quiet = "--quiet" in words
         words = [word for word in words if word not in ("--anyway", "--quiet")]
@@ -136,10 +141,13 @@ class LogMagics(Magics):
     def _replay(self, run_id: int, changes: Mapping[str, Any], anyway: bool, quiet: bool) -> Replay:
         infer, session = self.infer, self.infer.session
         original = session.log[run_id]
-        request, notice = replay_request(
-            session, original, changes, tuple(infer.content_filters), anyway,
-            show_progress(self.shell),
-        )  # fmt: skip
+        try:
+            request, notice = replay_request(
+                session, original, changes, tuple(infer.content_filters), anyway,
+                show_progress(self.shell),
+            )  # fmt: skip
+        except InvalidInput as error:
+            raise UsageError(in_words_of_the_line(str(error))) from None
         view = None if quiet else open_view(infer.view, self.shell, session.log, infer.forms)
         run = session.run(request)
         try:
@@ -166,6 +174,7 @@ def _columns(text: str | None) -> list[str] | None:
     names = [name.strip() for name in text.split(",")]
     if names == ["all"]:
         return list(NAMES[1:])
+    names = [name for name in names if name != NAMES[0]]  # the index is there in any case
     unknown = [name for name in names if name not in NAMES[1:]]
     if unknown:
         raise InvalidInput(f"columns: no column '{unknown[0]}': {', '.join(NAMES[1:])}")
@@ -181,8 +190,12 @@ def _as_option(message: str) -> str:
     return message
 
 
+def _runs(count: int) -> str:
+    return f"{count:,} run{'' if count == 1 else 's'}"
+
+
 def _run_number(words: Sequence[str]) -> int:
-    if len(words) != 1 or not words[0].lstrip("-").isdigit():
+    if len(words) != 1 or not re.fullmatch("-?[0-9]+", words[0]):
         said = f"'{' '.join(words)}' is not" if words else "there is not"
         raise UsageError(
             f"{said} the number of a run: %infer_replay 12 [--with OPTION…] [--anyway]"

@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable
@@ -29,6 +30,8 @@ APPLICATION_ID = 0x6C6C6D77  # "llmw": other programs' databases are left alone
 BUSY_SECONDS = 5.0
 """How long a write waits for another kernel's."""
 
+_FIRST_COLUMNS = {"run_id", "session_id", "started_at", "prompt", "stop", "seed"}
+"""Some of those of schema 1, which had no application_id."""
 _SQL = {"integer": "INTEGER", "real": "REAL", "boolean": "INTEGER"}
 _INDEXES = (
     "CREATE INDEX IF NOT EXISTS runs_group ON runs (group_id) WHERE group_id IS NOT NULL",
@@ -61,6 +64,8 @@ class Database:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self.last_id = 0
+        """The highest run_id that this kernel has given: a new file goes on from there."""
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do `work` in a transaction; all of it is kept, or nothing."""
@@ -73,9 +78,19 @@ class Database:
 
     def read(self, sql: str, arguments: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""
-        return self._attempt(
-            lambda connection: connection.execute(sql, tuple(arguments)).fetchall()
-        )
+        arguments = tuple(arguments)
+
+        def select(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            try:
+                return connection.execute(sql, arguments).fetchall()
+            except sqlite3.OperationalError as error:
+                if "decode" not in str(error):
+                    raise
+                # Bytes that damage has left in a text must not hide all other rows.
+                connection.text_factory = lambda data: data.decode(errors="replace")
+                return connection.execute(sql, arguments).fetchall()
+
+        return self._attempt(select)
 
     def execute(self, statement: str) -> None:
         """A statement that cannot stand in a transaction."""
@@ -101,7 +116,7 @@ class Database:
             for again in (True, False):
                 try:
                     return work(self._open())
-                except (sqlite3.Error, OSError) as error:
+                except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
                     if not (again and _is_damage(error) and self._set_aside(error)):
                         raise self._problem(error) from None
             raise AssertionError("unreachable")
@@ -142,7 +157,8 @@ class Database:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.create_function("holds", 2, holds, deterministic=True)
-        connection.execute("PRAGMA journal_mode = WAL")
+        self._check(connection)
+        _use_wal(connection)
         # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
         connection.execute("PRAGMA synchronous = NORMAL")
         with connection:
@@ -153,13 +169,15 @@ class Database:
                 [self.session_id, socket.gethostname(), os.getpid(), process_started(os.getpid())],
             )
 
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Bring the schema to this version: a new file from nothing, an old one by new columns."""
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == VERSION:
-            return
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        if (version or tables) and not {"runs", "sessions"} <= tables:
+    def _check(self, connection: sqlite3.Connection) -> None:
+        """Whose file it is, before anything is written into it."""
+        version = _pragma(connection, "user_version")
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version == 1:
+            ours = _columns(connection) >= _FIRST_COLUMNS
+        else:
+            ours = _pragma(connection, "application_id") == APPLICATION_ID
+        if (version or tables) and not ours:
             raise LogError(
                 f"{self.path} is a database of another program: set "
                 "%config InferMagics.log_path to another file"
@@ -170,6 +188,12 @@ class Database:
                 f"{version}, this one knows {VERSION}): upgrade, or set "
                 "%config InferMagics.log_path to another file"
             )
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Bring the schema to this version: a new file from nothing, an old one by new columns."""
+        version = _pragma(connection, "user_version")
+        if version == VERSION:
+            return
         connection.execute(
             "CREATE TABLE IF NOT EXISTS runs (run_id INTEGER PRIMARY KEY AUTOINCREMENT)"
         )
@@ -177,7 +201,11 @@ class Database:
             "CREATE TABLE IF NOT EXISTS sessions "
             "(session_id TEXT PRIMARY KEY, host TEXT, pid INTEGER, process_started REAL)"
         )
-        there = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+        if not version:
+            # The file may stand for one that was deleted or set aside: a run that went on
+            # meanwhile is still to be completed, under a number that is its own.
+            connection.execute("INSERT INTO sqlite_sequence VALUES ('runs', ?)", [self.last_id])
+        there = _columns(connection)
         for column in COLUMNS:
             if column.name not in there:
                 kind = _SQL.get(column.kind, "TEXT")
@@ -200,7 +228,7 @@ class Database:
         with suppress(OSError, Timeout), FileLock(f"{self.path}.lock", timeout=BUSY_SECONDS):
             if not _damaged(self.path):
                 return True  # another kernel was here first
-            name = f"{self.path}.damaged-{datetime.now():%Y%m%d-%H%M%S}"
+            name = f"{self.path}.damaged-{datetime.now():%Y%m%d-%H%M%S-%f}"
             for file in self._files():
                 with suppress(FileNotFoundError):
                     os.replace(file, name + file.removeprefix(self.path))
@@ -213,6 +241,28 @@ class Database:
         return False
 
 
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Two kernels may open a new file at once, and here SQLite itself does not wait."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
 def _is_damage(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None) or 0
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -220,7 +270,9 @@ def _is_damage(error: Exception) -> bool:
 
 def _damaged(path: str) -> bool:
     try:
-        connection = sqlite3.connect(path, timeout=BUSY_SECONDS)
+        # Not made where another kernel has just taken it away.
+        address = f"{Path(path).as_uri()}?mode=rw"
+        connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)
         try:
             said = connection.execute("PRAGMA quick_check(1)").fetchone()
             return said is None or said[0] != "ok"
@@ -232,11 +284,16 @@ def _damaged(path: str) -> bool:
 
 def _looks_like_log(path: str) -> bool:
     """Whether a file that SQLite cannot read may be renamed: a person may have named it by mistake."""
-    with suppress(OSError), open(path, "rb") as file:
-        start = file.read(16)
-        ours = path == str(default_path()) or path.endswith(_OUR_ENDINGS)
-        return ours or start.startswith(b"SQLite format 3") or not start.strip(b"\0")
-    return False
+    if path == str(default_path()) or path.endswith(_OUR_ENDINGS):
+        return True
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except FileNotFoundError:
+        return True  # another kernel has just set it aside
+    except OSError:
+        return False
+    return start.startswith(b"SQLite format 3") or not start.strip(b"\0")
 
 
 def _inode(path: str) -> tuple[int, int] | None:

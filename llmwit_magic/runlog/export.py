@@ -51,24 +51,40 @@ def read_export(path: str | Path) -> pandas.DataFrame:
     from .frame import frame_of_rows
 
     path = Path(path).expanduser()
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise InvalidInput(f"{path.name} cannot be read back: only {', '.join(_READERS)} can")
     try:
-        if path.suffix.lower() == ".parquet":
-            return _read_parquet(path)
-        with path.open(encoding="utf-8") as file:
-            return frame_of_rows([json.loads(line) for line in file if line.strip()])
+        # What an older version wrote has fewer columns.
+        return frame_of_rows([dict.fromkeys(NAMES) | _checked(row) for row in read(path)])
     except OSError as error:
         raise LogError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LogError(f"{path} is no export of a run log: {error}") from None
 
 
+def _checked(row: Row) -> Row:
+    if "run_id" not in row:
+        raise ValueError("it has no run_id (with the schema otel, it cannot be read back)")
+    return row
+
+
 # JSON Lines ---------------------------------------------------------------------
+
+
+# What JSON leaves as it is and some readers take for the end of a line.
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
 def _write_lines(rows: Sequence[Row], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=False).translate(_LINE_ENDS) + "\n")
+
+
+def _read_lines(path: Path) -> Sequence[Row]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
 
 
 def otel_attributes(row: Row) -> Row:
@@ -112,7 +128,8 @@ _MESSAGES: Mapping[str, Callable[[Row], Any]] = {
 
 # CSV ----------------------------------------------------------------------------
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
+# What a spreadsheet may skip before a formula, or take for its beginning.
+_FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]|[\t\r\n])")
 
 
 def _write_csv(rows: Sequence[Row], path: Path) -> None:
@@ -178,14 +195,12 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
     arrow.parquet.write_table(table, path)
 
 
-def _read_parquet(path: Path) -> pandas.DataFrame:
-    from .frame import frame_of_rows
-
+def _read_parquet(path: Path) -> Sequence[Row]:
     rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
-    for row in rows:
-        row["tags"] = None if row["tags"] is None else dict(row["tags"])
-        row["tokens"] = _token_numbers(row["tokens"], _json_number)
-    return frame_of_rows(rows)
+    for row in map(_checked, rows):
+        row["tags"] = None if row.get("tags") is None else dict(row["tags"])
+        row["tokens"] = _token_numbers(row.get("tokens"), _json_number)
+    return rows
 
 
 def _json_number(value: float) -> float | str:
@@ -211,4 +226,9 @@ _WRITERS: Mapping[str, Callable[[Sequence[Row], Path], None]] = {
     ".jsonl": _write_lines,
     ".ndjson": _write_lines,
     ".parquet": _write_parquet,
+}
+_READERS: Mapping[str, Callable[[Path], Sequence[Row]]] = {
+    ".jsonl": _read_lines,
+    ".ndjson": _read_lines,
+    ".parquet": _read_parquet,
 }

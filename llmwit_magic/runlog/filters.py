@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, get_args
 
 from ..errors import InvalidInput
 
 Status = Literal["running", "ok", "interrupted", "error", "lost"]
-RATINGS = {"up": 1, "down": -1}
+RATINGS = {"up": 1, "down": -1, "1": 1, "-1": -1}  # as words, of the line too
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -32,9 +32,9 @@ class Filter:
     model: str | None = None
     """The model's name, as it was asked for."""
     status: Status | None = None
-    since: str | datetime | timedelta | None = None
+    since: str | date | timedelta | None = None
     """The start of the earliest: an age (`2h`, `7d`, a timedelta) or a time (`2026-11-20 14:00`)."""
-    before: str | datetime | timedelta | None = None
+    before: str | date | timedelta | None = None
     """The start of the latest, in the same words."""
     last: int | None = None
     """The newest so many."""
@@ -46,7 +46,7 @@ class Filter:
 
     def __post_init__(self) -> None:
         _one_of("status", self.status, get_args(Status))
-        _one_of("rating", self.rating, (*RATINGS, *RATINGS.values()))
+        _one_of("rating", None if self.rating is None else str(self.rating), tuple(RATINGS))
         if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
             raise InvalidInput(f"last: {self.last!r} is not valid: it must be a whole number ≥ 1")
         for name in ("since", "before"):
@@ -97,10 +97,10 @@ class Filter:
                 *([key, value] if equals else [key]),
             )
         if self.rating is not None:
-            add("rating = ?", RATINGS.get(str(self.rating), self.rating))
+            add("rating = ?", RATINGS[str(self.rating)])
         where = f"WHERE {' AND '.join(terms)} " if terms else ""
         limit = " LIMIT ?" if self.last is not None else ""
-        arguments += [self.last] if self.last is not None else []
+        arguments += [min(self.last, 2**63 - 1)] if self.last is not None else []
         return f"{where}ORDER BY run_id DESC{limit}", arguments
 
 
@@ -110,14 +110,14 @@ def holds(text: str | None, part: str) -> bool:
     return text is not None and part in text.casefold()
 
 
-def moment(name: str, value: str | datetime | timedelta | None) -> datetime | None:
+def moment(name: str, value: str | date | timedelta | None) -> datetime | None:
     """A point in time, in UTC, from an age or a time; a time without a zone is local."""
     if value is None:
         return None
     if isinstance(value, timedelta):
         return _ago(name, value)
-    if isinstance(value, datetime):
-        return value.astimezone(UTC)
+    if isinstance(value, date):  # a datetime is one, and so is a timestamp of pandas'
+        value = value.isoformat()
     if isinstance(value, str):
         if match := _AGE.fullmatch(value.strip().lower()):
             try:

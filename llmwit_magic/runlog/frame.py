@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import pandas
 
-from .columns import COLUMNS, Column
+from .columns import COLUMNS, NAMES, Column
 from .rows import parse_json, read_json
 
 # Integers with missing values stay integers, and a missing text is not a float.
 DTYPES = {"integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean"}
 
 
+SINGLE = tuple(column for column in COLUMNS if not column.few)
+FEW = tuple(column for column in COLUMNS if column.few)
+
+
 def frame_of(rows: Sequence[tuple[Any, ...]]) -> pandas.DataFrame:
-    """A DataFrame of shape (runs, columns), indexed by run_id, of rows as the database keeps them."""
-    values = list(zip(*rows, strict=True)) if rows else [()] * len(COLUMNS)
+    """A DataFrame of shape (runs, columns), indexed by run_id.
+
+    `rows` are as the database keeps them: the values of `SINGLE`, then those of
+    `FEW` as a JSON list, which is read once for all rows that have the same.
+    """
+    *values, packed = zip(*rows, strict=True) if rows else [()] * (len(SINGLE) + 1)
     columns = {}
-    for column, items in zip(COLUMNS, values, strict=True):
-        if column.kind == "json":
-            items = _read_all(column, items, values[0])
-        columns[column.name] = series(column, items)
-    return _by_number(columns)
+    for column, items in zip(SINGLE, values, strict=True):
+        read = _read_all(column, items, values[0]) if column.kind == "json" else items
+        columns[column.name] = series(column, read)
+    codes, texts = pandas.factorize(numpy.array(packed, dtype=object))
+    shared = list(zip(*map(json.loads, texts), strict=True)) if rows else [()] * len(FEW)
+    for column, items in zip(FEW, shared, strict=True):
+        columns[column.name] = pandas.Series(series(column, items).array.take(codes))
+    return _by_number({name: columns[name] for name in NAMES})
 
 
 def _read_all(column: Column, items: Sequence[str | None], run_ids: Sequence[int]) -> list[Any]:

@@ -8,6 +8,7 @@ is gone reads `lost`.
 from __future__ import annotations
 
 import json
+import operator
 import socket
 import sqlite3
 import threading
@@ -20,7 +21,7 @@ from ..errors import LogError, RunNotFound
 from .columns import NAMES
 from .database import Database, process_started
 from .filters import Filter
-from .rows import JSON_NAMES, Row, ended_row, started_row
+from .rows import JSON_NAMES, Row, ended_row, read_json, started_row
 from .run import Run
 
 if TYPE_CHECKING:
@@ -62,23 +63,30 @@ class RunLog:
         again with each later run; `LogError` says so.
         """
         assert run.run_id is not None
-        self.complete_row(run.run_id, ended_row(run, status))
+        run.run_id = self.complete_row(run.run_id, ended_row(run, status))
 
-    def complete_row(self, run_id: int, row: Row) -> None:
-        """The same of a run that was carried out elsewhere; `row` is its `ended_row`."""
+    def complete_row(self, run_id: int, row: Row) -> int:
+        """The same of a run that was carried out elsewhere; `row` is its `ended_row`.
+
+        Returns the number of the run, which is another one where another kernel has made a new
+        file meanwhile and given that number again.
+        """
         try:
             self._write_unwritten()
-            self._complete(run_id, row)
+            return self._complete(run_id, row)
         except LogError:
             with self._lock:
                 if len(self._unwritten) < _MAX_UNWRITTEN:
                     self._unwritten[run_id] = row
             raise
 
-    def _complete(self, run_id: int, row: Row) -> None:
-        # The row is gone where the file was set aside or deleted meanwhile.
-        if not self._update(run_id, row):
-            self._insert(row | {"run_id": run_id})
+    def _complete(self, run_id: int, row: Row) -> int:
+        own = {"session_id": self.session_id}
+        if self._update(run_id, row, own) or "prompt" not in row:
+            return run_id
+        # The row is gone: the file was set aside or deleted meanwhile.
+        taken = self._database.read("SELECT 1 FROM runs WHERE run_id = ?", [run_id])
+        return self._insert(row if taken else row | {"run_id": run_id})
 
     def _write_unwritten(self) -> None:
         with self._lock:
@@ -100,16 +108,21 @@ class RunLog:
         def insert(connection: sqlite3.Connection) -> int:
             return int(connection.execute(statement, list(row.values())).lastrowid or 0)
 
-        return self._database.write(insert)
+        run_id = self._database.write(insert)
+        self._database.last_id = max(run_id, self._database.last_id)
+        return run_id
 
-    def _update(self, run_id: int, values: Mapping[str, Any]) -> bool:
+    def _update(
+        self, run_id: int, values: Mapping[str, Any], where: Mapping[str, Any] | None = None
+    ) -> bool:
         """Whether there was such a row."""
+        where = {"run_id": run_id, **(where or {})}
         settings = ", ".join(f"{name} = ?" for name in values)
-        statement = f"UPDATE runs SET {settings} WHERE run_id = ?"
+        terms = " AND ".join(f"{name} = ?" for name in where)
+        statement = f"UPDATE runs SET {settings} WHERE {terms}"
+        arguments = [*values.values(), *where.values()]
         return self._database.write(
-            lambda connection: (
-                connection.execute(statement, [*values.values(), run_id]).rowcount > 0
-            )
+            lambda connection: connection.execute(statement, arguments).rowcount > 0
         )
 
     def annotate(self, run_id: int, **values: Any) -> None:
@@ -154,16 +167,24 @@ class RunLog:
         names, rows = NAMES, self.tuples(Filter(everyone=everyone, **filters))
         return [_parsed(dict(zip(names, row, strict=True))) for row in rows]
 
-    def tuples(self, chosen: Filter, names: Sequence[str] = NAMES) -> list[tuple[Any, ...]]:
-        """The chosen rows as the database keeps them, lost runs named; oldest first."""
+    def tuples(
+        self, chosen: Filter, names: Sequence[str] = NAMES, packed: Sequence[str] = ()
+    ) -> list[tuple[Any, ...]]:
+        """The chosen rows as the database keeps them, lost runs named; oldest first.
+
+        The values of `packed` come last, as one JSON list.
+        """
         gone = self._gone()
         clause, arguments = chosen.sql(self.session_id, gone)
         marks = ", ".join("?" * len(gone))
         lost = (
             f"CASE WHEN status = 'running' AND session_id IN ({marks}) THEN 'lost' ELSE status END"
         )
-        wanted = ", ".join(lost if name == "status" else name for name in names)
-        if "status" not in names:
+        terms = [lost if name == "status" else name for name in (*names, *packed)]
+        wanted = ", ".join(terms[: len(names)])
+        if packed:
+            wanted += f", json_array({', '.join(terms[len(names) :])})"
+        if "status" not in (*names, *packed):
             gone = []
         found = self._database.read(f"SELECT {wanted} FROM runs {clause}", [*gone, *arguments])
         found.reverse()
@@ -175,9 +196,10 @@ class RunLog:
         `started_at` is a timestamp with time zone UTC; `stop`, `tags`, `tokens`
         and `content_filters` hold Python lists and mappings.
         """
-        from .frame import frame_of
+        from .frame import FEW, SINGLE, frame_of
 
-        return frame_of(self.tuples(Filter(everyone=everyone, **filters)))
+        names, packed = ([column.name for column in columns] for columns in (SINGLE, FEW))
+        return frame_of(self.tuples(Filter(everyone=everyone, **filters), names, packed))
 
     def __getitem__(self, run_id: int) -> LoggedRun:
         """The run of that number; -1 is the newest. Raises `RunNotFound`."""
@@ -187,8 +209,12 @@ class RunLog:
 
     def row(self, run_id: int) -> Row:
         """The row of one run, as `rows` gives it. Raises `RunNotFound`."""
-        if not isinstance(run_id, int):
-            raise RunNotFound(f"{run_id!r} is not the number of a run: write runs[12]")
+        try:
+            run_id = operator.index(run_id)  # numpy's are numbers too
+        except TypeError:
+            raise RunNotFound(f"{run_id!r} is not the number of a run: write runs[12]") from None
+        if abs(run_id) >= 2**63:  # SQLite's largest
+            raise self._not_found(run_id)
         if run_id < 0:
             found = self._database.read(
                 "SELECT run_id FROM runs ORDER BY run_id DESC LIMIT 1 OFFSET ?", [-run_id - 1]
@@ -278,8 +304,7 @@ class RunLog:
 
 def _parsed(row: Row) -> Row:
     for name in JSON_NAMES:
-        if row[name] is not None:
-            row[name] = json.loads(row[name])
+        row[name] = read_json(row[name], f"{name} of run {row['run_id']}")
     if row["chat"] is not None:
         row["chat"] = bool(row["chat"])
     return row

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas
 
 from ..errors import InvalidInput, LogError
+from ..views.text import visible
 from ..wit import InferencingParams
 from .columns import COLUMNS
 
@@ -40,7 +43,10 @@ class RunPlot(Figure):
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
-        self.savefig(data, format="png", dpi=_DPI)
+        with warnings.catch_warnings():
+            # A box stands for it; matplotlib looks for no other font.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            self.savefig(data, format="png", dpi=_DPI)
         return data.getvalue()
 
     def __repr__(self) -> str:
@@ -57,7 +63,7 @@ def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"plot: {kind!r} is not valid: it must be one of {', '.join(KINDS)}")
     if by is not None and by not in frame.columns:
-        raise InvalidInput(f"by: {by!r} is no column of the log: %infer_log --columns names them")
+        raise InvalidInput(f"by: {by!r} is no column of the log: {', '.join(frame.columns)}")
     if frame.empty:
         raise InvalidInput("there is no run to plot: run a cell first, or choose others")
     settings = by or _varying(frame)
@@ -70,7 +76,8 @@ def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None
     figure = RunPlot(figsize=(8, 2.7 * sum(heights)), layout="constrained")
     parts = figure.subfigures(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
     for name, part in zip(kinds, parts, strict=True):
-        KINDS[name](part, frame, settings)
+        # What a model does is its speed; the rest is the settings'.
+        KINDS[name](part, frame, (by or "model") if name == "speed" else settings)
     return figure
 
 
@@ -98,8 +105,14 @@ def _word(value: Any) -> str:
     """A setting's value as it is read on an axis."""
     if value is None or value is pandas.NA:
         return "none"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = visible(f"{value:g}" if isinstance(value, float) else str(value)).replace("\n", "⏎")
     return text if len(text) <= 24 else f"{text[:11]}…{text[-11:]}"
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no formula, and no label that a legend leaves out."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _axis_label(name: str) -> str:
@@ -107,11 +120,13 @@ def _axis_label(name: str) -> str:
     return f"{label} [{unit}]" if unit else label
 
 
-def _groups(frame: pandas.DataFrame, by: str) -> list[tuple[str, pandas.DataFrame]]:
-    """The runs of each value of a setting, in its order; the rarest beyond `MAX_GROUPS` as one."""
+def _groups(
+    frame: pandas.DataFrame, by: str, most: int = MAX_GROUPS
+) -> list[tuple[str, pandas.DataFrame]]:
+    """The runs of each value of a setting, in its order; the rarest beyond `most` as one."""
     words = frame[by].map(_word)
-    if words.nunique() > MAX_GROUPS:
-        kept = set(words.value_counts().index[: MAX_GROUPS - 1])
+    if words.nunique() > most:
+        kept = set(words.value_counts().index[: most - 1])
         words = words.where(words.isin(kept), "others")
     groups = {str(word): part for word, part in frame.groupby(words)}
 
@@ -129,7 +144,7 @@ def _groups(frame: pandas.DataFrame, by: str) -> list[tuple[str, pandas.DataFram
 
 def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
     above, below = part.subplots(2, 1, sharex=True)
-    groups = _groups(frame, "model")
+    groups = _groups(frame, by, len(_MARKERS))
     for axes, name, title in (
         (above, "tokens_per_second", "Speed"),
         (below, "first_token_seconds", "Time to first token"),
@@ -137,8 +152,8 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
         for index, (word, runs) in enumerate(groups):
             axes.plot(
                 runs.index.to_numpy(), runs[name].to_numpy(float, na_value=float("nan")),
-                linestyle="", markersize=5, label=word,
-                marker=_MARKERS[index % len(_MARKERS)], color=_COLOURS[index % len(_COLOURS)],
+                linestyle="", markersize=5, label=_plain(word),
+                marker=_MARKERS[index], color=_COLOURS[index % len(_COLOURS)],
             )  # fmt: skip
         axes.set_title(title)
         axes.set_ylabel(_axis_label(name))
@@ -147,7 +162,7 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
     below.set_xlabel("run")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(groups) > 1:
-        above.legend(title="model", fontsize="small")
+        above.legend(title=_axis_label(by), fontsize="small")
 
 
 def _finish(part: Any, frame: pandas.DataFrame, by: str) -> None:
@@ -196,7 +211,7 @@ def _length(part: Any, frame: pandas.DataFrame, by: str) -> None:
     )  # fmt: skip
     for place, values in enumerate(lengths):
         # Side by side in a fixed order, so that the same runs make the same picture.
-        offsets = [0.3 * ((7 * index) % 11 / 10 - 0.5) for index in range(len(values))]
+        offsets = [0.3 * ((7 * index + 5) % 11 / 10 - 0.5) for index in range(len(values))]
         axes.plot(
             [place + offset for offset in offsets], values, "o", markersize=4, alpha=0.6,
             color=_COLOURS[0],
@@ -209,15 +224,17 @@ def _length(part: Any, frame: pandas.DataFrame, by: str) -> None:
 
 def _from_nothing(axes: Axes) -> None:
     """The axis begins at 0, and what is highest stands clear of the frame."""
-    axes.set_ylim(0, 1.06 * axes.dataLim.ymax or 1)
+    highest = axes.dataLim.ymax
+    axes.set_ylim(0, 1.06 * highest if 0 < highest < math.inf else 1)  # without data it is infinite
 
 
 def _name_groups(axes: Axes, groups: Sequence[tuple[str, pandas.DataFrame]], by: str) -> None:
-    names = [word for word, _ in groups]
+    names = [_plain(word) for word, _ in groups]
     slanted = sum(map(len, names)) > 60
     axes.set_xticks(
         range(len(names)), names, rotation=30 if slanted else 0, ha="right" if slanted else "center"
     )
+    axes.set_xlim(-0.75, len(names) - 0.25)
     axes.set_xlabel(_axis_label(by))
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from .. import __version__
-from ..protocol import Request
+from ..errors import LogWarning
+from ..protocol import ContentFilter, Request
 from ..wit import (
     DeviceInfo,
     InferencingParams,
@@ -36,10 +38,6 @@ def _dump(value: Any) -> str:
 
 def request_row(request: Request) -> Row:
     """What is known of a run before it starts, as the database keeps it."""
-    filters = [
-        item if isinstance(item, str) else f"<function {getattr(item, '__name__', item)}>"
-        for item in request.content_filters
-    ]
     return {
         "model": request.model,
         "model_type": request.model_type,
@@ -53,12 +51,17 @@ def request_row(request: Request) -> Row:
         "gpu_layers_requested": str(request.gpu_layers),
         "threads_requested": str(request.threads),
         "top_logprobs": request.top_logprobs,
-        "content_filters": _dump(filters),
+        "content_filters": _dump([filter_name(item) for item in request.content_filters]),
         "tags": _dump(dict(request.tags)),
         "group_id": request.group_id,
         "replay_of": request.replay_of,
         "version": __version__,
     }
+
+
+def filter_name(item: ContentFilter) -> str:
+    """A content filter as the log writes it: a pattern as it is, a function by its name."""
+    return item if isinstance(item, str) else f"<function {getattr(item, '__name__', item)}>"
 
 
 def started_row(run: Run) -> Row:
@@ -119,6 +122,22 @@ def row_of(run: Run) -> Row:
 
 
 # And back -----------------------------------------------------------------------
+
+
+def read_json(text: str | None, what: str) -> Any:
+    """The value of a JSON column; missing, with a `LogWarning`, where it is damaged."""
+    if text is None:
+        return None
+    try:
+        return parse_json(text)
+    except ValueError:
+        warnings.warn(f"{what} is damaged, and read as missing", LogWarning, stacklevel=2)
+        return None
+
+
+def parse_json(text: str) -> Any:
+    """JSON, its infinities as text: the first version wrote them bare."""
+    return json.loads(text, parse_constant=str)
 
 
 def request_of(row: Mapping[str, Any]) -> Request:
@@ -208,7 +227,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             tokens_per_second=row["tokens_per_second"],
         ),
         "tokens": None if row["tokens"] is None else _TOKENS.validate_json(_dump(row["tokens"])),
-        "prompt": row["rendered_prompt"] or row["prompt"],
+        "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
         "status": row["status"],
         "run_id": row["run_id"],
     }

@@ -22,6 +22,8 @@ from ..protocol import Progress
 from ..wit import InferencingResult, TokenInfo
 from .text import progress_text, status_parts, table, varying_settings, visible
 
+NO_MATH = "mathjax_ignore tex2jax_ignore"
+"""Classes of what MathJax leaves alone: the dollars of an answer are no formula's."""
 MAX_FORM = 20_000
 """Characters up to which a run's forms are put behind its buttons."""
 
@@ -57,7 +59,7 @@ def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
     line = _escape(" · ".join(rest))
     run = f' data-run="{result.run_id}"' if result.run_id is not None else ""
     return (
-        f'<div class="llmwit"{run} data-log="{log_key(extras.log_path)}">{style()}'
+        f'<div class="llmwit {NO_MATH}"{run} data-log="{log_key(extras.log_path)}">{style()}'
         f"{_text(result)}"
         f'<div class="llmwit-status" title="{reason}">'
         f'<span class="llmwit-badge">{_escape(first)}</span> {line}</div>'
@@ -179,7 +181,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
         for index, (result, row) in enumerate(zip(results, rows, strict=True))
     )
     return (
-        f'<div class="llmwit llmwit-wide">{style()}<table><thead><tr>{head}</tr></thead>'
+        f'<div class="llmwit llmwit-wide {NO_MATH}">{style()}<table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody><tfoot>{_summary(results, header, place)}</tfoot></table></div>"
     )
 
@@ -187,7 +189,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
 def replay_html(verdict: str, identical: bool, results: Sequence[InferencingResult]) -> str:
     """Whether a repetition is the same; both answers side by side where it is not."""
     line = (
-        f'<div class="llmwit">{style()}<div class="llmwit-status">'
+        f'<div class="llmwit {NO_MATH}">{style()}<div class="llmwit-status">'
         f'<span class="llmwit-badge">replay</span> {_escape(verdict)}</div></div>'
     )
     return line if identical else line + comparison_html(results)

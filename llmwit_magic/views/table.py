@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 
 from ..runlog.columns import COLUMNS
-from .html import style
+from .html import NO_MATH, style
 from .text import visible
 
 TEXT_CHARACTERS = 80
@@ -45,11 +45,13 @@ class LogTable(pandas.DataFrame):
             for number, values in zip(shown.index, shown.itertuples(index=False), strict=True)
         )
         return (
-            f'<div class="llmwit llmwit-wide llmwit-log">{style()}<table><thead><tr>{head}</tr></thead>'
+            f'<div class="llmwit llmwit-wide llmwit-log {NO_MATH}">{style()}<table><thead><tr>{head}</tr></thead>'
             f'<tbody>{body}</tbody></table><div class="llmwit-status">{self._left_out()}</div></div>'
         )
 
     def __repr__(self) -> str:
+        if not len(self):
+            return self._left_out()
         with pandas.option_context("display.max_columns", None, "display.max_rows", MAX_ROWS):
             shown = repr(self._shown(_TERMINAL_CHARACTERS))
         return f"{shown}\n{self._left_out()}".rstrip()
@@ -58,10 +60,10 @@ class LogTable(pandas.DataFrame):
         return len(self.columns) == len(COLUMNS) - 1 and self.index.name == "run_id"
 
     def _left_out(self) -> str:
-        said = []
+        said = [] if len(self) else ["no runs"]
         if len(self) > MAX_ROWS:
             said.append(f"the last {MAX_ROWS} of {len(self):,} runs")
-        if self._is_whole():
+        if len(self) and self._is_whole():
             said.append(
                 f"{len(_BRIEF)} of {len(self.columns)} columns: --columns all shows the others"
             )
@@ -82,7 +84,7 @@ class LogTable(pandas.DataFrame):
 def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Series[Any]:
     kind = _KINDS.get(name) if isinstance(name, str) else None
     if kind == "time" and isinstance(values.dtype, pandas.DatetimeTZDtype):
-        return values.map(lambda time: f"{time.to_pydatetime().astimezone():%Y-%m-%d %H:%M:%S}")
+        return values.map(_local)
     if kind == "real" and pandas.api.types.is_float_dtype(values.dtype):
         return values.map(lambda number: "" if pandas.isna(number) else f"{number:.4g}")
     if kind in ("integer", "boolean"):
@@ -90,6 +92,12 @@ def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Serie
     if kind in ("text", "json"):
         return values.astype("object").map(lambda value: _short(value, width))
     return values
+
+
+def _local(time: Any) -> str:
+    if pandas.isna(time):
+        return ""
+    return f"{time.to_pydatetime().astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _heading(name: str) -> str:

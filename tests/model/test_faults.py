@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from llmwit_magic.runlog.log import RunLog
-from tests.support.kernel import Kernel, Reply
+from tests.support.kernel import Kernel, Once, Reply
 
 LONG_RUN = "%%infer --max-tokens 2000 --temperature 0.9 --seed 5\nOnce upon a time"
 SHORT_RUN = "%%infer --temperature 0 --stop .\nThe capital of France is"
@@ -21,19 +20,6 @@ def generated(reply: Reply) -> bool:
     """Whether some twenty tokens are on the screen and more are to come."""
     count = re.search(r"running … .* \+ (\d+) tokens", reply.text)
     return count is not None and int(count[1]) >= 20
-
-
-class Once:
-    """Acts once, as soon as the cell's output fulfils the condition."""
-
-    def __init__(self, condition: Callable[[Reply], bool], action: Callable[[], object]) -> None:
-        self.condition, self.action = condition, action
-        self.time: float | None = None
-
-    def __call__(self, reply: Reply) -> None:
-        if self.time is None and self.condition(reply):
-            self.time = time.monotonic()
-            self.action()
 
 
 def test_a_killed_engine_costs_one_run(kernel: Kernel, log_path: Path) -> None:

@@ -87,6 +87,16 @@ class FakeSession(Session):
     def __init__(self, engine: FakeEngine, log_path: Path | str = ":memory:") -> None:
         super().__init__(log_path)
         self.engine = engine
+        self.model = MODEL
+
+    def find(self, request: Request, show: object = None) -> ModelInfo:
+        return self.model
+
+    def finish(self, request: Request) -> Run:
+        """The run of the request, at its end."""
+        run = self.run(request)
+        assert run.wait(10)
+        return run
 
     @contextmanager
     def _lease(  # type: ignore[override]

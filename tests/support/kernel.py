@@ -107,17 +107,52 @@ class Kernel:
 
     def engines(self) -> list[psutil.Process]:
         """The engine processes of this kernel."""
-        return [
-            child
-            for child in psutil.Process(self.pid).children(recursive=True)
-            if any("llmwit_magic.engines.child" in part for part in _command(child))
-        ]
+        return engines_of(self.pid)
 
     def close(self) -> None:
         self.client.stop_channels()
         if self.manager.is_alive():
             self.manager.shutdown_kernel(now=True)
         self.manager.cleanup_resources()
+
+
+class Once:
+    """Acts once, as soon as the cell's output fulfils the condition."""
+
+    def __init__(self, condition: Callable[[Reply], bool], action: Callable[[], object]) -> None:
+        self.condition, self.action = condition, action
+        self.time: float | None = None
+
+    def __call__(self, reply: Reply) -> None:
+        if self.time is None and self.condition(reply):
+            self.time = time.monotonic()
+            self.action()
+
+
+def engines_of(pid: int | None = None) -> list[psutil.Process]:
+    """The engine processes below a process (None: this one), at whatever depth."""
+    return [
+        child
+        for child in psutil.Process(pid).children(recursive=True)
+        if any("llmwit_magic.engines.child" in part for part in _command(child))
+    ]
+
+
+def still_alive(processes: list[psutil.Process], seconds: float = 5) -> list[psutil.Process]:
+    """Those that have not ended after so long; what has only not been reaped yet has ended."""
+    deadline = time.monotonic() + seconds
+    while alive := [process for process in processes if _runs(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _command(process: psutil.Process) -> list[str]:

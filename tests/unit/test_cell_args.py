@@ -249,7 +249,7 @@ def test_variables_are_put_into_the_prompt() -> None:
     """Unless the line says not to."""
     assert one(cell="Hi {{name}}", namespace={"name": "Ada"}).prompt == "Hi Ada"
     assert one("--no-interpolate", "Hi {{name}}").prompt == "Hi {{name}}"
-    assert "there is no variable 'name'" in refused(cell="Hi {{name}}")
+    assert "there is no variable 'name' (--no-interpolate" in refused(cell="Hi {{name}}")
 
 
 # Sweeps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
@@ -44,6 +45,14 @@ def test_model_output_is_never_markup(form) -> None:  # type: ignore[no-untyped-
     assert "&amp;amp;" in markup
     assert "\x1b" not in markup
     assert "\u202e" not in markup
+
+
+@pytest.mark.parametrize("form", [html_of, lambda result: comparison_html([result])])
+def test_model_output_is_no_formula(form) -> None:  # type: ignore[no-untyped-def]
+    """The dollars of an answer are not typeset: MathJax is told to leave it alone."""
+    markup = form(result_of("it costs $5, not $6"))
+    assert re.match(r'<div class="[^"]*\bmathjax_ignore tex2jax_ignore"', markup)
+    assert "it costs $5, not $6" in markup
 
 
 def test_a_terminal_is_not_commanded(monkeypatch: pytest.MonkeyPatch) -> None:

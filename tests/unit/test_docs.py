@@ -1,0 +1,45 @@
+"""Pages that are made from the code say what the code says; benchmarks run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import run_log
+from llmwit_magic.runlog.columns import COLUMNS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_pages_are_what_the_code_says() -> None:
+    """`docs/make_pages.py --check` finds nothing to write."""
+    done = subprocess.run(
+        [sys.executable, "docs/make_pages.py", "--check"],
+        cwd=ROOT, capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_column_has_a_row_of_the_page() -> None:
+    """Name, meaning and unit of each column stand in one line."""
+    lines = (ROOT / "docs" / "run-log-columns.md").read_text(encoding="utf-8").splitlines()
+    for column in COLUMNS:
+        (line,) = [line for line in lines if line.startswith(f"| `{column.name}` |")]
+        assert column.meaning in line
+        assert column.unit in line
+
+
+def test_the_benchmark_of_the_run_log_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a small form: every operation at every size, with its growth."""
+    monkeypatch.setattr(run_log, "SIZES", (5, 1_500))
+    monkeypatch.setattr(run_log, "REPEATS", 3)
+    monkeypatch.setattr(run_log, "LIMITS", dict.fromkeys(run_log.LIMITS, 1e9))
+    assert run_log.main() == 0
+    table = capsys.readouterr().out
+    for name in run_log.LIMITS:
+        assert name in table

@@ -1,0 +1,330 @@
+"""`%infer_log` and `%infer_replay` in a real IPython shell, over a fake engine."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from llmwit_magic.errors import EngineDied, LogError, ModelNotSupported, RunNotFound
+from llmwit_magic.magics import infer
+from llmwit_magic.protocol import Request
+from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.runlog.run import Run
+from llmwit_magic.views.table import LogTable
+from tests.support.fake import FakeEngine, FakeSession
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[FakeSession]:
+    session = FakeSession(FakeEngine(), tmp_path / "runs.sqlite3")
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def shell(session: FakeSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A shell in a folder of its own, with three runs of this kernel and one of another."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(infer, "current_session", lambda: session)
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    infer.load(shell)
+    for line in ("--tag k=v --temperature 0", "--temperature 0.5", "-m other"):
+        shell.run_cell_magic("infer", f"--quiet --seed 3 {line}", "a prompt\n")
+    other = RunLog(session.log.path)
+    other.begin(Run(Request(model="theirs", prompt="p")))
+    other.close()
+    session.log.rate(2, -1)
+    return shell
+
+
+def infer_log(shell: Any, line: str = "") -> Any:
+    return shell.run_line_magic("infer_log", line)
+
+
+def replay(shell: Any, line: str) -> Any:
+    return shell.run_line_magic("infer_replay", line)
+
+
+def refused(shell: Any, magic: str, line: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        shell.run_line_magic(magic, line)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+# The table ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("", [1, 2, 3]),
+        ("--all", [1, 2, 3, 4]),
+        ("--model other", [3]),
+        ("-m theirs", []),
+        ("--all --status running", [4]),
+        ("--since 1h", [1, 2, 3]),
+        ("--since '2020-01-01 10:00' --last 2", [2, 3]),
+        ("--grep 'A PROMPT' --last 1", [3]),
+        ("--tag k=v", [1]),
+        ("--tag k", [1]),
+        ("--rating down", [2]),
+        ("--rating -1", [2]),
+        ("--group {group}", []),
+    ],
+)
+def test_filters_choose_the_rows(shell: Any, line: str, wanted: list[int]) -> None:
+    """This kernel's runs, or everyone's, that meet all options; variables are filled in."""
+    shell.user_ns["group"] = "g"
+    table = infer_log(shell, line)
+    assert isinstance(table, LogTable)
+    assert table.index.tolist() == wanted
+
+
+def test_a_sweep_is_found_by_its_group(shell: Any) -> None:
+    """The results of a sweep have the name that `--group` takes."""
+    shell.run_cell_magic("infer", "--quiet --temperature 0,1 -o sweep", "p\n")
+    shell.user_ns["group"] = shell.user_ns["sweep"].group_id
+    assert infer_log(shell, "--group {group}").index.tolist() == [5, 6]
+
+
+def test_columns_are_chosen(shell: Any) -> None:
+    """Those that are named, in their order; all; the number of the run is there in any case."""
+    assert list(infer_log(shell, "--columns seed,text").columns) == ["seed", "text"]
+    assert list(infer_log(shell, "--columns 'run_id, note'").columns) == ["note"]
+    everything = infer_log(shell, "--columns all")
+    assert list(everything.columns) == list(infer_log(shell).columns)
+
+
+def test_a_table_shows_in_a_notebook(shell: Any) -> None:
+    """What ends a cell has HTML and text, cut and whole."""
+    data, _ = shell.display_formatter.format(infer_log(shell, "--columns text,status"))
+    assert "Hello world" in data["text/html"]
+    assert "Hello world" in data["text/plain"]
+
+
+def test_output_keeps_it(shell: Any) -> None:
+    """`-o` puts the table, or the figure, into a variable and shows nothing."""
+    assert infer_log(shell, "--model other -o kept") is None
+    assert shell.user_ns["kept"].index.tolist() == [3]
+    assert infer_log(shell, "--plot finish -o figure") is None
+    assert "RunPlot" in repr(shell.user_ns["figure"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--status done", "--status: 'done' is not valid: it must be one of running, ok"),
+        ("--since long", "--since: 'long' is not valid: it must be an age such as"),
+        ("--last 0", "--last: 0 is not valid: it must be a whole number"),
+        ("--last x", "argument --last: invalid int value: 'x': %infer_log? lists the options"),
+        ("--rating 3", "--rating: '3' is not valid: it must be one of up, down"),
+        ("--columns heat", "--columns: no column 'heat': started_at, "),
+        ("--plot pie", "--plot: 'pie' is not valid: it must be one of speed, finish"),
+        ("--plot speed --by heat", "--by: 'heat' is no column of the log"),
+        ("--by model", "--by: that goes with --plot"),
+        ("--schema otel", "--schema: that goes with --export"),
+        ("--export a.csv --schema x", "--schema: 'x' is not valid: it must be log or otel"),
+        ("--export a", "a has no known ending"),
+        ("--prune soon", "--prune: 'soon' is not valid"),
+        ("-o 1x", "-o: '1x' is not the name of a variable"),
+        ("--heat 3", "unrecognized arguments: --heat 3: %infer_log? lists the options"),
+        ("--grep 'x", "a quote is not closed"),
+    ],
+)
+def test_wrong_lines_are_refused(shell: Any, line: str, message: str) -> None:
+    """One line, in the words of the options."""
+    assert message in refused(shell, "infer_log", line)
+
+
+def test_help_says_what_there_is(shell: Any) -> None:
+    """`%infer_log?` lists the options, and how CSV is made harmless."""
+    text = " ".join(shell.find_line_magic("infer_log").__doc__.split())
+    for piece in ("--grep TEXT", "--prune", "an apostrophe stands before what a spreadsheet"):
+        assert piece in text
+    assert "options of %%infer" in shell.find_line_magic("infer_replay").__doc__
+
+
+# Files, figures, house-keeping ------------------------------------------------------------
+
+
+def test_runs_are_exported(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--export` writes what the filters choose, and says how much and where."""
+    infer_log(shell, "--all --export runs.csv")
+    infer_log(shell, "--last 1 --export 'my runs.jsonl'")
+    assert capsys.readouterr().out == "4 runs written to runs.csv\n1 run written to my runs.jsonl\n"
+    with Path("runs.csv").open(newline="") as file:
+        assert [row["run_id"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    assert json.loads(Path("my runs.jsonl").read_text())["run_id"] == 3
+
+
+def test_runs_are_exported_for_otel(shell: Any) -> None:
+    """`--schema otel` has the names of the conventions."""
+    infer_log(shell, "--export runs.jsonl --schema otel --last 1")
+    assert json.loads(Path("runs.jsonl").read_text())["gen_ai.request.model"] == "other"
+
+
+def test_an_export_that_fails_is_one_line(shell: Any) -> None:
+    """A folder that is not there."""
+    with pytest.raises(LogError, match="cannot be written: No such file"):
+        infer_log(shell, "--export no/runs.csv")
+
+
+def test_runs_are_plotted(shell: Any) -> None:
+    """`--plot` alone draws all; with a kind and a column, that one; an image in the notebook."""
+    figure = infer_log(shell, "--plot")
+    assert len(figure.axes) == 5
+    data, _ = shell.display_formatter.format(infer_log(shell, "--plot finish --by model"))
+    assert data["image/png"]
+    assert "Why runs ended" in data["text/plain"]
+
+
+def test_old_runs_are_pruned(
+    shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a question; what goes on stays; it says what was removed."""
+    infer_log(shell, "--prune")
+    infer_log(shell, "--prune 0s --model other")
+    infer_log(shell, "--prune 0s")
+    assert [line.split(";")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "0 runs removed, 4 left", "1 run removed, 3 left", "2 runs removed, 1 left",
+    ]  # fmt: skip
+    assert [row["run_id"] for row in session.log.rows()] == [4]
+
+
+def test_the_place_of_the_log_is_said(
+    shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--info` names the file, its runs and its size."""
+    infer_log(shell, "--info")
+    path, said = capsys.readouterr().out.rsplit(": ", 1)
+    assert path == session.log.path
+    assert re.fullmatch(r"4 runs, 0\.\d MB\n", said)
+
+
+# Runs again -----------------------------------------------------------------------------
+
+
+def test_a_replay_is_the_run_again(
+    shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same request reaches the engine; the row says which run it repeats."""
+    result = replay(shell, "2")
+    assert result.identical
+    first, again = session.engine.requests[1], session.engine.requests[-1]
+    assert again == first.model_copy(update={"replay_of": 2})
+    assert session.log.rows()[-1]["replay_of"] == 2
+    assert shell.user_ns["_infer"].run_id == result.result.run_id == 5
+    assert capsys.readouterr().out.startswith("Hello world\n── stop · end of text")
+    data, _ = shell.display_formatter.format(result)
+    assert data["text/plain"] == "── identical to run 2"
+    assert "identical to run 2" in data["text/html"]
+
+
+def test_a_replay_shows_a_difference(
+    shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Quiet while it runs, and then both answers."""
+    session.engine.chunks = ["Hello", " there"]
+    result = replay(shell, "--quiet 1 --with --temperature 1 --max-tokens none --tag a=b")
+    assert capsys.readouterr().out == ""
+    said = "differs from run 1: at character 7 it had 'world', now 'there'"
+    assert result.verdict == f"{said} · changed: max tokens, temperature"
+    request = session.engine.requests[-1]
+    assert (request.params.temperature, request.params.max_tokens) == (1.0, None)
+    assert dict(request.tags) == {"a": "b"}
+    data, _ = shell.display_formatter.format(result)
+    assert "Hello" in data["text/html"]
+    assert "<mark>" in data["text/html"]
+
+
+def test_the_newest_run_and_a_variable_can_be_meant(shell: Any) -> None:
+    """`-1` counts from the end, over all kernels; `{n}` is a variable."""
+    shell.user_ns["n"] = 3
+    assert replay(shell, "{n} --quiet").original.run_id == 3
+    assert replay(shell, "-1 --quiet").original.run_id == 5
+
+
+def test_a_replay_that_fails_raises(shell: Any, session: FakeSession) -> None:
+    """The error is the cell's; the row is there."""
+    session.engine.last = EngineDied("gone")
+    with pytest.raises(EngineDied, match="gone"):
+        replay(shell, "1 --quiet")
+    row = session.log.rows()[-1]
+    assert (row["replay_of"], row["status"]) == (1, "error")
+
+
+def test_another_model_file_needs_anyway(shell: Any, session: FakeSession) -> None:
+    """Refused in one line; `--anyway` runs it, and the verdict says so."""
+    session.model = session.model.model_copy(update={"sha256": "1" * 64})
+    with pytest.raises(ModelNotSupported, match=r"is not the one of run 1 .*: --anyway runs it"):
+        replay(shell, "1")
+    verdict = replay(shell, "1 --quiet --anyway").verdict
+    assert verdict.startswith("identical to run 1 · the model file /fake.gguf is not the one")
+
+
+def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> None:
+    """A function filter is taken from the configuration, and missed where it is gone."""
+    magics = shell.find_cell_magic("infer").__self__
+
+    def secret(text: str) -> int | None:
+        return None
+
+    magics.content_filters = [secret]
+    shell.run_cell_magic("infer", "--quiet", "p\n")
+    assert replay(shell, "-1 --quiet").identical
+    assert session.engine.requests[-1].content_filters == (secret,)
+    magics.content_filters = []
+    assert "<function secret>, which is not among" in refused(shell, "infer_replay", "5")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "there is not the number of a run: %infer_replay 12 [--with OPTION…] [--anyway]"),
+        ("x", "'x' is not the number of a run"),
+        ("--5", "'--5' is not the number of a run"),
+        ("²", "'²' is not the number of a run"),
+        ("1 2", "'1 2' is not the number of a run"),
+        ("1 --temperature 1", "'1 --temperature 1' is not the number of a run"),
+        ("1 --with --temprature 1", "unknown option --temprature: did you mean --temperature?"),
+        ("1 --with --temperature 0,1", "--temperature: one value, and no sweep"),
+        ("1 --with -m a -m b", "--model: one value, and no sweep"),
+        ("1 --with -o x", "--output says nothing of how a run is done"),
+        ("1 --with --temperature -1", "--temperature: -1.0 is not valid: it must be"),
+        ("1 --with --top-logprobs 999", "--top-logprobs: 999 is not valid: it must be"),
+        ("1 --with --seed", "--seed needs a value"),
+        ("'1", "a quote is not closed"),
+    ],
+)
+def test_wrong_replays_are_refused(shell: Any, line: str, message: str) -> None:
+    """One line, in the words of the options; nothing is run."""
+    assert message in refused(shell, "infer_replay", line)
+
+
+@pytest.mark.parametrize("number", ["9", "0", "-9", "99999999999999999999"])
+def test_a_run_that_is_not_there_is_said(shell: Any, number: str) -> None:
+    """With the numbers that there are."""
+    with pytest.raises(RunNotFound, match=f"there is no run {number} in the log: it has runs 1 to"):
+        replay(shell, number)
+
+
+def test_a_run_of_the_log_shows_as_it_did(shell: Any, session: FakeSession) -> None:
+    """`runs[1]` at the end of a cell: the answer, its status line, its buttons."""
+    data, _ = shell.display_formatter.format(session.log[1])
+    assert data["text/plain"].startswith("Hello world\n── stop · end of text · 5 + 2 tokens")
+    assert data["text/plain"].endswith("seed 3 · run 1")
+    assert "Hello world" in data["text/html"]
+    assert 'data-run="1"' in data["text/html"]
+    assert "data-rate" in data["text/html"]
+    assert "--temperature 0 --seed 3 --tag k=v" in data["text/html"]
