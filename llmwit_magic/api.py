@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pandas
 
-    from .replay import Replay
+    from .replays import Replay
     from .views.tuning import TuningPanel
 
 
@@ -150,7 +150,7 @@ def replay(
     another. Raises `RunNotFound`; `ModelNotSupported` where the model's file
     has changed, unless `anyway`; and what `infer` raises.
     """
-    from .replay import Replay, replay_request
+    from .replays import Replay, replay_request
 
     session = current_session()
     original = session.log[run_id]

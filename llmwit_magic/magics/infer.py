@@ -16,7 +16,7 @@ from traitlets.config import Configurable
 from ..errors import InvalidInput
 from ..models.fetch import DEFAULT_NAME
 from ..protocol import Prepared, Request
-from ..replay import Replay
+from ..replays import Replay
 from ..runlog.logged import LoggedRun
 from ..runlog.run import Results
 from ..session import Session, current_session

@@ -12,7 +12,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..errors import InvalidInput
-from ..replay import Replay, replay_request
+from ..replays import Replay, replay_request
 from ..runlog.columns import NAMES
 from ..runlog.run import Results
 from ..views import INTERVAL, open_view, show_progress

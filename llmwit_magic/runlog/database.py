@@ -108,6 +108,11 @@ class Database:
                     self._connection.close()
                 self._connection = None
 
+    def __del__(self) -> None:
+        # A log may be opened for a look and dropped; Python 3.13 warns of files left open.
+        with suppress(AttributeError):
+            self.close()
+
     # Opening ---------------------------------------------------------------------
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy
@@ -15,7 +16,8 @@ from .rows import parse_json, read_json
 # Integers with missing values stay integers, and a missing text is not a float.
 DTYPES = {"integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean"}
 
-
+MAX_SHARED = 100
+"""Different texts of a JSON column up to which each is read once."""
 SINGLE = tuple(column for column in COLUMNS if not column.few)
 FEW = tuple(column for column in COLUMNS if column.few)
 
@@ -39,14 +41,16 @@ def frame_of(rows: Sequence[tuple[Any, ...]]) -> pandas.DataFrame:
 
 
 def _read_all(column: Column, items: Sequence[str | None], run_ids: Sequence[int]) -> list[Any]:
-    """The values of a JSON column."""
-    try:
+    """The values of a JSON column, none of them shared by two rows."""
+    texts = set(items)
+    with suppress(ValueError):  # one of them is damaged: which, is said below
+        if len(texts) < MAX_SHARED and column.name != "tokens":  # whose items have items
+            known = {text: None if text is None else parse_json(text) for text in texts}
+            return [value if (value := known[item]) is None else value.copy() for item in items]
         # As one text: a call for each row would take most of the time.
         read = parse_json(f"[{','.join('null' if item is None else item for item in items)}]")
         if len(read) == len(items):
             return list(read)
-    except ValueError:
-        pass
     return [
         read_json(item, f"{column.name} of run {run_id}")
         for item, run_id in zip(items, run_ids, strict=True)
@@ -73,4 +77,7 @@ def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:
     if column.kind == "time":
         times = pandas.to_datetime(values, utc=True, format="ISO8601")
         return pandas.Series(times, dtype="datetime64[us, UTC]")
-    return pandas.Series(list(values), dtype=DTYPES.get(column.kind, "object"))
+    dtype = DTYPES.get(column.kind, "object")
+    if dtype != "object" and not any(value is not None for value in values):
+        return pandas.Series(None, index=range(len(values)), dtype=dtype)
+    return pandas.Series(list(values), dtype=dtype)

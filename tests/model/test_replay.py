@@ -1,111 +1,133 @@
-"""A run again: identical on one machine, in another process, after other prompts."""
+"""A run of the log again: identical is the rule on one machine."""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmwit_magic.engines.ctransformers import usable_cores
 from llmwit_magic.runlog.log import RunLog
-from tests.support.kernel import Kernel, running_kernel
+from tests.support.kernel import Kernel
+from tests.support.tiny_models import write_llama_gguf
 
-SETUP = (
-    "%load_ext llmwit_magic\n%config InferMagics.log_path = '{}'\n%config InferMagics.view = '{}'"
+STORY = (
+    "%%infer --max-tokens 60 --temperature 0.9 --seed 5\nOnce upon a time, in a village by the sea,"
 )
-RUNS = {
-    "sampled": "%%infer --max-tokens 60 --temperature 0.9\nOnce upon a time there was",
-    "chat": "%%infer --chat --system 'You are a pirate.' --max-tokens 40 --top-logprobs 3 "
-    "--stop '\\n\\n' --repeat-penalty 1.3\nWhere is the treasure?",
-    "filtered": "%%infer --max-tokens 40 --top-k 0 --top-p 0.95 --seed 5\nThe sea",
-}
+CHAT = (
+    "%%infer --chat --system 'You are a pirate. Be brief.' --temperature 1 --max-tokens 60 "
+    "--stop 'The End' --stop '\\n\\n\\n' --top-logprobs 3 --context-length 512 --seed 2\n"
+    "Tell me about your ship and your parrot."
+)
+FILTERED = "%%infer --max-tokens 60 --temperature 0.5 --seed 1\nThe capital of France is"
+DRAWN = "%%infer --max-tokens 60 --temperature 1.5\nMy favourite season is"
 
 
-def started(kernel: Kernel, log_path: Path, view: str = "text") -> Kernel:
-    reply = kernel.run(SETUP.format(log_path, view))
+def ran(kernel: Kernel, cell: str) -> Any:
+    reply = kernel.run(cell, timeout=120)
     assert reply.status == "ok", reply.error
-    return kernel
+    return reply
 
 
-@pytest.mark.timeout(180)
-def test_a_replay_is_identical(default_model_loaded: Path, tmp_path: Path) -> None:
-    """In a new process, with another thread count, after other prompts; and it is logged so."""
-    path = tmp_path / "runs.sqlite3"
-    with running_kernel() as kernel:
-        started(kernel, path)
-        kernel.run(r"%config InferMagics.content_filters = [r'\bwaves?\b']")
-        for cell in RUNS.values():
-            assert kernel.run(cell).status == "ok"
-    with running_kernel() as kernel:
-        started(kernel, path)
-        kernel.run("%%infer --max-tokens 20 --temperature 0\nOnce upon a time there were two")
-        for run_id in range(1, len(RUNS) + 1):
-            for line in (f"{run_id}", f"{run_id} --with --threads {run_id % 2 + 1}"):
-                told = kernel.run(f"%infer_replay {line}")
-                assert f"identical to run {run_id}" in told.text, told.text + told.error
-    log = RunLog(path)
-    replays = [row for row in log.rows() if row["replay_of"] is not None]
-    assert [row["replay_of"] for row in replays] == [1, 1, 2, 2, 3, 3]
-    for row in replays:
-        original = log.row(row["replay_of"])
-        for name in ("text", "seed", "finish_detail", "tokens", "rendered_prompt", "system"):
-            assert row[name] == original[name], name
-    assert {row["threads"] for row in replays[1::2]} == {1, 2}
+@pytest.fixture
+def recorded(new_kernel: Callable[[], Kernel], log_path: Path) -> list[dict[str, Any]]:
+    """Sampled runs of a kernel that is no more: text, a chat with all options, a filtered one, and
+    one whose seed was drawn."""
+    kernel = new_kernel()
+    for cell in (STORY, CHAT, DRAWN, "%config InferMagics.content_filters = ['Pari.']", FILTERED):
+        ran(kernel, cell)
+    kernel.close()
+    rows = RunLog(log_path).rows()
+    assert [row["status"] for row in rows] == ["ok"] * 4
+    assert rows[0]["generated_token_count"] > 30
+    assert len(rows[1]["tokens"]) > 20
+    assert rows[3]["finish_detail"] == "content_filter"
+    return rows
 
 
-def test_a_replay_with_another_option_shows_the_difference(kernel: Kernel) -> None:
-    """What was changed, where the texts part, and both answers side by side."""
-    kernel.run(
-        "%%infer --max-tokens 12 --temperature 0 --repeat-penalty 1\nThe capital of France is"
-    )
-    told = kernel.run("%infer_replay 1 --with --stop Paris --seed 7")
-    assert "differs from run 1: at character" in told.text
-    assert "changed: stop, seed" in told.text
-    assert told.html.count("<tr") == 4  # a heading, both answers, the sum
-    kernel.run("replayed = _")
-    assert kernel.run("print(replayed.identical, replayed.result.run_id)").stdout == "False 2\n"
-
-
-def test_a_changed_model_file_is_refused(kernel: Kernel, tiny_model: Path, tmp_path: Path) -> None:
-    """Both hashes are said; `--anyway` runs it with the file that is there, and says so."""
-    from tests.support.tiny_models import write_llama_gguf
-
-    path = tmp_path / "model.gguf"
-    shutil.copy(tiny_model, path)
-    kernel.run(f"%%infer -m {path} --max-tokens 5\nab")
-    write_llama_gguf(path, vocabulary="spm")
-    refused = kernel.run("%infer_replay 1")
-    hashes = json.loads(
-        kernel.run(
-            "import json; print(json.dumps([run.model.sha256[:12] for run in __import__('llmwit_magic').runs]))"
-        ).stdout
-    )
-    assert refused.status == "error"
-    assert refused.error.count("\n") == 0
-    assert "is not the one of run 1" in refused.error
-    assert hashes[0] in refused.error
-    assert "--anyway" in refused.error
-    told = kernel.run("%infer_replay 1 --anyway")
-    assert "is not the one of run 1" in told.text
-
-
-@pytest.mark.parametrize("view", ["html", "text"])
-def test_a_logged_run_shows_as_it_did(
-    default_model_loaded: Path, tmp_path: Path, view: str
+@pytest.mark.timeout(300)
+def test_a_replay_is_identical(
+    recorded: list[dict[str, Any]], new_kernel: Callable[[], Kernel], log_path: Path
 ) -> None:
-    """`runs[n]` has the text and the status line that the cell had, ended or failed."""
-    with running_kernel() as kernel:
-        started(kernel, tmp_path / "runs.sqlite3", view)
-        kernel.run("from llmwit_magic import runs")
-        shown = kernel.run(
-            "%%infer --max-tokens 8 --seed 3 --stop xyz\nMy favourite <b>colour</b> is"
-        )
-        again = kernel.run("runs[1]")
-        assert again.text.strip() == shown.text.strip()
-        failed = kernel.run("%%infer -m nosuch-model\nx")
-        assert failed.status == "error"
-        assert kernel.run("runs[2]").text.strip() == failed.text.strip()
-        assert kernel.run("print(runs[1] == runs[1], runs[1].request.params.stop)").stdout == (
-            "True ('xyz',)\n"
-        )
+    """In a new process, after other prompts, with one thread and with all: to the bit."""
+    kernel = new_kernel()
+    # A cache that holds the beginning of one of the prompts, and of none.
+    ran(kernel, "%%infer --max-tokens 7 --seed 1\nOnce upon a time, in a village far away")
+    ran(kernel, "%%infer --max-tokens 5\nAnother prompt altogether, which spoils the cache")
+    for row in recorded:
+        number = row["run_id"]
+        for line in ("", "--with --threads 1", f"--with --threads {usable_cores()}"):
+            reply = ran(kernel, f"%infer_replay {number} {line}")
+            said = f"identical to run {number}" + (" · changed: threads" if line else "")
+            assert reply.text == f"── {said}"
+            assert said in reply.html
+            again = RunLog(log_path).row(-1)
+            assert again["replay_of"] == number
+            assert again["session_id"] != row["session_id"]
+            for name in ("text", "finish_reason", "finish_detail", "stop_sequence", "tokens",
+                         "seed", "rendered_prompt", "generated_token_count"):  # fmt: skip
+                assert again[name] == row[name], name
+    told = ran(kernel, "print((_infer.text, _.identical, _infer.run_id))").stdout
+    assert told.startswith(f"({recorded[3]['text']!r}, True, ")
+
+
+@pytest.mark.timeout(200)
+def test_a_change_makes_a_difference(
+    recorded: list[dict[str, Any]], new_kernel: Callable[[], Kernel], log_path: Path
+) -> None:
+    """Another temperature: where the texts part, both side by side, and what was changed."""
+    kernel = new_kernel()
+    reply = ran(kernel, "%infer_replay 1 --with --temperature 0.1")
+    assert reply.text.startswith("── differs from run 1: at character ")
+    assert reply.text.endswith(" · changed: temperature")
+    row = RunLog(log_path).row(-1)
+    assert (row["replay_of"], row["temperature"], row["seed"]) == (1, 0.1, recorded[0]["seed"])
+    assert row["text"] != recorded[0]["text"]
+    assert "<mark>" in reply.html
+    ran(kernel, "from llmwit_magic import replay\nagain = replay(1, {'max_tokens': 10})")
+    told = ran(kernel, "print(again.identical, len(again.result.text), again.verdict)").stdout
+    assert told.startswith("False ")
+    assert "now the end · changed: max tokens" in told
+    assert recorded[0]["text"].startswith(RunLog(log_path).row(-1)["text"])
+
+
+def test_a_changed_model_file_is_refused(kernel: Kernel, log_path: Path, tmp_path: Path) -> None:
+    """The refusal is one line with both hashes and runs nothing; `--anyway` runs it and says so."""
+    path, other, kept = (tmp_path / f"{name}.gguf" for name in ("model", "other", "kept"))
+    write_llama_gguf(path, seed=1)
+    write_llama_gguf(other, seed=2)
+    shutil.copy(path, kept)
+    was, now = (hashlib.sha256(file.read_bytes()).hexdigest()[:12] for file in (path, other))
+    ran(kernel, f"%%infer -m {path} --max-tokens 20 --seed 3\nA language model")
+    os.replace(other, path)
+    said = f"the model file {path} is not the one of run 1 (sha256 {now}…, was {was}…)"
+    reply = kernel.run("%infer_replay 1")
+    assert reply.error == (
+        f"ModelNotSupported: {said}: --anyway runs it with the file that is there now"
+    )
+    assert len(reply.traceback) == 1
+    assert len(RunLog(log_path)) == 1
+    reply = ran(kernel, "%infer_replay 1 --anyway")
+    assert reply.text.startswith("── differs from run 1: at character ")
+    assert reply.text.endswith(said)
+    assert RunLog(log_path).row(-1)["replay_of"] == 1
+    os.replace(kept, path)
+    assert ran(kernel, "%infer_replay 1").text == "── identical to run 1"
+
+
+def test_a_replay_that_cannot_be_is_one_line(kernel: Kernel) -> None:
+    """No such run, no number, a bad option: what is wrong, and nothing is run."""
+    for line, said in {
+        "%infer_replay 7": "RunNotFound: there is no run 7 in the log: it is empty",
+        "%infer_replay": "UsageError: there is not the number of a run",
+        "%infer_replay x": "UsageError: 'x' is not the number of a run",
+        "%infer_replay 1 --with --heat 3": "UsageError: unknown option --heat",
+    }.items():
+        reply = kernel.run(line)
+        assert (reply.error or reply.stdout).startswith(said), reply
+        assert len(reply.traceback) <= 1

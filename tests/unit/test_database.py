@@ -19,7 +19,7 @@ import pytest
 
 from llmwit_magic.errors import LogError, LogWarning
 from llmwit_magic.protocol import Emit, Request
-from llmwit_magic.replay import replay_request
+from llmwit_magic.replays import replay_request
 from llmwit_magic.runlog import database
 from llmwit_magic.runlog.columns import COLUMNS
 from llmwit_magic.runlog.database import APPLICATION_ID, VERSION

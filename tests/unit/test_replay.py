@@ -11,7 +11,7 @@ import pytest
 
 from llmwit_magic.errors import InvalidInput, ModelNotFound, ModelNotSupported
 from llmwit_magic.protocol import Request
-from llmwit_magic.replay import Replay, replay_request
+from llmwit_magic.replays import Replay, replay_request
 from llmwit_magic.runlog.logged import LoggedRun
 from llmwit_magic.views.html import replay_html
 from llmwit_magic.wit import FinishDetail, InferencingParams, ModelInfo

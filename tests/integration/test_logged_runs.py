@@ -1,0 +1,74 @@
+"""A run of the log in a notebook: `runs[n]` shows it as the run did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmwit_magic.runlog.log import RunLog
+from tests.support.kernel import Kernel, Once, Reply, running_kernel
+
+SLOW = "def slow(text):\n    time.sleep(0.02)"
+PROMPT = "A language model reads a <b>prompt</b>"
+
+
+@pytest.fixture
+def log_path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.sqlite3"
+
+
+@pytest.fixture
+def kernel(tiny_model: Path, log_path: Path) -> Iterator[Kernel]:
+    with running_kernel() as kernel:
+        reply = kernel.run(
+            f"%load_ext llmwit_magic\n%config InferMagics.log_path = {str(log_path)!r}\n"
+            f"%config InferMagics.model = {str(tiny_model)!r}\n"
+            f"import time\nfrom llmwit_magic import runs\n{SLOW}"
+        )
+        assert reply.status == "ok", reply.error
+        yield kernel
+
+
+def half_way(log_path: Path) -> Any:
+    """Whether a run goes on for some time."""
+    log, began = RunLog(log_path), time.monotonic()
+
+    def check(reply: Reply) -> bool:
+        return bool(log.rows(status="running")) and time.monotonic() - began > 2
+
+    return check
+
+
+@pytest.mark.parametrize("view", ["widget", "html"])
+@pytest.mark.parametrize(
+    "how", ["ok", "tokens", "chat", "stopped", "interrupted", "killed", "refused"]
+)
+def test_it_shows_as_the_run_did(kernel: Kernel, log_path: Path, how: str, view: str) -> None:
+    """Text, status line and buttons are those of the finished view, in HTML and in plain text."""
+    options = {
+        "tokens": "--top-logprobs 2",
+        "chat": "--chat --system 'Be \"brief\" & <i>kind</i>.'",
+        "stopped": "--stop e --stop '\\n' --max-tokens none",
+        "refused": "--context-length 5",
+    }.get(how, "")
+    kernel.run(f"%config InferMagics.view = {view!r}")
+    when = None
+    if how in ("interrupted", "killed"):
+        kernel.run("%config InferMagics.content_filters = [slow]")
+        action = kernel.interrupt if how == "interrupted" else lambda: kernel.engines()[0].kill()
+        when = Once(half_way(log_path), action)
+        options = "--max-tokens 240"
+    run = kernel.run(f"%%infer {options}\n{PROMPT}", when=when)
+    row = RunLog(log_path).row(-1)
+    expected = {"interrupted": "interrupted", "killed": "error", "refused": "error"}.get(how, "ok")
+    assert (row["run_id"], row["status"]) == (1, expected)
+    assert bool(row["text"]) == (how != "refused")
+    logged = kernel.run("runs[1]")
+    assert logged.status == "ok", logged.error
+    assert logged.text == run.text
+    assert f"run {row['run_id']}" in logged.text
+    assert logged.html == run.html
