@@ -109,6 +109,28 @@ def test_the_distribution_equals_the_reference(
     assert math.fsum(probabilities) == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [0.1, 0.8, 2.0])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.9999, 1.0])
+@pytest.mark.parametrize("top_k", [0, 1, 40, 1_000])
+def test_a_large_vocabulary_gives_the_reference_too(
+    top_k: int, top_p: float, temperature: float
+) -> None:
+    """Among thousands of logits, equal ones among them, not all are sorted: the choice is the same."""
+    random = np.random.default_rng(top_k + int(10 * top_p + 100 * temperature))
+    for rounded in (False, True):
+        logits = (3 * random.normal(size=5_000)).astype(np.float32)
+        logits = np.round(logits) if rounded else logits
+        likely = logits.argsort()[-30:].tolist()  # which the penalty takes out of the top
+        params = InferencingParams(
+            top_k=top_k, top_p=top_p, temperature=temperature, repeat_penalty=1.7
+        )
+        ids, probabilities = distribution(logits, likely, params)
+        wanted = slow_distribution(logits.tolist(), likely, params)
+        assert dict(zip(ids.tolist(), probabilities.tolist(), strict=True)) == pytest.approx(
+            wanted, rel=1e-9, abs=1e-12
+        )
+
+
 @given(logit_lists(), contexts, all_params())
 @settings(max_examples=100, deadline=None)
 def test_candidates_come_likeliest_first_wherever_there_is_an_order(
