@@ -124,7 +124,7 @@ def infer_frame(
     are where the executor does not.
 
     Without a seed in `params`, each row draws its own. Raises `InvalidInput`
-    for a template or options that fit no row, what finding the model raises,
+    for a template or options that are not valid, what finding the model raises,
     `EngineFailed` where the executor breaks, and `Interrupted`.
     """
     from .batch import batch_name, run_batch

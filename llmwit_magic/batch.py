@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import os
 import sys
 import threading
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .engines.ctransformers import usable_cores
-from .engines.loading import choose_threads
-from .errors import EngineFailed, Interrupted, InvalidInput, LogError
+from .engines.stopping import PatternFilter
+from .errors import Interrupted, InvalidInput, LogError
 from .magics.interpolation import interpolate, names_in
 from .protocol import Emit, Request
 from .runlog.columns import COLUMNS
@@ -32,6 +27,7 @@ from .session import Session, interruptible
 from .views import INTERVAL
 from .views.text import progress_text
 from .wit import InferencingParams
+from .workers import Owner, Task, broken, lost_row, row_of_future, run_in_worker, worker_count
 
 if TYPE_CHECKING:
     import pandas
@@ -62,6 +58,9 @@ def run_batch(
 ) -> pandas.DataFrame:
     """Run the template over the rows; see `infer_frame`. `request` has all but the prompt."""
     _check(frame, template, prefix, executor, workers)
+    for item in request.content_filters:
+        if isinstance(item, str):
+            PatternFilter(item)  # says so where it is none, before any row is run
     rows: list[Row | None] = [None] * len(frame)
     bar = tqdm(total=len(frame), unit="row", disable=not progress, file=sys.stdout)
     work = _Work(session, rows, bar)
@@ -261,32 +260,32 @@ class _Work:
         """By the executor's workers; this process writes the log, wherever they are."""
         waiting = iter(todo)
         running: dict[Future[Row], tuple[int, int | None]] = {}
-        owner = _Owner()
+        owner = Owner()
         try:
             while not cancel.is_set():
                 # Few at once: what has not begun is not lost to an interrupt.
                 while len(running) < 2 * workers and (item := next(waiting, None)):
                     place, request = item[0], self._session.with_seed(item[1])
                     run_id = self._begin(request)
-                    task = _Task(place, request, workers, owner.name, self._session.aliases)
+                    task = Task(place, request, workers, owner.name, self._session.aliases)
                     try:
-                        future = executor.submit(_run_in_worker, task)
-                    except RuntimeError as error:  # it is broken, or was shut down
-                        self._end(run_id, _lost_row(error))
-                        raise _broken(error) from None
+                        future = executor.submit(run_in_worker, task)
+                    except Exception as error:  # broken or shut down: each kind has its own
+                        self._end(run_id, lost_row(error))
+                        raise broken(error) from None
                     running[future] = (place, run_id)
                 if not running:
                     return
                 finished, _ = wait(running, timeout=0.1, return_when=FIRST_COMPLETED)
                 for future in finished:
                     place, run_id = running.pop(future)
-                    row = _row_of(future)
+                    row = row_of_future(future)
                     self._end(run_id, row)
                     self.take(place, row | {"run_id": run_id})
                     if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
                         # It tells all of them, and trips over one that is cancelled meanwhile.
                         wait(running, timeout=1)
-                        raise _broken(future.exception())
+                        raise broken(future.exception())
         finally:
             for future, (_, run_id) in running.items():
                 future.cancel()
@@ -310,98 +309,8 @@ class _Work:
             self._said(str(error))
 
     def _late(
-        self, run_id: int | None, owner: _Owner, all_late: list[Future[Row]], future: Future[Row]
+        self, run_id: int | None, owner: Owner, all_late: list[Future[Row]], future: Future[Row]
     ) -> None:
-        self._end(run_id, _row_of(future))
+        self._end(run_id, row_of_future(future))
         if all(late.done() for late in all_late):
             owner.close()
-
-
-def worker_count(executor: Executor) -> int:
-    """How many tasks an executor carries out at once, as far as it says so."""
-    if isinstance(count := getattr(executor, "_max_workers", None), int):
-        return count
-    client = getattr(executor, "_client", None)  # Dask's
-    if client is not None:
-        return max(1, int(sum(client.nthreads().values())))
-    return os.cpu_count() or 1
-
-
-def _row_of(future: Future[Row]) -> Row:
-    if future.cancelled():
-        return {"status": "interrupted"}
-    error = future.exception()
-    return future.result() if error is None else _lost_row(error)
-
-
-def _lost_row(error: BaseException) -> Row:
-    if isinstance(error, KeyboardInterrupt):
-        return {"status": "interrupted"}
-    message = f"the executor could not run it: {type(error).__name__}: {error}"
-    return {"status": "error", "error_type": "EngineFailed", "error_message": message}
-
-
-def _broken(error: BaseException | None) -> EngineFailed:
-    return EngineFailed(
-        f"the executor takes no more work ({error}): what is done is kept in the log, and the same "
-        "call with a new executor goes on there"
-    )
-
-
-# In a worker ----------------------------------------------------------------------
-
-_sessions: dict[tuple[str, int], Session] = {}
-"""Of this process's workers: each thread has its own, and so its own engine."""
-
-
-class _Owner:
-    """A batch whose workers may be threads of this process: their engines end with it."""
-
-    def __init__(self) -> None:
-        self.name = f"{os.getpid()}-{uuid.uuid4().hex}"
-
-    def close(self) -> None:
-        for key in [key for key in _sessions if key[0] == self.name]:
-            if session := _sessions.pop(key, None):
-                session.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What a worker gets; the place in the batch tells equal requests apart, which Dask would
-    carry out once."""
-
-    place: int
-    request: Request
-    workers: int
-    owner: str
-    aliases: Mapping[str, str]
-
-
-def _run_in_worker(task: _Task) -> Row:
-    """Carry a request out in this thread's own session; its row, whatever becomes of it."""
-    session, request = _worker_session(task), task.request
-    asked = str(request.threads)
-    if asked == "auto":
-        share = min(choose_threads("auto"), usable_cores() // task.workers)
-        request = request.model_copy(update={"threads": max(1, share)})
-    run = session.run(request, logged=False)
-    try:
-        run.wait()
-    except KeyboardInterrupt:  # the notebook's interrupt reaches its process group
-        run.stop()
-    return ended_row(run, run.status) | {"threads_requested": asked}
-
-
-def _worker_session(task: _Task) -> Session:
-    """The session of this thread, and of this batch where its workers are threads of its process."""
-    ours = task.owner.startswith(f"{os.getpid()}-")
-    key = (task.owner if ours else "", threading.get_ident())
-    session = _sessions.get(key)
-    if session is None:
-        session = _sessions[key] = Session(":memory:")
-        if not ours:
-            atexit.register(session.close)
-    if session.aliases != task.aliases:
-        session.aliases = dict(task.aliases)
-    return session

@@ -23,7 +23,7 @@ import pytest
 
 from llmwit_magic import api
 from llmwit_magic.engines.ctransformers import usable_cores
-from llmwit_magic.errors import EngineFailed
+from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.runlog.filters import Filter
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.session import Session
@@ -211,13 +211,23 @@ def test_a_killed_worker_costs_no_finished_row(
     assert len(log.rows(status="ok")) == 200
 
 
-def test_an_executor_that_was_shut_down_is_said(session: Session, tiny_model: Path) -> None:
+@pytest.mark.parametrize("kind", ["threads", "dask"])
+def test_an_executor_that_was_shut_down_is_said(
+    session: Session, tiny_model: Path, kind: str
+) -> None:
     """No row is run, and the one that was begun is an error in the log."""
-    executor = ThreadPoolExecutor(1)
-    executor.shutdown()
-    with pytest.raises(EngineFailed, match=r"takes no more work \(cannot schedule"):
+    with EXECUTORS[kind]() as executor:
+        pass
+    with pytest.raises(EngineFailed, match=r"takes no more work \(.+\): what is done is kept"):
         run_batch(session, FRAME, tiny_model, executor=executor)
     assert [row["status"] for row in session.log.rows()] == ["error"]
+
+
+def test_a_pattern_that_is_none_is_refused_at_once(session: Session, tiny_model: Path) -> None:
+    """It fits no row: nothing is run, and nothing is logged."""
+    with pytest.raises(InvalidInput, match="is not a regular expression"):
+        run_batch(session, FRAME, tiny_model, content_filters=["("])
+    assert len(session.log) == 0
 
 
 # Rows that fail ------------------------------------------------------------------------

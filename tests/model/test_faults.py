@@ -35,6 +35,7 @@ def test_a_killed_engine_costs_one_run(kernel: Kernel, log_path: Path) -> None:
     assert row["status"] == "error"
     assert row["error_type"] == "EngineDied"
     assert len(row["text"]) > 20
+    assert kernel.run("from llmwit_magic import runs\nruns[-1]").text == reply.text
     assert kernel.run(SHORT_RUN).text.startswith(" Paris")
 
 
@@ -54,6 +55,7 @@ def test_an_interrupt_keeps_the_text(kernel: Kernel, log_path: Path) -> None:
     assert len(row["text"]) > 20
     assert reply.text.startswith(row["text"])
     assert "interrupted" in reply.text
+    assert kernel.run("from llmwit_magic import runs\nruns[-1]").text == reply.text
     assert len(kernel.engines()) == 1
     assert kernel.run(SHORT_RUN).text.startswith(" Paris")
 

@@ -29,22 +29,21 @@ class Reply:
     @property
     def text(self) -> str:
         """The last state of the cell's text/plain output, streams included."""
-        shown = [
-            message["content"]["data"].get("text/plain", "")
-            for message in self.messages
-            if "data" in message["content"]
-        ]
+        shown = [data.get("text/plain", "") for data in self._shown()]
         return self.stdout + (shown[-1] if shown else "")
 
     @property
     def html(self) -> str:
         """The last state of the cell's HTML output."""
-        shown = [
-            message["content"]["data"]["text/html"]
-            for message in self.messages
-            if "text/html" in message["content"].get("data", {})
-        ]
+        shown = [data["text/html"] for data in self._shown() if "text/html" in data]
         return shown[-1] if shown else ""
+
+    def _shown(self) -> list[dict[str, Any]]:
+        """What the cell has displayed, each state of it; messages of widgets are none."""
+        kinds = ("display_data", "update_display_data", "execute_result")
+        return [
+            message["content"]["data"] for message in self.messages if message["msg_type"] in kinds
+        ]
 
 
 class Kernel:

@@ -14,11 +14,12 @@ from typing import Any
 import pandas
 import pytest
 
-from llmwit_magic import batch
-from llmwit_magic.batch import RESULTS, batch_name, run_batch, worker_count
+from llmwit_magic import workers as batch_workers
+from llmwit_magic.batch import RESULTS, batch_name, run_batch
 from llmwit_magic.errors import EngineDied, EngineFailed, Interrupted, InvalidInput
 from llmwit_magic.protocol import Chunk, Emit, Request
 from llmwit_magic.wit import InferencingParams
+from llmwit_magic.workers import worker_count
 from tests.support.fake import FakeEngine, FakeSession, end, prepared
 
 REQUEST = Request(model="fake", prompt="", params=InferencingParams(temperature=0), group_id="b")
@@ -349,7 +350,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[FakeSession]:
         made.append(FakeSession(Echo(), path))
         return made[-1]
 
-    monkeypatch.setattr(batch, "Session", make)
+    monkeypatch.setattr(batch_workers, "Session", make)
     return made
 
 
@@ -369,7 +370,7 @@ def test_threads_share_the_rows(session: FakeSession, workers: list[FakeSession]
     pandas.testing.assert_frame_equal(again, result)
     assert 1 <= len(workers) <= 3
     assert sum(len(worker.engine.requests) for worker in workers) == 20
-    assert batch._sessions == {}
+    assert batch_workers._sessions == {}
 
 
 def test_a_failure_in_a_worker_fails_its_row(
@@ -452,7 +453,7 @@ def test_an_interrupt_keeps_what_workers_still_do(
             interrupt()
             release.wait(10)
 
-    monkeypatch.setattr(batch, "Session", lambda path: FakeSession(Echo(slow), path))
+    monkeypatch.setattr(batch_workers, "Session", lambda path: FakeSession(Echo(slow), path))
     frame = pandas.DataFrame({"name": [f"n{number}" for number in range(9)]})
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(Interrupted, match="stopped after 3 of 9 rows"):
@@ -462,7 +463,7 @@ def test_an_interrupt_keeps_what_workers_still_do(
     # With one worker, one more at most was waiting.
     assert [row["status"] for row in rows] in (["ok"] * 4, ["ok"] * 4 + ["interrupted"])
     assert rows[3]["text"] == "HI N3"
-    assert batch._sessions == {}
+    assert batch_workers._sessions == {}
 
 
 def test_workers_are_counted() -> None:
