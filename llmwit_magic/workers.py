@@ -23,7 +23,7 @@ def worker_count(executor: Executor) -> int:
     if isinstance(count := getattr(executor, "_max_workers", None), int):
         return count
     client = getattr(executor, "_client", None)  # Dask's
-    if client is not None and client.status != "closed":
+    if client is not None and getattr(client, "status", "") != "closed":
         return max(1, int(sum(client.nthreads().values())))
     return os.cpu_count() or 1
 

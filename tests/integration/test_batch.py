@@ -117,6 +117,9 @@ def dask_cluster() -> Iterator[Executor]:
         yield client.get_executor()
 
 
+# Python 3.12 warns of it; 3.14 no longer does it by default. Notebooks do it all the same.
+forks = pytest.mark.filterwarnings("ignore:.*is multi-threaded, use of fork:DeprecationWarning")
+
 EXECUTORS: dict[str, Any] = {
     "threads": lambda: ThreadPoolExecutor(2),
     "processes": lambda: ProcessPoolExecutor(2),
@@ -146,6 +149,7 @@ def engines_seen() -> Iterator[set[psutil.Process]]:
         thread.join()
 
 
+@forks
 @pytest.mark.parametrize("kind", EXECUTORS)
 def test_an_executor_gives_the_same_texts(
     session: Session, tiny_model: Path, expected: list[str], kind: str
@@ -182,6 +186,7 @@ def test_one_worker_leaves_a_core_free(session: Session, tiny_model: Path) -> No
     assert first["threads"] == second["threads"]
 
 
+@forks
 def test_a_killed_worker_costs_no_finished_row(
     session: Session, tiny_model: Path, expected: list[str]
 ) -> None:
@@ -233,6 +238,7 @@ def test_a_pattern_that_is_none_is_refused_at_once(session: Session, tiny_model:
 # Rows that fail ------------------------------------------------------------------------
 
 
+@forks
 @pytest.mark.parametrize("kind", [None, "threads", "processes"])
 def test_a_row_that_fails_is_its_own_value(
     session: Session, tiny_model: Path, kind: str | None

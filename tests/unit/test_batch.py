@@ -474,6 +474,8 @@ def test_workers_are_counted() -> None:
         assert worker_count(processes) == 2
 
     class Client:
+        status = "running"
+
         def nthreads(self) -> dict[str, int]:
             return {"a": 2, "b": 3}
 
