@@ -430,11 +430,12 @@ def test_pip_cancelled(index: Server, tmp_path: Path) -> None:
     """A cancellation half-way ends pip at once and leaves nothing; the next fetch does it all."""
     index.answers[WHEEL_PATH] = stalled(WHEEL)
     mine = psutil.Process()
-    children: list[psutil.Process] = []
+    before = set(mine.children(recursive=True))  # multiprocessing's own, of earlier tests
+    children: set[psutil.Process] = set()
 
     def give_up(progress: Progress) -> None:
         if progress.done:
-            children.extend(mine.children(recursive=True))
+            children.update(set(mine.children(recursive=True)) - before)
             raise GivenUp
 
     with pytest.raises(GivenUp):
