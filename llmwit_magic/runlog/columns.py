@@ -80,7 +80,7 @@ COLUMNS = (
     Column("library", "text", "the build of ctransformers that ran it", few=True),
     Column("gpu_layers_requested", "text", "a number, or auto", few=True),
     Column("gpu_layers", "integer", "layers that ran on the GPU", "layers", few=True),
-    Column("device_memory_bytes", "integer", "device memory that the model took", "bytes"),
+    Column("device_memory_bytes", "integer", "device memory that the model took", "bytes", few=True),
     Column("threads_requested", "text", "a number, or auto", few=True),
     Column("threads", "integer", "processor threads", "threads", few=True),
     Column("context_length_requested", "integer", "as asked for; missing: the model's own",

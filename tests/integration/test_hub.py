@@ -1,0 +1,209 @@
+"""Models fetched by the real hub client from a small hub on this machine's loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.loopback import (
+    Answer,
+    Handler,
+    Server,
+    cut,
+    not_found,
+    own_folders,
+    server,
+)
+
+__all__ = ["own_folders", "server"]
+
+pytestmark = pytest.mark.timeout(60)
+
+#: Resolves a name, in a process of its own since the hub's client reads its settings once. The
+#: pauses between the client's attempts are skipped.
+RESOLVE = """
+import json, sys, time
+from llmwit_magic.errors import InferenceError
+from llmwit_magic.models.fetch import fetch_from_hub
+
+class GivenUp(Exception):
+    pass
+
+time.sleep = lambda seconds: None
+seen = []
+def report(progress):
+    seen.append((progress.done, progress.total, progress.note))
+    if progress.done >= int(sys.argv[4]):
+        raise GivenUp
+
+try:
+    answer = str(fetch_from_hub(sys.argv[1], sys.argv[2] or None, sys.argv[3] or None, report))
+except (InferenceError, GivenUp) as error:
+    answer = (type(error).__name__, str(error))
+print("SEEN", json.dumps((answer, seen)))
+"""
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MODEL = os.urandom(64) * 400_000  # 25.6 MB: more than two pieces of the hub's client
+ETAG = hashlib.sha256(MODEL).hexdigest()
+RESOLVED = "/owner/repo/resolve/main/m.gguf"
+
+
+def hub_file(handler: Handler) -> None:
+    handler.answer(MODEL, X_Repo_Commit=COMMIT, ETag=f'"{ETAG}"')
+
+
+def tree(*names: str) -> Answer:
+    listing = [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in names]
+    return lambda handler: handler.answer(
+        json.dumps(listing).encode(), Content_Type="application/json"
+    )
+
+
+@pytest.fixture
+def hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A hub that has one repository with one model."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    server.answers[RESOLVED] = hub_file
+    server.answers["/api/models/owner/repo/tree/main"] = tree("README.md", "m.gguf")
+    return server
+
+
+def from_hub(
+    repo: str = "owner/repo", file: str = "", revision: str = "", give_up_at: int = 10**12
+) -> tuple[Any, list[Any]]:
+    """The path, or the error's class and message; and the progress that was reported."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-W", "error::ResourceWarning", "-c", RESOLVE),
+            *(repo, file, revision, str(give_up_at)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert "SEEN " in done.stdout, done.stderr
+    assert "ResourceWarning" not in done.stderr
+    answer, seen = json.loads(done.stdout.split("SEEN ")[1])
+    return answer, seen
+
+
+def failure(answer: Any) -> tuple[str, str]:
+    """The error's class and its message, which is one line."""
+    assert isinstance(answer, list), answer
+    name, message = answer
+    assert message.isprintable()
+    return name, message
+
+
+def taken_for_whole(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "hub").rglob("snapshots/**/*.gguf"))
+
+
+def test_hub_download(hub: Server, tmp_path: Path) -> None:
+    """The only model of a repository is fetched once, with progress, and is then in the cache."""
+    path, seen = from_hub()
+    assert Path(path).read_bytes() == MODEL
+    done = [step[0] for step in seen]
+    assert done[0] == 0
+    assert done == sorted(done)
+    assert done[-1] == len(MODEL)
+    assert len(set(done)) > 2
+    assert seen[-1][1:] == [len(MODEL), "m.gguf"]
+    again, _ = from_hub()
+    assert again == path
+    assert hub.asked.count(f"GET {RESOLVED}") == 1
+
+
+def test_hub_file_and_revision(hub: Server) -> None:
+    """A file and a revision are asked for as they are named."""
+    hub.answers["/owner/repo/resolve/v1/sub/m.gguf"] = hub_file
+    path, _ = from_hub(file="sub/m.gguf", revision="v1")
+    assert Path(path).read_bytes() == MODEL
+    assert not [asked for asked in hub.asked if "/tree/" in asked]
+
+
+def test_hub_cancelled(hub: Server, tmp_path: Path) -> None:
+    """A cancellation half-way comes out as itself, and leaves nothing that is taken for whole."""
+    answer, seen = from_hub(file="m.gguf", give_up_at=len(MODEL) // 4)
+    assert failure(answer)[0] == "GivenUp"
+    assert 0 < seen[-1][0] < len(MODEL)
+    assert not taken_for_whole(tmp_path)
+    path, _ = from_hub(file="m.gguf")
+    assert Path(path).read_bytes() == MODEL
+
+
+def test_hub_cut_off(hub: Server, tmp_path: Path) -> None:
+    """A connection that breaks for good is one line, and nothing is taken for whole."""
+    hub.answers[RESOLVED] = cut(MODEL, X_Repo_Commit=COMMIT, ETag=f'"{ETAG}"')
+    name, message = failure(from_hub(file="m.gguf")[0])
+    assert name == "DownloadFailed"
+    assert message.startswith("owner/repo could not be fetched: ")
+    assert "check the network" in message
+    assert not taken_for_whole(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "options", "expected"),
+    [
+        (RESOLVED, not_found("RepoNotFound"), {"file": "m.gguf"},
+         ("ModelNotFound", "there is no repository 'owner/repo' on the hub")),
+        ("/api/models/owner/repo/tree/main", not_found("RepoNotFound"), {},
+         ("ModelNotFound", "there is no repository 'owner/repo' on the hub")),
+        (RESOLVED, not_found("EntryNotFound"), {"file": "m.gguf"},
+         ("ModelNotFound", "owner/repo has no file 'm.gguf'")),
+        ("/owner/repo/resolve/v9/m.gguf", not_found("RevisionNotFound"),
+         {"file": "m.gguf", "revision": "v9"}, ("ModelNotFound", "owner/repo has no revision 'v9'")),
+        (RESOLVED, not_found("GatedRepo", 403), {"file": "m.gguf"},
+         ("DownloadFailed", "owner/repo is gated: accept its terms")),
+        ("/api/models/owner/repo/tree/main", tree("README.md"), {},
+         ("ModelNotFound", "owner/repo has no GGUF file")),
+        ("/api/models/owner/repo/tree/main", tree("b.gguf", "a.gguf"), {},
+         ("ModelNotFound", "owner/repo has 2 models: name one, as in owner/repo:a.gguf")),
+        ("/api/models/owner/repo/tree/main", lambda handler: handler.answer(b"", 403), {},
+         ("DownloadFailed", "owner/repo could not be fetched: ")),
+        ("/m.gguf", hub_file, {"file": "../../../../m.gguf"},
+         ("DownloadFailed", "cannot contain a '..' path segment")),
+        ("", hub_file, {"repo": "owner/--repo", "file": "m.gguf"},
+         ("ModelNotFound", "there is no repository 'owner/--repo'")),
+    ],
+)  # fmt: skip
+def test_hub_refusals(
+    path: str, answer: Answer, options: dict[str, str], expected: tuple[str, str], hub: Server
+) -> None:
+    """Each refusal of the hub is one line that says which it is."""
+    hub.answers[path] = answer
+    name, message = failure(from_hub(**options)[0])
+    assert name == expected[0]
+    assert expected[1] in message
+
+
+@pytest.mark.parametrize("file", ["m.gguf", ""])
+def test_hub_unreachable(file: str, hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that nobody reaches is one line about the network."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        name, message = failure(from_hub(file=file)[0])
+    assert name == "DownloadFailed"
+    assert "check the network" in message
+
+
+def test_hub_offline(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the hub's cache needs no network; what is not is one line."""
+    path, _ = from_hub(file="m.gguf")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert from_hub(file="m.gguf")[0] == path
+    assert failure(from_hub(file="other.gguf")[0])[0] == "DownloadFailed"
+    assert from_hub()[0] == path
