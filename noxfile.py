@@ -2,7 +2,7 @@
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the README's pictures again
-nox -s tests         all tests: lint, unit, integration, model, browser
+nox -s tests         all tests: lint, unit, integration, model, hostile, browser
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     browser = find_browser() or install_browser(session)
-    for folder in ("unit", "integration", "model"):
+    for folder in ("unit", "integration", "model", "hostile"):
         session.run("pytest", f"tests/{folder}")
     session.run("pytest", "tests/browser", env={"CHROMIUM": browser})
 
