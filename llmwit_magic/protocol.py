@@ -56,7 +56,7 @@ class Request(Record):
     )
     threads: Annotated[U32, Field(ge=1)] | Literal["auto"] = Field(
         "auto",
-        description="processor threads; auto leaves one core to the notebook",
+        description="processor threads; auto takes as many as other programs leave cores for",
         json_schema_extra=valid("a whole number ≥ 1, or auto"),
     )
     top_logprobs: Annotated[U32, Field(le=100)] | None = Field(

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from .engines.ctransformers import usable_cores
-from .engines.loading import choose_threads
+from .engines.threads import usable_cores
 from .errors import EngineFailed
 from .protocol import Request
 from .runlog.rows import Row, ended_row
@@ -83,9 +82,9 @@ def run_in_worker(task: Task) -> Row:
     """Carry a request out in this thread's own session; its row, whatever becomes of it."""
     session, request = _worker_session(task), task.request
     asked = str(request.threads)
-    if asked == "auto":
-        share = min(choose_threads("auto"), usable_cores() // task.workers)
-        request = request.model_copy(update={"threads": max(1, share)})
+    if asked == "auto" and task.workers > 1:
+        share = max(1, usable_cores() // task.workers)
+        request = request.model_copy(update={"threads": share})
     run = session.run(request, logged=False)
     try:
         run.wait()

@@ -21,8 +21,9 @@ from ..models.chat import render_chat
 from ..protocol import ContentFilter, Event, Prepared, jsonable
 from ..wit import InferencingParams, ModelInfo
 from .generate import generate
-from .loading import Loaded, choose_threads, load
+from .loading import Loaded, load
 from .stopping import TextStream
+from .threads import AdaptiveThreads, Threads, fixed_threads
 
 PARENT_POLL_SECONDS = 1.0
 
@@ -50,6 +51,7 @@ class Child:
         self._events = events
         self._loaded: Loaded | None = None
         self._info: ModelInfo | None = None
+        self._adaptive = AdaptiveThreads()
         self._pending: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._verdicts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
@@ -121,6 +123,9 @@ class Child:
             raise InvalidInput("no model is loaded")
         return self._loaded
 
+    def _threads(self, asked: int | str) -> Threads:
+        return self._adaptive if asked == "auto" else fixed_threads(int(asked))
+
     def _prepared(self, command: dict[str, Any]) -> tuple[Prepared, Sequence[int]]:
         """The request as it will run, and the ids of its prompt."""
         loaded, info = self._model, self._info
@@ -139,7 +144,7 @@ class Child:
                 f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
                 f"included: shorten it{self._longer_context(length)}"
             )
-        threads = choose_threads(command["threads"])
+        threads = self._threads(command["threads"])
         prepared = Prepared(
             prompt=text,
             prompt_token_count=len(ids),
@@ -147,7 +152,7 @@ class Child:
             context_length=length,
             params=InferencingParams(**command["params"]),
             model=info,
-            device=loaded.device.model_copy(update={"threads": threads}),
+            device=loaded.device.model_copy(update={"threads": threads()}),
         )
         return prepared, ids
 
@@ -189,7 +194,7 @@ class Child:
             ids,
             prepared.params,
             TextStream(prepared.params.stop, filters),
-            threads=prepared.device.threads,
+            threads=self._threads(command["threads"]),
             top_logprobs=command["top_logprobs"],
             report=self._send_event,
             cancelled=self._cancelled.is_set,
@@ -210,7 +215,7 @@ class Child:
         self._cancelled.clear()
         self._send("started", None)
         loaded = self._model
-        threads = choose_threads(command["threads"])
+        threads = self._threads(command["threads"])
         vectors, count, length = [], 0, loaded.model.context_length
         for number, text in enumerate(command["texts"], 1):
             ids = loaded.tokenizer.encode(text)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineFailed, InvalidInput, PromptTooLong
+from .threads import Threads, usable_cores
 
 BLOCK = 32
 """Prompt tokens evaluated in one call, always up to a multiple of this position.
@@ -51,13 +52,6 @@ def cpu_library() -> str | None:
     if "avx2" in flags and "fma" in flags and "f16c" in flags:
         return "avx2"
     return "avx" if "avx" in flags and "f16c" in flags else "basic"
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class LogitsModel:
@@ -105,12 +99,12 @@ class LogitsModel:
     def evaluate_prompt(
         self,
         tokens: Sequence[int],
-        threads: int,
+        threads: Threads,
         progress: Callable[[int], bool],
     ) -> bool:
         """Make `tokens` the context, block by block.
 
-        `progress(done)` is called after each block with the number of tokens
+        `threads()` is asked before each block, and `progress(done)` is called after it with the number of tokens
         of the context that are evaluated; it returns whether to go on. Returns
         whether all of it was evaluated.
         """
@@ -123,7 +117,7 @@ class LogitsModel:
         self._complete = min(self._complete, start)
         while start < len(tokens):
             end = (start // BLOCK + 1) * BLOCK
-            self._evaluate(tokens[start:end], threads)
+            self._evaluate(tokens[start:end], threads())
             start = len(self._context)
             if start == end:
                 self._complete = end

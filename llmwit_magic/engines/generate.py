@@ -14,6 +14,7 @@ from ..protocol import Chunk, End, Event, Progress
 from ..wit import FinishDetail, InferencingParams, InferencingUsage, TokenAlternative, TokenInfo
 from .sampling import Logits, Sampler, log_probabilities
 from .stopping import TextStream
+from .threads import Threads
 
 
 class Model(Protocol):
@@ -25,7 +26,7 @@ class Model(Protocol):
     def logits(self) -> Logits: ...
     def shared_prefix(self, tokens: Sequence[int]) -> int: ...
     def evaluate_prompt(
-        self, tokens: Sequence[int], threads: int, progress: Callable[[int], bool]
+        self, tokens: Sequence[int], threads: Threads, progress: Callable[[int], bool]
     ) -> bool: ...
     def evaluate_next(self, token: int, threads: int) -> None: ...
 
@@ -45,14 +46,15 @@ def generate(
     params: InferencingParams,
     stream: TextStream,
     *,
-    threads: int,
+    threads: Threads,
     top_logprobs: int | None,
     report: Callable[[Progress], None],
     cancelled: Callable[[], bool],
 ) -> Iterator[Event]:
     """The chunks of a run over the token ids of its prompt, then its end.
 
-    `report` gets the progress of the prompt; `cancelled` is asked between
+    `threads` is asked for their number before each evaluation; `report` gets
+    the progress of the prompt; `cancelled` is asked between
     slices of the prompt and between tokens, and a cancelled run ends without a
     finish detail.
     """
@@ -100,7 +102,7 @@ def generate(
             finish = FinishDetail.CONTEXT_FULL
         if finish:
             break
-        model.evaluate_next(token, threads)
+        model.evaluate_next(token, threads())
 
     interrupted = finish is None and stream.ended is None
     rest = stream.finish()

@@ -12,7 +12,8 @@ from ..models.gguf import Header, read_header
 from ..models.tokenizer import NativeTokenizer, Tokenizer, build_tokenizer
 from ..wit import DeviceInfo
 from . import devices
-from .ctransformers import LogitsModel, usable_cores
+from .ctransformers import LogitsModel
+from .threads import fixed_threads
 
 MAX_DEFAULT_CONTEXT = 8192
 MEMORY_SHARE = 0.8
@@ -95,7 +96,9 @@ def _device_memory_taken(before: int | None, model: LogitsModel, layers: int) ->
     """Device memory that loading took; a GPU run that took none was a CPU run."""
     if not layers or before is None:
         return None
-    model.evaluate_prompt([0], 1, lambda done: True)  # work buffers come with the first evaluation
+    model.evaluate_prompt(
+        [0], fixed_threads(1), lambda done: True
+    )  # work buffers come with the first evaluation
     after = devices.free_memory()
     taken = before - after if after is not None else None
     if taken is not None and taken <= 0:
@@ -134,21 +137,3 @@ def _check_context(asked: int, trained: int) -> None:
         raise InvalidInput(
             f"context_length: {asked} is not valid: the model was trained with {trained}"
         )
-
-
-def choose_threads(asked: int | str) -> int:
-    """Threads of an evaluation.
-
-    ctransformers' threads spin at every barrier: with as many threads as cores
-    any busy neighbour makes it collapse, with more it never ends. So one core
-    is left to the notebook.
-    """
-    cores = usable_cores()
-    if asked == "auto":
-        return max(1, min(cores - 1, 8))
-    if int(asked) > cores:
-        raise InvalidInput(
-            f"threads: {asked} is not valid: it must be from 1 to {cores}, the cores of this "
-            "machine, or auto"
-        )
-    return int(asked)

@@ -34,7 +34,7 @@ from llmwit_magic.engines.ctransformers import LogitsModel
 
 for path in sys.argv[1:]:
     model = LogitsModel(path, model_type=None, context_length=64, gpu_layers=0)
-    model.evaluate_prompt([5, 200, 17], 1, lambda done: True)
+    model.evaluate_prompt([5, 200, 17], lambda: 1, lambda done: True)
     assert all(map(math.isfinite, model.logits.tolist()))
     print("SEEN", hashlib.sha256(model.logits.tobytes()).hexdigest(), flush=True)
 """

@@ -176,16 +176,6 @@ def test_an_executor_gives_the_same_texts(
     assert not still_alive(list(engines), 5)
 
 
-def test_one_worker_leaves_a_core_free(session: Session, tiny_model: Path) -> None:
-    """A single worker takes no more threads than a cell would: with all cores it would crawl."""
-    with ThreadPoolExecutor(1) as executor:
-        run_batch(session, FRAME.head(1), tiny_model, executor=executor)
-    run = session.run(api._request(tiny_model, "x", {"max_tokens": 1}, {}))
-    assert run.wait(20)
-    first, second = session.log.rows()
-    assert first["threads"] == second["threads"]
-
-
 @forks
 def test_a_killed_worker_costs_no_finished_row(
     session: Session, tiny_model: Path, expected: list[str]

@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from llmwit_magic.engines import loading
-from llmwit_magic.engines.ctransformers import LogitsModel, cpu_library, usable_cores
+from llmwit_magic.engines.ctransformers import LogitsModel, cpu_library
 from llmwit_magic.engines.devices import kv_cache_bytes, scratch_bytes
-from llmwit_magic.engines.loading import choose_context, choose_threads
+from llmwit_magic.engines.loading import choose_context
+from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.errors import (
     DeviceUnavailable,
     EngineFailed,
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.timeout(60)
 #: Opens each model named on stdin, evaluates a prompt after several histories and prints what it
 #: saw.
 EVALUATE = """
-import hashlib, json, sys
+import hashlib, itertools, json, sys
 import numpy as np
 from llmwit_magic.engines.ctransformers import LogitsModel
 from llmwit_magic.engines.loading import load
@@ -48,7 +49,7 @@ def open_model(length=200):
     return load(source=str(found.source), loaded=str(found.loaded), model_type=found.model_type,
                 context_length=length, gpu_layers="auto")
 
-def evaluate(model, tokens, threads=1, stop_at=None):
+def evaluate(model, tokens, threads=lambda: 1, stop_at=None):
     steps = []
     def progress(done):
         steps.append(done)
@@ -95,7 +96,9 @@ for line in sys.stdin:
         "generated": after(generate),
         "generated beyond": after(lambda model: [evaluate(model, prompt),
                                                  model.evaluate_next(5, 1)]),
-        "two threads": after(lambda model: evaluate(model, prompt[:64], 1 + two)),
+        "two threads": after(lambda model: evaluate(model, prompt[:64], lambda: 1 + two)),
+        "changing threads": after(
+            lambda model: evaluate(model, prompt, itertools.cycle([1, 1 + two]).__next__)),
     }
     failures = {}
     for name, call in {
@@ -265,17 +268,6 @@ def test_context_beyond_memory(header: Header, monkeypatch: pytest.MonkeyPatch) 
     assert choose_context(header, 2048) == 2048
 
 
-def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One core is left to others, at most eight are used, and no more than there are."""
-    for cores, automatic in ((1, 1), (2, 1), (4, 3), (64, 8)):
-        monkeypatch.setattr(loading, "usable_cores", lambda cores=cores: cores)
-        assert choose_threads("auto") == automatic
-        assert choose_threads(1) == 1
-        assert choose_threads(cores) == cores
-        with pytest.raises(InvalidInput, match=f"from 1 to {cores}"):
-            choose_threads(cores + 1)
-
-
 def test_gpu_layers_of_old_files(tmp_path: Path) -> None:
     """They cannot be had, and are refused before anything is loaded."""
     path = str(write_ggml(tmp_path / "old.bin", "gpt2"))
@@ -307,7 +299,7 @@ def test_embedding_and_native_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "                gpu_layers='auto').model\n"
         "new, old = open_model(sys.argv[1], None), open_model(sys.argv[2], 'gpt2')\n"
         "for model in new, old:\n"
-        "    model.evaluate_prompt([1, 2, 3], 1, lambda done: True)\n"
+        "    model.evaluate_prompt([1, 2, 3], lambda: 1, lambda done: True)\n"
         "texts = ['Hello world', 'é日😀', '', ' ' * 500]\n"
         "back = [b''.join(map(old.token_bytes_natively, old.encode_natively(text))).decode()\n"
         "        for text in texts]\n"

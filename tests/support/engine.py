@@ -47,7 +47,7 @@ def _main() -> None:
     )  # fmt: skip
     rows = []
     for prompt, then in job.get("prompts", []):
-        model.evaluate_prompt(prompt, threads, lambda done: True)
+        model.evaluate_prompt(prompt, lambda: threads, lambda done: True)
         rows.append(model.logits.copy())
         for token in then:
             model.evaluate_next(token, threads)

@@ -373,6 +373,19 @@ def test_threads_share_the_rows(session: FakeSession, workers: list[FakeSession]
     assert batch_workers._sessions == {}
 
 
+@pytest.mark.parametrize(("count", "threads"), [(1, {"auto"}), (2, {4}), (16, {1})])
+def test_workers_share_the_cores(
+    count: int, threads: set[object], session: FakeSession, workers: list[FakeSession],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Several take the same number each; a single one chooses as a cell does."""
+    monkeypatch.setattr(batch_workers, "usable_cores", lambda: 8)
+    with ThreadPoolExecutor(count) as pool:
+        run(session, pandas.DataFrame({"name": ["Ada", "Bob"]}), executor=pool)
+    asked = {request.threads for worker in workers for request in worker.engine.requests}
+    assert asked == threads
+
+
 def test_a_failure_in_a_worker_fails_its_row(
     session: FakeSession, workers: list[FakeSession]
 ) -> None:

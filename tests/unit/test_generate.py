@@ -1,5 +1,6 @@
 """The loop, over a model whose logits are a script: what it evaluates, counts and says."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from llmwit_magic.engines.generate import generate
 from llmwit_magic.engines.sampling import log_probabilities
 from llmwit_magic.engines.stopping import TextStream
+from llmwit_magic.engines.threads import Threads
 from llmwit_magic.errors import EngineFailed
 from llmwit_magic.protocol import Chunk, End, Event, Progress
 from llmwit_magic.wit import FinishDetail, FinishReason, InferencingParams
@@ -27,7 +29,7 @@ class FakeModel:
         self.cached = cached
         self.prompts: list[list[int]] = []
         self.evaluated: list[int] = []
-        self.threads: set[int] = set()
+        self.threads: list[int] = []
 
     @property
     def logits(self) -> np.ndarray:
@@ -40,18 +42,18 @@ class FakeModel:
         return self.cached
 
     def evaluate_prompt(
-        self, tokens: Sequence[int], threads: int, progress: Callable[[int], bool]
+        self, tokens: Sequence[int], threads: Threads, progress: Callable[[int], bool]
     ) -> bool:
         self.prompts.append(list(tokens))
-        self.threads.add(threads)
         for done in range(self.cached, len(tokens), SLICE):
+            self.threads.append(threads())
             if not progress(min(done + SLICE, len(tokens))):
                 return False
         return True
 
     def evaluate_next(self, token: int, threads: int) -> None:
         self.evaluated.append(token)
-        self.threads.add(threads)
+        self.threads.append(threads)
 
 
 class FakeTokenizer:
@@ -87,6 +89,7 @@ def run(
     cached: int = 0,
     filters: Sequence[Any] = (),
     top_logprobs: int | None = None,
+    threads: Threads = lambda: 3,
     cancelled: Callable[[FakeModel], bool] = lambda model: False,
     **params: Any,
 ) -> Outcome:
@@ -99,7 +102,7 @@ def run(
         prompt,
         settings,
         TextStream(settings.stop, filters),
-        threads=3,
+        threads=threads,
         top_logprobs=top_logprobs,
         report=reports.append,
         cancelled=lambda: cancelled(model),
@@ -147,7 +150,14 @@ def test_why_a_run_ends_and_what_it_evaluated(
     generated = len(evaluated) + (finish is not FinishDetail.EOS)
     assert result.usage.generated_token_count == generated
     assert len([chunk for chunk in result.chunks if chunk.text or chunk.tokens]) <= generated + 1
-    assert result.model.threads == {3}
+    assert set(result.model.threads) == {3}
+
+
+def test_threads_are_asked_for_before_each_evaluation() -> None:
+    """Each block of the prompt and each token takes the number of its own moment."""
+    numbers = itertools.count(1)
+    result = run(prompt=[1] * (2 * SLICE + 1), max_tokens=4, threads=lambda: next(numbers))
+    assert result.model.threads == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_reasons_of_the_contract() -> None:
@@ -257,7 +267,7 @@ def test_the_prompt_is_penalised_and_so_is_what_was_generated() -> None:
         params = InferencingParams(temperature=0, repeat_penalty=penalty, seed=1)
         events = generate(
             Rival(b"aba\0"), FakeTokenizer(), prompt, params, TextStream(),  # type: ignore[arg-type]
-            threads=1, top_logprobs=None, report=lambda p: None, cancelled=lambda: False,
+            threads=lambda: 1, top_logprobs=None, report=lambda p: None, cancelled=lambda: False,
         )  # fmt: skip
         return "".join(event.text for event in events if isinstance(event, Chunk))
 
@@ -276,7 +286,7 @@ def test_logits_that_are_no_numbers_fail_the_run_after_its_text() -> None:
 
     events = generate(
         Broken(b"abc"), FakeTokenizer(), [1], InferencingParams(temperature=0, seed=1),  # type: ignore[arg-type]
-        TextStream(), threads=1, top_logprobs=None,
+        TextStream(), threads=lambda: 1, top_logprobs=None,
         report=lambda p: None, cancelled=lambda: False,
     )  # fmt: skip
     assert [next(events).text, next(events).text] == ["a", "b"]  # type: ignore[union-attr]

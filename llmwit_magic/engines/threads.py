@@ -1,0 +1,171 @@
+"""How many threads an evaluation takes, chosen anew while other programs come and go.
+
+ctransformers' threads spin while they wait for one another. As many threads as
+free cores are fastest; one more than that, and all of them wait for the one
+whose core somebody else uses, at a fraction of one thread's pace. The results
+are the same to the bit, so the number may change between two tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import InvalidInput
+
+Threads = Callable[[], int]
+"""Asked before each evaluation."""
+
+WINDOW_SECONDS = 0.2
+"""Over which the load is measured: the system counts it in hundredths of a second."""
+STALE_SECONDS = 1.0
+"""After which what was measured says nothing of now."""
+TOLERATED = 0.45
+"""Load of others, in cores, beside which a thread on each core is still the fastest.
+
+Measured: a neighbour of that load, in bursts of 2 to 20 ms, halves the gain of
+the second thread of two; one of 0.5 makes two threads slower than one.
+"""
+CALM = 0.3
+"""Load of others, in cores, below which a thread may come back."""
+MOST = 8
+"""Reading the weights is what takes the time, and more threads do not read them faster."""
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """Cores without their hyper-threads, which share the units that multiply."""
+    import psutil
+
+    return psutil.cpu_count(logical=False) or usable_cores()
+
+
+def fixed_threads(asked: int) -> Threads:
+    """Always that number. Raises `InvalidInput` for more than there are cores."""
+    cores = usable_cores()
+    if not 1 <= asked <= cores:
+        raise InvalidInput(
+            f"threads: {asked} is not valid: it must be from 1 to {cores}, the cores of this "
+            "machine (more never ends), or auto"
+        )
+    return lambda: asked
+
+
+class AdaptiveThreads:
+    """As many threads as the load of other programs leaves cores for.
+
+    `load()` is the mean number of cores that others used since it was last
+    asked, `waiting()` how many others want a core at this moment (0 where the
+    system does not tell). Both are for tests to replace, as `clock` is.
+    """
+
+    def __init__(
+        self,
+        cores: int | None = None,
+        load: Callable[[], float] | None = None,
+        waiting: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cores = cores or usable_cores()
+        self._most = min(MOST, self._cores if cores else physical_cores())
+        self._load = load or Load()
+        self._waiting = waiting or others_running
+        self._clock = clock
+        self._measured = -math.inf
+        self._calm_windows = 0
+        self._threads = self._cores
+
+    def __call__(self) -> int:
+        """The number for the evaluation that comes next."""
+        since = self._clock() - self._measured
+        if since > STALE_SECONDS:
+            self._start()
+        elif since >= WINDOW_SECONDS:
+            self._adapt()
+        return min(self._threads, self._most)
+
+    def _start(self) -> None:
+        """Nothing is known of the last moments: look at this one."""
+        self._threads = max(1, self._cores - self._waiting())
+        self._calm_windows = 0
+        self._load()
+        self._measured = self._clock()
+
+    def _adapt(self) -> None:
+        """Give a core up at once, and take one back after two calm windows."""
+        load = self._load()
+        self._measured = self._clock()
+        if (fewer := self._left(load, TOLERATED)) < self._threads:
+            self._threads, self._calm_windows = fewer, 0
+        elif (more := self._left(load, CALM)) > self._threads:
+            self._calm_windows += 1
+            if self._calm_windows == 2:
+                self._threads, self._calm_windows = more, 0
+        else:
+            self._calm_windows = 0
+
+    def _left(self, load: float, tolerated: float) -> int:
+        return max(1, self._cores - max(0, math.ceil(load - tolerated)))
+
+
+class Load:
+    """The cores that other programs use: all work of our cores but that of this process."""
+
+    def __init__(self) -> None:
+        self._last = self._read()
+
+    def __call__(self) -> float:
+        """The mean number of cores since the last call."""
+        (now, busy, own), (then, before, own_before) = self._read(), self._last
+        self._last = now, busy, own
+        return max(0.0, (busy - before) - (own - own_before)) / max(now - then, 1e-3)
+
+    def _read(self) -> tuple[float, float, float]:
+        """The time, what our cores have worked, and what this process has; all in seconds."""
+        import psutil
+
+        cores = psutil.cpu_times(percpu=True)
+        if hasattr(os, "sched_getaffinity") and max(ours := os.sched_getaffinity(0)) < len(cores):
+            cores = [cores[core] for core in ours]
+        busy = sum(map(_worked, cores))
+        return time.monotonic(), busy, time.process_time()
+
+
+def _worked(times: object) -> float:
+    """Seconds that a core was not free, those of other virtual machines on it included."""
+    names = ("user", "nice", "system", "irq", "softirq", "steal", "interrupt", "dpc")
+    return sum(getattr(times, name, 0.0) for name in names)
+
+
+def others_running() -> int:
+    """How many other tasks of this machine run or want to, as Linux counts them; 0 elsewhere.
+
+    The least of three looks within milliseconds, so that what merely passes
+    by does not count.
+    """
+    if sys.platform != "linux" or usable_cores() < (os.cpu_count() or 1):
+        return 0  # not told, or told of cores that are not ours
+    looks = []
+    for pause in (0.0, 0.001, 0.001):
+        time.sleep(pause)
+        looks.append(_running_tasks())
+    return max(0, min(looks) - 1)
+
+
+def _running_tasks() -> int:
+    try:
+        text = Path("/proc/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 1
+    found = [line.split()[1] for line in text.splitlines() if line.startswith("procs_running ")]
+    return int(found[0]) if found else 1

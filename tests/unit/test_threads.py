@@ -1,0 +1,186 @@
+"""How many threads an evaluation takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from llmwit_magic.engines import threads as module
+from llmwit_magic.engines.threads import (
+    MOST,
+    STALE_SECONDS,
+    WINDOW_SECONDS,
+    AdaptiveThreads,
+    Load,
+    fixed_threads,
+    others_running,
+    physical_cores,
+    usable_cores,
+)
+from llmwit_magic.errors import InvalidInput
+
+
+class Machine:
+    """Cores, what others do on them, and a clock."""
+
+    def __init__(self, cores: int, waiting: int = 0) -> None:
+        self.now, self.load, self.waiting = 100.0, 0.0, waiting
+        self.looks = 0
+        self.threads = AdaptiveThreads(cores, self._look, lambda: self.waiting, lambda: self.now)
+
+    def _look(self) -> float:
+        self.looks += 1
+        return self.load
+
+    def windows(self, load: float, count: int = 1) -> int:
+        """The number of threads after so many windows of that load."""
+        self.load = load
+        for _ in range(count):
+            self.now += WINDOW_SECONDS
+            number = self.threads()
+        return number
+
+
+def test_all_cores_of_a_quiet_machine() -> None:
+    """From the first evaluation on, and at most eight."""
+    assert Machine(2).threads() == 2
+    assert Machine(1).threads() == 1
+    assert Machine(64).threads() == MOST
+
+
+@pytest.mark.parametrize(
+    ("cores", "load", "left"),
+    [
+        (2, 0.4, 2), (2, 0.5, 1), (2, 1.0, 1), (2, 2.0, 1), (1, 1.0, 1),
+        (4, 0.4, 4), (4, 1.0, 3), (4, 1.4, 3), (4, 1.5, 2), (4, 9.0, 1), (16, 4.0, 8),
+    ],
+)  # fmt: skip
+def test_what_others_leave(cores: int, load: float, left: int) -> None:
+    """A core is given up after one window in which others used about half of it."""
+    machine = Machine(cores)
+    machine.threads()
+    assert machine.windows(load) == left
+
+
+def test_a_core_comes_back_after_two_calm_windows() -> None:
+    """One calm window is not enough, and neither are two with a loud one between."""
+    machine = Machine(2)
+    machine.threads()
+    assert machine.windows(1.0) == 1
+    assert machine.windows(0.1) == 1
+    assert machine.windows(0.4) == 1  # neither calm nor too much
+    assert machine.windows(0.1) == 1
+    assert machine.windows(0.1) == 2
+    assert machine.windows(0.4, 10) == 2
+
+
+def test_nothing_is_looked_at_between_windows() -> None:
+    """Asking before every token costs a look at the clock."""
+    machine = Machine(2)
+    machine.threads()
+    looks = machine.looks
+    for _ in range(100):
+        machine.now += WINDOW_SECONDS / 1000
+        assert machine.threads() == 2
+    assert machine.looks == looks
+
+
+def test_after_a_pause_the_moment_counts() -> None:
+    """What was measured before it says nothing of now."""
+    machine = Machine(4)
+    machine.threads()
+    assert machine.windows(3.0) == 1
+    machine.now += STALE_SECONDS + 1
+    assert machine.threads() == 4
+    machine.now += STALE_SECONDS + 1
+    machine.waiting = 2
+    assert machine.threads() == 2
+    machine.now += STALE_SECONDS + 1
+    machine.waiting = 9
+    assert machine.threads() == 1
+
+
+def test_a_fixed_number() -> None:
+    """From one to the number of cores."""
+    cores = usable_cores()
+    assert fixed_threads(cores)() == cores
+    for number in (0, -1, cores + 1):
+        with pytest.raises(InvalidInput, match=f"threads: {number} is not valid.* 1 to {cores},"):
+            fixed_threads(number)
+
+
+def test_hyper_threads_are_not_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share the units that multiply."""
+    monkeypatch.setattr(module, "usable_cores", lambda: 8)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 4)
+    quiet = AdaptiveThreads(load=lambda: 0.0, waiting=lambda: 0)
+    assert quiet() == 4
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: None)
+    assert physical_cores() == 8
+
+
+# The load ---------------------------------------------------------------------------
+
+Times = namedtuple("Times", "user nice system idle iowait steal guest")
+
+
+def test_load_is_all_work_but_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the cores that we may use; guests are counted in user time already."""
+    idle = Times(0, 0, 0, 0, 0, 0, 0)
+    cores = [idle, idle, idle]
+    clock = [10.0]
+    own = [5.0]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2}, raising=False)
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "process_time", lambda: own[0])
+    load = Load()
+    cores = [Times(0.6, 0.1, 0.1, 0, 9, 0.1, 0.6), Times(9, 9, 9, 0, 0, 0, 0), idle]
+    clock[0] += 0.5
+    own[0] += 0.4
+    assert load() == pytest.approx((0.9 - 0.4) / 0.5)
+    clock[0] += 0.5
+    own[0] += 0.4
+    assert load() == 0  # counted in hundredths: ours may come out a little larger
+
+
+@contextmanager
+def busy_neighbours(count: int) -> Iterator[None]:
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_real_neighbours_are_seen() -> None:
+    """One on each core leaves one thread, at the start of a run and during it."""
+    cores = usable_cores()
+    with busy_neighbours(cores):
+        load = Load()
+        time.sleep(0.5)
+        assert eventually(lambda: load() > 0.5 * cores)
+        threads = AdaptiveThreads()
+        assert eventually(lambda: threads() == 1)
+        if sys.platform == "linux" and cores == os.cpu_count():
+            assert eventually(lambda: others_running() >= cores)
+            assert eventually(lambda: AdaptiveThreads()() == 1)
