@@ -1,0 +1,108 @@
+"""`python -m benchmarks`: cells of ours beside what they could be, as ratios.
+
+    python -m benchmarks                 all of it, some 20 minutes; nothing else should run
+    python -m benchmarks speed cold      some of it
+    python -m benchmarks --tiny          each once, with next to nothing to do
+
+The figures and the machine's facts go to `benchmarks/results.json`, of which
+`docs/make_pages.py` makes the tables of README and `docs/performance.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from llmwit_magic.engines.ctransformers import cpu_library
+from llmwit_magic.engines.threads import usable_cores
+from llmwit_magic.models.catalog import resolve
+from llmwit_magic.models.fetch import DEFAULT_NAME
+from llmwit_magic.models.gguf import read_header
+
+from . import compare, machine, ways
+from .compare import FULL, TINY, Figures, Size
+from .report import table
+
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
+    parser.add_argument("--tiny", action="store_true", help="a trial: its figures mean nothing")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the figures go")
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.parts) - PARTS.keys():
+        parser.error(f"unknown: {', '.join(sorted(unknown))} (there are: {', '.join(PARTS)})")
+    results = _known(chosen.json) if chosen.parts else {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_DATA_HOME"] = folder  # the runs are not for the user's log
+        figures = measure(chosen.parts or list(PARTS), TINY if chosen.tiny else FULL)
+    results["machine"] = machine.facts()
+    results.setdefault("figures", {}).update(figures)
+    chosen.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(table(results["figures"]))
+    return 0
+
+
+def measure(parts: list[str], size: Size) -> Figures:
+    """The figures of the named parts."""
+    figures: Figures = {}
+    for part in parts:
+        figures |= PARTS[part](size, lambda text: print(f"\r{text:<60}", end="", file=sys.stderr))
+    print(f"\r{'':<60}\r", end="", file=sys.stderr)
+    return figures
+
+
+def _known(path: Path) -> dict[str, Figures]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+class _Models:
+    """The default model: its original, and the form that ctransformers loads."""
+
+    def __init__(self) -> None:
+        found = resolve(DEFAULT_NAME, None, {}, lambda progress: None)
+        self.original, self.loaded = found.source, found.loaded
+
+
+def _speed(size: Size, say: compare.Say) -> Figures:
+    models = _Models()
+    read = machine.bytes_read_per_token(read_header(models.loaded)) / 1e6
+    all_ways = [ways.infer(), ways.ctransformers(models.loaded), ways.llamacpp(models.original)]
+    return (
+        compare.speed(all_ways, size, say)
+        | compare.bandwidth(size, say)
+        | {"weights read for a token, MB": {"%%infer": [read]}}
+    )
+
+
+def _cold(size: Size, say: compare.Say) -> Figures:
+    models = _Models()
+    bare = ways.bare(models.loaded, cpu_library() or "basic")
+    all_ways = [ways.infer(), ways.ctransformers(models.loaded), bare,
+                ways.llamacpp(models.original)]  # fmt: skip
+    return compare.cold(all_ways, size, say) | compare.load_ext(size, say)
+
+
+def _contention(size: Size, say: compare.Say) -> Figures:
+    fixed = [ways.infer(str(n), f"--threads {n}") for n in range(1, min(usable_cores(), 4) + 1)]
+    theirs = [ways.ctransformers(_Models().loaded)]
+    return compare.contention([ways.infer(), *fixed], theirs, size, say)
+
+
+PARTS: dict[str, Callable[[Size, compare.Say], Figures]] = {
+    "speed": _speed,
+    "latency": lambda size, say: compare.latency(ways.infer(), size, say),
+    "cold": _cold,
+    "contention": _contention,
+    "memory": lambda size, say: compare.kernel_memory(ways.infer(), size, say),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Cells of ours beside ctransformers and llama.cpp: speed, latency, contention, memory.
+
+What is compared is measured in turn (A B C A B C …), since a machine's speed
+wanders. All is seen from outside of the kernel: a duration is that of a cell,
+from the moment it is sent until its last output is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+from llmwit_magic.engines.threads import usable_cores
+from tests.support.kernel import Once, running_kernel
+
+from . import machine
+from .ways import Running, Way
+
+Figures = dict[str, dict[str, list[float]]]
+"""A value for each round, by what was measured and by way."""
+Say = Callable[[str], None]
+
+SENTENCE = "The quick brown fox jumps over the lazy dog while the old clock strikes nine. "
+SENTENCE_TOKENS = 17
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is done: rounds, tokens of an answer and of the prompts, runs of a kernel."""
+
+    rounds: int
+    tokens: int
+    prompts: tuple[int, ...]
+    runs: tuple[int, int]
+
+
+FULL = Size(rounds=5, tokens=129, prompts=(17, 400, 2_000), runs=(100, 1_000))
+TINY = Size(rounds=1, tokens=3, prompts=(17, 40), runs=(2, 4))
+
+
+def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
+    """Tokens a second, of an answer and of prompts, and the wait for a first token."""
+    figures = _figures()
+    with _running(ways) as all_running:
+        for number in range(size.rounds):
+            say(f"speed, round {number + 1} of {size.rounds}")
+            for running in all_running:
+                decode = _decode_pace(running, f"Chapter {number}. Once upon a time", size.tokens)
+                figures["decode, tokens/s"][running.way.name].append(decode)
+                for tokens in size.prompts:
+                    for name, value in _prompt(running, number, tokens).items():
+                        figures[name][running.way.name].append(value)
+        for running in all_running:
+            process = psutil.Process(running.kernel.pid)
+            figures["peak memory of the kernel, MB"][running.way.name] = [_peak_mb([process])]
+            if engines := running.kernel.engines():
+                figures["peak memory of its engine, MB"][running.way.name] = [_peak_mb(engines)]
+    return figures
+
+
+def _decode_pace(running: Running, prompt: str, tokens: int) -> float:
+    """Tokens a second after the first one: what a long answer takes longer than a short one."""
+    running.answer(prompt, 1)
+    one = running.answer(prompt, 1).seconds
+    many = running.answer(prompt, tokens).seconds
+    return (running.number(running.way.count) - 1) / (many - one)
+
+
+def _prompt(running: Running, number: int, tokens: int) -> dict[str, float]:
+    """The cost of a prompt: what it takes longer the first time than the second."""
+    prompt = f"{number} {tokens} {SENTENCE * round(tokens / SENTENCE_TOKENS)}"
+    first = running.answer(prompt, 1).seconds
+    count = running.number(running.way.prompt_count)
+    again = running.answer(prompt, 1).seconds
+    return {
+        f"prompt of {tokens:,}, tokens/s": count / (first - again),
+        f"cell with one token, new prompt of {tokens:,}, s": first,
+        f"cell with one token, same prompt of {tokens:,}, s": again,
+    }
+
+
+def latency(way: Way, size: Size, say: Say) -> Figures:
+    """What a warm cell of ours waits for: its first event, its first token, a token."""
+    figures = _figures()
+    with _running([way]) as (running,):
+        running.answer("Hello", 1)
+        for number in range(2 * size.rounds):
+            say(f"latency, round {number + 1} of {2 * size.rounds}")
+            prompt = f"{number} bottles of beer on the wall"
+            seen = Once(lambda reply: bool(reply.html or reply.text), lambda: None)
+            began = time.monotonic()
+            running.kernel.run(way.answer(prompt, 1), 60, seen)
+            figures["cell to first output, s"][way.name].append(
+                (seen.time or time.monotonic()) - began
+            )
+            running.answer(prompt, size.tokens)
+            for name, expression in {
+                "first token, same prompt, s": "_infer.timings.first_token",
+                "a token, s": "1 / _infer.timings.tokens_per_second",
+            }.items():
+                figures[name][way.name].append(running.number(expression))
+    return figures
+
+
+def cold(ways: Sequence[Way], size: Size, say: Say) -> Figures:
+    """From a new kernel to the first token; the kernel's own start is not counted."""
+    figures = _figures()
+    for number in range(size.rounds):
+        say(f"cold, round {number + 1} of {size.rounds}")
+        for way in ways:
+            with _running([way]) as (running,):
+                figures["new kernel to first token, s"][way.name].append(
+                    running.setup_seconds + running.answer("The capital of France is", 1).seconds
+                )
+    return figures
+
+
+def load_ext(size: Size, say: Say) -> Figures:
+    """What `%load_ext` costs in a new kernel, beside an empty cell."""
+    figures = _figures()
+    for number in range(size.rounds):
+        say(f"%load_ext, round {number + 1} of {size.rounds}")
+        with running_kernel() as kernel:
+            empty = kernel.run("pass").seconds
+            seconds = kernel.run("%load_ext llmwit_magic").seconds - empty
+            figures["%load_ext, s"]["%%infer"].append(seconds)
+    return figures
+
+
+def contention(ours: Sequence[Way], theirs: Sequence[Way], size: Size, say: Say) -> Figures:
+    """Decoding while other programs keep cores busy: each way, with none, one and two of them."""
+    figures = _figures()
+    with _running([*ours, *theirs]) as all_running:
+        for running in all_running:
+            running.answer("Hello", 1)
+        for count in range(3):
+            with machine.busy_neighbours(count):
+                for number in range(size.rounds):
+                    say(f"{count} busy neighbours, round {number + 1} of {size.rounds}")
+                    for running in all_running:
+                        prompt = f"Verse {number}. It was a dark night"
+                        pace = _decode_pace(running, prompt, size.tokens)
+                        figures[f"decode beside {count} busy, tokens/s"][running.way.name].append(
+                            pace
+                        )
+    return figures
+
+
+def kernel_memory(way: Way, size: Size, say: Say) -> Figures:
+    """What a kernel holds more than a bare one, after some runs and after many."""
+    figures = _figures()
+    with running_kernel() as kernel:
+        bare = psutil.Process(kernel.pid).memory_info().rss
+    with _running([way]) as (running,):
+        process, done = psutil.Process(running.kernel.pid), 0
+        for runs in size.runs:
+            say(f"memory after {runs:,} runs")
+            for number in range(done, runs):
+                running.answer(f"{number} is", 1)
+            done = runs
+            held = (process.memory_info().rss - bare) / 1e6
+            figures["kernel beyond a bare one, MB"][f"after {runs:,} runs"] = [held]
+    return figures
+
+
+def bandwidth(size: Size, say: Say) -> Figures:
+    """Bytes a second that all cores together read from memory."""
+    say("memory bandwidth")
+    bytes_read = 1 << (30 if size is FULL else 22)
+    rates = [machine.read_bandwidth(bytes_read, usable_cores()) for _ in range(size.rounds)]
+    return {"memory, GB/s": {"machine": [rate / 1e9 for rate in rates]}}
+
+
+@contextmanager
+def _running(ways: Sequence[Way]) -> Iterator[list[Running]]:
+    with ExitStack() as stack:
+        all_running = []
+        for way in ways:
+            all_running.append(Running(way))
+            stack.callback(all_running[-1].close)
+        yield all_running
+
+
+def _figures() -> Figures:
+    return defaultdict(lambda: defaultdict(list))
+
+
+def _peak_mb(processes: Sequence[psutil.Process]) -> float:
+    return sum(map(machine.peak_memory, processes)) / 1e6

@@ -1,0 +1,135 @@
+"""The ways of running a model in a notebook that are compared, each as cells of a real kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.kernel import Kernel, Reply
+
+CONTEXT_LENGTH = 8192
+SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
+"""ctransformers' own defaults; its repeat penalty, 1.1 over 64 tokens, is ours too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a notebook gets an answer: cells to set up, and one for each answer.
+
+    `answer(prompt, tokens)` is a cell that continues the prompt and shows the
+    text; `count` is an expression for the tokens that it generated, and
+    `prompt_count` one for those of its prompt.
+    """
+
+    name: str
+    setup: tuple[str, ...]
+    answer: Callable[[str, int], str]
+    count: str
+    prompt_count: str
+
+
+def infer(threads: str = "auto", name: str = "%%infer") -> Way:
+    """This package: a cell, with its view and its log."""
+    options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in SAMPLING.items())
+    options += f" --threads {threads} --context-length {CONTEXT_LENGTH}"
+    return Way(
+        name,
+        ("%load_ext llmwit_magic",),
+        lambda prompt, tokens: f"%%infer {options} --max-tokens {tokens}\n{prompt}",
+        "_infer.usage.generated_token_count",
+        "_infer.usage.prompt_token_count",
+    )
+
+
+def ctransformers(model: Path, threads: int | None = None) -> Way:
+    """ctransformers as its README uses it, over the file in the form that it loads."""
+    more = f", threads={threads}" if threads else ""
+    return Way(
+        "ctransformers",
+        (
+            "from ctransformers import AutoModelForCausalLM\n"
+            f"llm = AutoModelForCausalLM.from_pretrained({str(model)!r}, model_type='llama', "
+            f"context_length={CONTEXT_LENGTH}{more})",
+        ),
+        lambda prompt, tokens: (
+            f"prompt, count = {prompt!r}, 0\n"
+            f"for text in llm(prompt, stream=True, max_new_tokens={tokens}):\n"
+            "    print(text, end='', flush=True)\n"
+            "    count += 1"
+        ),
+        "count",
+        "len(llm.tokenize(prompt))",
+    )
+
+
+def bare(model: Path, library: str) -> Way:
+    """The least that ctransformers can do: load with `lib=` given, and evaluate once."""
+    return Way(
+        "bare ctransformers",
+        (
+            "from ctransformers.llm import LLM, Config\n"
+            f"llm = LLM({str(model)!r}, 'llama', lib={library!r}, "
+            f"config=Config(context_length={CONTEXT_LENGTH}))",
+        ),
+        lambda prompt, tokens: (
+            f"prompt, count = {prompt!r}, 1\nllm.eval(llm.tokenize(prompt))\n"
+            "print(llm.detokenize(llm.sample()))"
+        ),
+        "count",
+        "len(llm.tokenize(prompt))",
+    )
+
+
+def llamacpp(model: Path) -> Way:
+    """Current llama.cpp through the package xllamacpp, over the original file."""
+    return Way(
+        "llama.cpp",
+        (
+            "import xllamacpp\n"
+            "params = xllamacpp.CommonParams()\n"
+            f"params.model.path = {str(model)!r}\n"
+            f"params.n_ctx = {CONTEXT_LENGTH}\n"
+            "params.n_parallel = 1\n"
+            "params.verbosity = -1\n"
+            "server = xllamacpp.Server(params)",
+        ),
+        lambda prompt, tokens: (
+            f"request = {{'prompt': {prompt!r}, 'n_predict': {tokens}, 'stream': True, "
+            f"'cache_prompt': True, 'repeat_penalty': 1.1, 'repeat_last_n': 64, **{SAMPLING!r}}}\n"
+            "last = {}\n"
+            "def show(part):\n"
+            "    global last\n"
+            "    last = part\n"
+            "    print(part.get('content', ''), end='', flush=True)\n"
+            "server.handle_completions(request, show)"
+        ),
+        "last['timings']['predicted_n']",
+        "last['timings']['prompt_n'] + last['timings'].get('cache_n', 0)",
+    )
+
+
+class Running:
+    """A kernel that has been set up for a way."""
+
+    def __init__(self, way: Way) -> None:
+        self.way = way
+        self.kernel = Kernel()
+        self.setup_seconds = sum(self._run(cell).seconds for cell in way.setup)
+
+    def answer(self, prompt: str, tokens: int) -> Reply:
+        """Continue a prompt in a cell; the reply has the seconds that the cell took."""
+        return self._run(self.way.answer(prompt, tokens))
+
+    def number(self, expression: str) -> float:
+        """The value of an expression in the kernel."""
+        return float(self._run(f"print({expression})").stdout)
+
+    def close(self) -> None:
+        self.kernel.close()
+
+    def _run(self, cell: str) -> Reply:
+        reply = self.kernel.run(cell, timeout=300)
+        if reply.status != "ok":
+            raise RuntimeError(f"{self.way.name}: {reply.error}")
+        return reply
