@@ -29,6 +29,7 @@ from ..wit import (
     ModelInfo,
     TokenInfo,
 )
+from .turns import Turns
 
 GRACE_SECONDS = 5.0
 """How long a cancelled child may take to the next slice or token before it is killed."""
@@ -76,15 +77,17 @@ class EngineProcess:
             "gpu_layers": gpu_layers,
         }
         self.name = info.name
-        self._turn = threading.Lock()
-        self._sending = threading.Lock()
+        self._turns = Turns()
         self._process: subprocess.Popen[bytes] | None = None
+        self._commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._output: Any = None
         self._doing = "starting"
         self._closed = False
         self.users = 0
         """How many are about to use the engine or do; kept by the session."""
+        self.unused_since = time.monotonic()
+        """When the last of them had done; kept by the session."""
 
     @property
     def alive(self) -> bool:
@@ -100,6 +103,8 @@ class EngineProcess:
 
     def load(self, emit: Emit, cancel: threading.Event) -> None:
         """Start the child and load the model, if that is not done yet."""
+        if self.alive and not self._closed:
+            return  # what is being loaded by another caller will be when this one has its turn
         with self._my_turn(emit, cancel):
             self._ensure_loaded(emit, cancel)
 
@@ -173,7 +178,7 @@ class EngineProcess:
     def close(self) -> None:
         """End the child; its memory is given back when this returns."""
         self._closed = True  # whoever has the turn notices, and gives it up
-        with self._turn:
+        with self._turns.taken():
             process = self._process
             if process is None:
                 return
@@ -182,22 +187,29 @@ class EngineProcess:
                 process.wait(EXIT_SECONDS)
             except (EngineDied, subprocess.TimeoutExpired):
                 pass
-            self._kill()
+            finally:
+                self._kill()
+
+    def __del__(self) -> None:
+        self._commands.put(None)  # a child whose engine is let go finds its pipe closed, and ends
 
     # One turn -----------------------------------------------------------------
 
     @contextmanager
     def _my_turn(self, emit: Emit, cancel: threading.Event) -> Iterator[None]:
         """Wait for the engine, unless cancelled meanwhile; only its holder touches the child."""
-        if not self._turn.acquire(timeout=0.05):
-            emit(Progress("wait"))
-            while not self._turn.acquire(timeout=0.05):
-                if cancel.is_set():
-                    raise Cancelled
-        try:
+        said = False
+
+        def waiting() -> None:
+            nonlocal said
+            if cancel.is_set():
+                raise Cancelled
+            if not said:
+                emit(Progress("wait"))
+                said = True
+
+        with self._turns.taken(waiting):
             yield
-        finally:
-            self._turn.release()
 
     def _ask(
         self,
@@ -258,44 +270,31 @@ class EngineProcess:
             raise
 
     def _start(self) -> None:
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
-        self._answers = queue.SimpleQueue()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CHILD, str(_PACKAGE), str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._output,
-            # An interrupt of the notebook's process group is not for the child.
-            start_new_session=os.name == "posix",
-        )
-        threading.Thread(
-            target=self._read,
-            args=(self._process, self._answers),
-            name=f"llmwit-read-{self._process.pid}",
-            daemon=True,
-        ).start()
-
-    @staticmethod
-    def _read(
-        process: subprocess.Popen[bytes], answers: queue.SimpleQueue[dict[str, Any] | None]
-    ) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                if line.endswith(b"\n"):
-                    answers.put(json.loads(line))
-        answers.put(None)
+        try:
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _CHILD, str(_PACKAGE), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._output,
+                # An interrupt of the notebook's process group is not for the child.
+                start_new_session=os.name == "posix",
+            )
+        except OSError as error:
+            raise EngineFailed(
+                f"the engine of {self.name} could not be started: {error.strerror or error}"
+            ) from None
+        self._commands, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
+        for work, line in ((_write, self._commands), (_read, self._answers)):
+            threading.Thread(
+                target=work, args=(self._process, line), name=f"llmwit{work.__name__}", daemon=True
+            ).start()
 
     def _send(self, command: Mapping[str, Any]) -> None:
-        process = self._process
-        if process is None or process.stdin is None:
+        """Hand a command on. It does not block: a child that is stopped reads nothing."""
+        if self._process is None:
             raise EngineDied(f"the engine of {self.name} is not running")
-        try:
-            with self._sending:
-                process.stdin.write(json.dumps(command).encode() + b"\n")
-                process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            raise self._death() from None
+        self._commands.put(json.dumps(command).encode() + b"\n")
 
     def _converse(
         self,
@@ -390,12 +389,38 @@ class EngineProcess:
 
     def _release(self) -> None:
         """Close what belongs to a child that is gone."""
-        if self._process is not None and self._process.stdin is not None:
-            with suppress(BrokenPipeError):
-                self._process.stdin.close()
+        self._commands.put(None)
         if self._output is not None:
             self._output.close()
         self._process, self._output = None, None
+
+
+def _write(process: subprocess.Popen[bytes], commands: queue.SimpleQueue[bytes | None]) -> None:
+    """Pass commands on until the child is released; that it has gone is noticed by `_read`."""
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin:
+        while (line := commands.get()) is not None:
+            process.stdin.write(line)
+            process.stdin.flush()
+
+
+def _read(
+    process: subprocess.Popen[bytes], answers: queue.SimpleQueue[dict[str, Any] | None]
+) -> None:
+    """Take the child's answers in until its end, which is None."""
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            # What a sitecustomize of the user's prints comes first; a line cut off comes last.
+            with suppress(ValueError):
+                answers.put(_message(json.loads(line)))
+    answers.put(None)
+
+
+def _message(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.keys() != {"kind", "value"}:
+        raise ValueError("no answer of a child")
+    return value
 
 
 def _judge(function: Callable[[str], int | None], text: str) -> int | None:
