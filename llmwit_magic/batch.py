@@ -303,7 +303,7 @@ class _Work:
 
     def _end(self, run_id: int | None, row: Row) -> None:
         try:
-            if run_id is not None:
+            if run_id is not None or "prompt" in row:
                 self._session.log.complete_row(run_id, row)
         except LogError as error:
             self._said(str(error))

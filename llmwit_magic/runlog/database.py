@@ -29,6 +29,8 @@ VERSION = 2
 APPLICATION_ID = 0x6C6C6D77  # "llmw": other programs' databases are left alone
 BUSY_SECONDS = 5.0
 """How long a write waits for another kernel's."""
+BUSY_AGAIN_SECONDS = 0.5
+"""The same after a wait that was in vain."""
 
 _FIRST_COLUMNS = {"run_id", "session_id", "started_at", "prompt", "stop", "seed"}
 """Some of those of schema 1, which had no application_id."""
@@ -64,6 +66,7 @@ class Database:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self._patience = BUSY_SECONDS
         self.last_id = 0
         """The highest run_id that this kernel has given: a new file goes on from there."""
 
@@ -120,9 +123,14 @@ class Database:
         with self._lock:
             for again in (True, False):
                 try:
-                    return work(self._open())
+                    result = work(self._open())
+                    self._patience = BUSY_SECONDS
+                    return result
                 except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
                     if not (again and _is_damage(error) and self._set_aside(error)):
+                        if _is_busy(error):
+                            # Others may hold it for long: the next ones do not wait as much.
+                            self._patience = min(BUSY_SECONDS, BUSY_AGAIN_SECONDS)
                         raise self._problem(error) from None
             raise AssertionError("unreachable")
 
@@ -136,11 +144,12 @@ class Database:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._unmoved():
+            self._connection.execute(f"PRAGMA busy_timeout = {self._patience * 1000:.0f}")
             return self._connection
         self.close()
         if self.path != ":memory:":
             self._create_file()
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, check_same_thread=False)
+        connection = sqlite3.connect(self.path, timeout=self._patience, check_same_thread=False)
         try:
             self._prepare(connection)
         except BaseException:
@@ -163,7 +172,7 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.create_function("holds", 2, holds, deterministic=True)
         self._check(connection)
-        _use_wal(connection)
+        _use_wal(connection, self._patience)
         # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
         connection.execute("PRAGMA synchronous = NORMAL")
         with connection:
@@ -254,18 +263,22 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
     return {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
+def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
     """Two kernels may open a new file at once, and here SQLite itself does not wait."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
+
+
+def _is_busy(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _is_damage(error: Exception) -> bool:
@@ -310,12 +323,18 @@ def _inode(path: str) -> tuple[int, int] | None:
 
 
 def process_started(pid: int) -> float | None:
-    """When the living process of that id began (ids are used again), None where there is none."""
+    """When the living process of that id began (ids are used again), None where there is none.
+
+    In seconds since the epoch; on Linux since the machine's start, where the
+    former is not known: it changes when the clock is set.
+    """
     import psutil
 
     try:
+        # In this order: older versions of psutil remember the boot time.
+        boot = psutil.boot_time() if psutil.LINUX else 0.0
         process = psutil.Process(pid)
         zombie = process.status() == psutil.STATUS_ZOMBIE
-        return None if zombie else float(process.create_time())
+        return None if zombie else float(process.create_time()) - boot
     except psutil.Error:
         return None

@@ -46,7 +46,7 @@ class RunLog:
         self._database = Database(path)
         self.path = self._database.path
         self.session_id = self._database.session_id
-        self._unwritten: dict[int, Row] = {}
+        self._unwritten: list[tuple[int | None, Row]] = []
         """What could not be written when it should have been, such as on a full disk."""
         self._lock = threading.Lock()
 
@@ -58,15 +58,14 @@ class RunLog:
         return self._insert(started_row(run))
 
     def complete(self, run: Run, status: str) -> None:
-        """Fill in the row of a run that has ended.
+        """Fill in the row of a run that has ended; write it, where that failed when it started.
 
         Where that is not possible now, such as on a full disk, it is tried
         again with each later run; `LogError` says so.
         """
-        assert run.run_id is not None
         run.run_id = self.complete_row(run.run_id, ended_row(run, status))
 
-    def complete_row(self, run_id: int, row: Row) -> int:
+    def complete_row(self, run_id: int | None, row: Row) -> int:
         """The same of a run that was carried out elsewhere; `row` is its `ended_row`.
 
         Returns the number of the run, which is another one where another kernel has made a new
@@ -78,10 +77,12 @@ class RunLog:
         except LogError:
             with self._lock:
                 if len(self._unwritten) < _MAX_UNWRITTEN:
-                    self._unwritten[run_id] = row
+                    self._unwritten.append((run_id, row))
             raise
 
-    def _complete(self, run_id: int, row: Row) -> int:
+    def _complete(self, run_id: int | None, row: Row) -> int:
+        if run_id is None:
+            return self._insert(row)
         own = {"session_id": self.session_id}
         if self._update(run_id, row, own) or "prompt" not in row:
             return run_id
@@ -91,15 +92,14 @@ class RunLog:
 
     def _write_unwritten(self) -> None:
         with self._lock:
-            waiting, self._unwritten = self._unwritten, {}
-        for run_id, values in list(waiting.items()):
+            waiting, self._unwritten = self._unwritten, []
+        for done, (run_id, values) in enumerate(waiting):
             try:
                 self._complete(run_id, values)
             except LogError:
                 with self._lock:
-                    self._unwritten = waiting | self._unwritten
+                    self._unwritten = waiting[done:] + self._unwritten
                 raise
-            del waiting[run_id]
 
     def _insert(self, row: Mapping[str, Any]) -> int:
         row = {**row, "session_id": self.session_id}
@@ -330,4 +330,4 @@ def _alive(host: Any, pid: Any, process_began: Any) -> bool:
     started = process_started(pid)
     if process_began is None:
         return started is not None
-    return started is not None and abs(started - process_began) < 2
+    return started is not None and abs(started - process_began) < 0.05

@@ -431,7 +431,7 @@ def test_rows_that_wait_are_all_written(path: Path) -> None:
 
 
 def test_a_locked_log_stops_no_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where another program holds the file too long, the run says that it is not logged."""
+    """Where another program holds the file too long, the run says that it is not logged; later it is."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     session = FakeSession(FakeEngine(), path)
     session.finish(REQUEST)
@@ -442,7 +442,10 @@ def test_a_locked_log_stops_no_run(path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "database is locked" in (run.log_problem or "")
     other.execute("ROLLBACK")
     other.close()
-    assert session.finish(REQUEST).run_id == 2
+    assert session.finish(REQUEST).run_id == 3
+    assert [(row["run_id"], row["status"], row["text"]) for row in session.log.rows()] == [
+        (number, "ok", "Hello world") for number in (1, 2, 3)
+    ]
     session.close()
 
 
