@@ -37,13 +37,13 @@ class LocalModel:
     source: Path
     loaded: Path
     model_type: str | None
-    state: tuple[int, int, int]
-    """Size, modification time and inode of the source: when they change, it is another model."""
+    state: tuple[tuple[int, int, int], ...]
+    """Size, modification time and inode of both: when they change, it is another model."""
 
     def unchanged(self) -> bool:
-        """Whether the source is still the file that was checked, and its loaded form is there."""
+        """Whether the source and its loaded form are still the files that were checked."""
         try:
-            return _state(self.source) == self.state and self.loaded.is_file()
+            return (_state(self.source), _state(self.loaded)) == self.state
         except OSError:
             return False
 
@@ -86,7 +86,7 @@ def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
         architecture=header.architecture,
         quantisation=quantisation(header),
     )
-    return LocalModel(info, source, loaded, None, state)
+    return LocalModel(info, source, loaded, None, (state, _state(loaded)))
 
 
 def _adapted(header: Header, digest: str, report: Report) -> Path:
@@ -98,9 +98,11 @@ def _adapted(header: Header, digest: str, report: Report) -> Path:
     def progress(done: int, total: int) -> None:
         report(Progress("adapt", done, total, source.name))
 
+    if _is_whole(path):
+        return path  # with no lock: a cache that is there may be read-only
     try:
         with exclusive(path, lambda: report(Progress("adapt", note="another kernel adapts it"))):
-            if not path.is_file():
+            if not _is_whole(path):
                 adapt.adapt(header, path, progress)
     except OSError as error:
         raise EngineFailed(
@@ -108,6 +110,14 @@ def _adapted(header: Header, digest: str, report: Report) -> Path:
             f"written to {path.parent}: {error.strerror or error}"
         ) from None
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an adapted file is there with all its tensors: a failing disk may have cut it."""
+    try:
+        return path.is_file() and not adapt.needs_adaptation(read_header(path))
+    except (ModelNotSupported, KeyError):
+        return False
 
 
 def _old_model(name: str, source: Path, model_type: str | None, report: Report) -> LocalModel:
@@ -125,7 +135,7 @@ def _old_model(name: str, source: Path, model_type: str | None, report: Report) 
     info = ModelInfo(
         name=name, path=str(source), sha256=digest, architecture=model_type, quantisation=""
     )
-    return LocalModel(info, source, source, model_type, _state(source))
+    return LocalModel(info, source, source, model_type, (_state(source), _state(source)))
 
 
 def _state(path: Path) -> tuple[int, int, int]:

