@@ -42,7 +42,10 @@ def infer(
     `InferenceError`; an interrupt raises `Interrupted`, a `KeyboardInterrupt`.
     """
     run = start(model, prompt, params, **options)
-    run.follow(INTERVAL, lambda run: None)
+    try:
+        run.follow(INTERVAL, lambda run: None)
+    finally:
+        run.cancel()  # an interrupt may come before `follow` can take it
     return run.result
 
 
@@ -157,7 +160,10 @@ def replay(
     changes = {**(params or {}), **options}
     request, notice = replay_request(session, original, changes, anyway=anyway)
     run = session.run(request)
-    run.follow(INTERVAL, lambda run: None)
+    try:
+        run.follow(INTERVAL, lambda run: None)
+    finally:
+        run.cancel()  # an interrupt may come before `follow` can take it
     return Replay(original, run.result, tuple(changes), notice)
 
 

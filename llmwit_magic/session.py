@@ -6,10 +6,11 @@ import atexit
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,8 @@ class Session:
     """Carries requests out, and keeps the engines open between them.
 
     `aliases` maps names of your own to paths or hub names; of the loaded
-    models the `max_loaded_models` used last stay in memory.
+    models the `max_loaded_models` used last stay in memory, and of these the
+    ones that were used in the last `idle_unload_minutes` (None: for ever).
     """
 
     def __init__(self, log_path: str | Path | None = None) -> None:
@@ -38,6 +40,8 @@ class Session:
         self._old_logs: list[RunLog] = []
         self._aliases: dict[str, str] = {}
         self.max_loaded_models = 2
+        self._idle_unload_minutes: float | None = None
+        self._idle_timer: threading.Timer | None = None
         self._engines: dict[tuple[Any, ...], EngineProcess] = {}
         self._models: dict[tuple[str, str | None, str], LocalModel] = {}
         self._lock = threading.Lock()
@@ -61,9 +65,15 @@ class Session:
         """
         run = Run(self.with_seed(request, seed))
         run.log = self.log if logged else None
-        with self._lock:
-            self._runs.add(run)
-        run.start(self._carry_out, self._finish)
+        try:
+            with self._lock:
+                self._runs.add(run)
+            run.start(self._carry_out, self._finish)
+        except BaseException:  # an interrupt: nobody will ever hear of this run
+            run.cancel()
+            with self._lock:
+                self._runs.discard(run)
+            raise
         return run
 
     @classmethod
@@ -100,8 +110,9 @@ class Session:
 
     def _finish(self, run: Run, status: str) -> None:
         try:
-            if run.run_id is not None and run.log is not None:
+            if run.log is not None:
                 run.log.complete(run, status)
+                run.log_problem = None
         except LogError as error:
             run.log_problem = str(error)
         finally:
@@ -174,6 +185,8 @@ class Session:
         finally:
             with self._lock:
                 engine.users -= 1
+                engine.unused_since = time.monotonic()
+                self._watch_idle()
                 if not engine.users and not engine.alive and self._engines.get(key) is engine:
                     del self._engines[key]
 
@@ -183,6 +196,51 @@ class Session:
             idle = [key for key, engine in self._engines.items() if not engine.users]
             count = len(self._engines) - max(1, self.max_loaded_models)
             return [self._engines.pop(key) for key in idle[: max(0, count)]]
+
+    @property
+    def idle_unload_minutes(self) -> float | None:
+        """After so long without a run a model's memory is given back; None: never."""
+        return self._idle_unload_minutes
+
+    @idle_unload_minutes.setter
+    def idle_unload_minutes(self, minutes: float | None) -> None:
+        with self._lock:
+            self._idle_unload_minutes = minutes
+            self._stop_watching()
+            self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        """See to it that unused engines are closed in time. The caller holds the lock."""
+        minutes = self._idle_unload_minutes
+        unused = [engine.unused_since for engine in self._engines.values() if not engine.users]
+        if minutes is None or self._idle_timer is not None or not unused:
+            return
+        wait = max(0.0, min(unused) + 60 * minutes - time.monotonic())
+        self._idle_timer = threading.Timer(wait, self._unload_idle)
+        self._idle_timer.name, self._idle_timer.daemon = "llmwit-idle", True
+        self._idle_timer.start()
+
+    def _stop_watching(self) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+
+    def _unload_idle(self) -> None:
+        """Close the engines that nobody has used for long; those in use never."""
+        with self._lock:
+            self._idle_timer = None
+            before = time.monotonic() - 60 * (self._idle_unload_minutes or 0)
+            keys = [
+                key
+                for key, engine in self._engines.items()
+                if self._idle_unload_minutes is not None
+                and not engine.users
+                and engine.unused_since <= before
+            ]
+            engines = [self._engines.pop(key) for key in keys]
+            self._watch_idle()
+        for engine in engines:
+            engine.close()
 
     def _resolve(self, request: Request, report: Report) -> LocalModel:
         """The checked file of a name, looked at again only when it has changed."""
@@ -210,14 +268,16 @@ class Session:
             for key in chosen:
                 del self._engines[key]
         names = [engine.name for engine in chosen.values() if engine.alive]
-        for engine in chosen.values():
-            engine.close()
+        with ExitStack() as stack:  # all of them, though an interrupt comes between
+            for engine in chosen.values():
+                stack.callback(engine.close)
         return names
 
     def close(self) -> None:
         """Cancel what runs, end the engines, close the log."""
         with self._lock:
             runs = list(self._runs)
+            self._stop_watching()
         for run in runs:
             run.cancel()
         for run in runs:

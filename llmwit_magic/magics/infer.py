@@ -10,7 +10,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.display import display
 from traitlets import Any as AnyTrait
-from traitlets import Dict, Enum, Int, List, TraitError, Unicode, observe, validate
+from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, observe, validate
 from traitlets.config import Configurable
 
 from ..errors import InvalidInput
@@ -73,6 +73,10 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         KINDS, "auto", help="how runs are shown: auto, widget, html (no widgets), or text"
     ).tag(config=True)
     max_loaded_models = Int(2, min=1, help="models kept in memory").tag(config=True)
+    idle_unload_minutes = Float(
+        None, allow_none=True, min=0,
+        help="give a model's memory back after so many minutes without a run; None: never",
+    ).tag(config=True)  # fmt: skip
 
     def __init__(self, shell: Any, session: Session | None = None) -> None:
         self.session = session or current_session()
@@ -105,10 +109,11 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                     raise TraitError(str(error)) from None
         return proposal["value"]
 
-    @observe("aliases", "max_loaded_models", "log_path")
+    @observe("aliases", "max_loaded_models", "idle_unload_minutes", "log_path")
     def _configure_session(self, change: Any) -> None:
         self.session.aliases = dict(self.aliases)
         self.session.max_loaded_models = self.max_loaded_models
+        self.session.idle_unload_minutes = self.idle_unload_minutes
         if change["name"] == "log_path":
             self.session.use_log(self.log_path)
 
@@ -137,6 +142,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                 try:
                     run.follow(INTERVAL, view.draw if view else lambda run: None)
                 finally:
+                    run.cancel()  # an interrupt may come before `follow` can take it
                     results.add(run)
         finally:
             self._keep(cell, results if cell.is_sweep else results[-1])
