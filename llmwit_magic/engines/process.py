@@ -191,7 +191,7 @@ class EngineProcess:
                 self._kill()
 
     def __del__(self) -> None:
-        self._commands.put(None)  # a child whose engine is let go finds its pipe closed, and ends
+        self._release()  # a child whose engine is let go finds its pipe closed, and ends
 
     # One turn -----------------------------------------------------------------
 
@@ -281,6 +281,7 @@ class EngineProcess:
                 start_new_session=os.name == "posix",
             )
         except OSError as error:
+            self._release()
             raise EngineFailed(
                 f"the engine of {self.name} could not be started: {error.strerror or error}"
             ) from None
@@ -402,6 +403,12 @@ def _write(process: subprocess.Popen[bytes], commands: queue.SimpleQueue[bytes |
         while (line := commands.get()) is not None:
             process.stdin.write(line)
             process.stdin.flush()
+    # Where the engine was let go without being closed, nobody else sees to the child's end.
+    try:
+        process.wait(EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _read(
