@@ -21,11 +21,14 @@ from ..models.chat import render_chat
 from ..protocol import ContentFilter, Event, Prepared, jsonable
 from ..wit import InferencingParams, ModelInfo
 from .generate import generate
+from .limits import limited_memory
 from .loading import Loaded, load
 from .stopping import TextStream
 from .threads import AdaptiveThreads, Threads, fixed_threads
 
 PARENT_POLL_SECONDS = 1.0
+TEMPLATE_BYTES = 256 * 2**20
+"""What a chat template may take to write a prompt."""
 
 
 def main(parent: int) -> None:
@@ -168,15 +171,25 @@ class Child:
 
         def text_of(key: str) -> str:
             token = loaded.header.metadata.get(f"tokenizer.ggml.{key}") if loaded.header else None
-            return "" if token is None else loaded.tokenizer.token_bytes(token).decode()
+            return (
+                ""
+                if token is None
+                else loaded.tokenizer.token_bytes(token).decode("utf-8", "replace")
+            )
 
-        return render_chat(
-            loaded.header.metadata,
-            prompt,
-            system,
-            bos=text_of("bos_token_id"),
-            eos=text_of("eos_token_id"),
-        )
+        # The parent ends this process where the template does not end. Only it can: most of
+        # Python's own functions cannot be interrupted from inside.
+        self._send("rendering", True)
+        with limited_memory(TEMPLATE_BYTES):
+            text = render_chat(
+                loaded.header.metadata,
+                prompt,
+                system,
+                bos=text_of("bos_token_id"),
+                eos=text_of("eos_token_id"),
+            )
+        self._send("rendering", False)
+        return text
 
     def _prepare(self, command: dict[str, Any]) -> None:
         self._send_event(self._prepared(command)[0])

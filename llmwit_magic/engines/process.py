@@ -18,7 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineDied, EngineFailed, InferenceError, InvalidInput, error_named
+from ..errors import (
+    EngineDied,
+    EngineFailed,
+    InferenceError,
+    InvalidInput,
+    ModelNotSupported,
+    error_named,
+)
 from ..protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
 from ..wit import (
     U32_MAX,
@@ -34,6 +41,8 @@ from .turns import Turns
 GRACE_SECONDS = 5.0
 """How long a cancelled child may take to the next slice or token before it is killed."""
 EXIT_SECONDS = 2.0
+TEMPLATE_SECONDS = 5.0
+"""How long a chat template, which is a program from the model file, may run: it takes milliseconds."""
 _REPORT_BYTES = 2000
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -306,10 +315,12 @@ class EngineProcess:
         """Send a command and take its answers until `answer` says that one was the last.
 
         A cancellation is passed on at once; a child that does not heed it in
-        time is killed. Raises what the child reports, or its death.
+        time is killed, and so is one whose chat template does not end. Raises
+        what the child reports, or its death.
         """
         self._send(command)
         deadline: float | None = None
+        template_deadline: float | None = None
         while True:
             try:
                 message = self._answers.get(timeout=0.05)
@@ -333,8 +344,19 @@ class EngineProcess:
                 if message["kind"] == "started":
                     if deadline is not None:
                         self._send({"do": "cancel"})
+                elif message["kind"] == "rendering":
+                    rendering = message["value"]
+                    template_deadline = time.monotonic() + TEMPLATE_SECONDS if rendering else None
                 elif self._answered(answer, message):
                     return
+            if template_deadline is not None and time.monotonic() > template_deadline:
+                self._kill()
+                if deadline is not None:
+                    raise Cancelled
+                raise ModelNotSupported(
+                    f"the chat template of {self.name} had not ended after {TEMPLATE_SECONDS:.0f} "
+                    "s: leave out --chat and --system, and write the prompt in the model's form"
+                )
             if deadline is not None and time.monotonic() > deadline:
                 self._kill()
                 raise Cancelled

@@ -1,7 +1,8 @@
 """A model's own chat template, rendered where it can do no harm.
 
 The template comes from the model file, so it runs in jinja2's immutable
-sandbox, and in the child process: one that loops for ever costs only that.
+sandbox, and in the child process: one that loops for ever, or builds a
+gigabyte, costs at most that.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import Any
 
 from ..errors import InvalidInput, ModelNotSupported
 
+LONGEST_PROMPT = 4_000_000
+"""Characters; more than any context that ctransformers has memory for."""
+
 
 def render_chat(
     metadata: Mapping[str, Any], prompt: str, system: str | None, *, bos: str, eos: str
 ) -> str:
     """The prompt of one user message (and a system message) as the template writes it.
 
-    The variables are those that Hugging Face's templates expect.
+    The variables are those that Hugging Face's templates expect. Time and
+    memory are for the caller to bound: the sandbox does not.
     """
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -37,15 +42,26 @@ def render_chat(
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     try:
-        return environment.from_string(template).render(
+        text = environment.from_string(template).render(
             messages=messages, tools=None, documents=None, add_generation_prompt=True,
             bos_token=bos, eos_token=eos,
         )  # fmt: skip
     except InvalidInput:
         raise
+    except MemoryError:
+        raise ModelNotSupported(
+            "the chat template of the model wants more memory than any prompt takes: leave out "
+            "--chat and --system"
+        ) from None
     except Exception as error:  # a template is a program: it may fail in any way
         reason = str(error) or type(error).__name__
         raise ModelNotSupported(f"the chat template of the model failed: {reason}") from None
+    if len(text) > LONGEST_PROMPT:
+        raise ModelNotSupported(
+            f"the chat template of the model makes a prompt of {len(text):,} characters: leave "
+            "out --chat and --system"
+        )
+    return text
 
 
 def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:

@@ -158,6 +158,13 @@ def test_templates_that_fail(template: str) -> None:
     assert "failed: " in refusal(template)
 
 
+def test_a_prompt_has_a_limit() -> None:
+    """What no context could hold is refused with its length; memory that is not there too."""
+    assert len(render("{{ 'a' * 4000000 }}")) == 4_000_000
+    assert "a prompt of 4,000,001 characters" in refusal("{{ 'a' * 4000001 }}")
+    assert "wants more memory" in refusal("{{ 'a' * (2 ** 62) }}")
+
+
 @pytest.mark.parametrize("message", ["no system message, please", "two\nlines", ""])
 def test_templates_that_refuse(message: str) -> None:
     """What a template raises is told to the person, in one line."""
