@@ -25,8 +25,8 @@ from __future__ import annotations
 _LONGEST = 1000
 
 
-def _one_line(text: str) -> str:
-    """The text as one printable line: names from a model file may hold anything."""
+def one_line(text: str) -> str:
+    """The text as one printable line, also where names from files stand in it."""
     if not text.isprintable():
         text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
     if len(text) > _LONGEST:
@@ -46,7 +46,7 @@ class InferenceError(OneLine, Exception):
     """Any failure of a run; catch this one to catch them all."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_one_line(message))
+        super().__init__(one_line(message))
 
 
 class ModelNotSupported(InferenceError):

@@ -122,7 +122,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @with_options
     def infer(self, line: str, cell: str) -> Any:
         """Run the prompt in this cell with a local language model."""
-        read = read_cell(self.infer.parser, line, cell, self.shell.user_ns, self._defaults())
+        read = read_cell(line, cell, self.shell.user_ns, self._defaults())
         if read.dry_run:
             self._show_dry_run(read)
         elif read.tune:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,10 @@ def names_in(text: str) -> list[str]:
 
 def _parsed(expression: str) -> ast.expr:
     try:
-        return ast.parse(expression, mode="eval").body
+        with warnings.catch_warnings():
+            # Of what is refused or taken as it stands (`'\d'`), Python need not warn too.
+            warnings.simplefilter("ignore")
+            return ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise _not_allowed("{{" + expression + "}}") from None
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import platformdirs
 from filelock import FileLock, Timeout
 
-from ..errors import LogError, LogWarning
+from ..errors import LogError, LogWarning, one_line
 from .columns import COLUMNS
 from .filters import holds
 
@@ -247,7 +247,10 @@ class Database:
                 with suppress(FileNotFoundError):
                     os.replace(file, name + file.removeprefix(self.path))
             warnings.warn(
-                f"the run log was damaged ({error}): it is kept as {name}, and a new one is begun",
+                one_line(
+                    f"the run log was damaged ({error}): it is kept as {name}, and a new one is "
+                    "begun"
+                ),
                 LogWarning,
                 stacklevel=2,
             )

@@ -27,16 +27,13 @@ def infer(self: Any, line: str, cell: str) -> None:
     """Run the prompt in this cell."""
 
 
-PARSER = infer.parser
-
-
 def read(
     line: str = "",
     cell: str = "prompt\n",
     namespace: dict[str, Any] | None = None,
     **defaults: Any,
 ) -> Cell:
-    return read_cell(PARSER, line, cell, namespace or {}, {"model": "default"} | defaults)
+    return read_cell(line, cell, namespace or {}, {"model": "default"} | defaults)
 
 
 def one(line: str = "", cell: str = "prompt\n", **more: Any) -> Request:

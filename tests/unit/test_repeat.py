@@ -9,17 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwit_magic.magics.cell_args import DEFAULTS, OPTIONS, read_cell, with_options
+from llmwit_magic.magics.cell_args import DEFAULTS, OPTIONS, read_cell
 from llmwit_magic.magics.repeat import cell_text, forms, python_text, wave_text
 from llmwit_magic.models.fetch import DEFAULT_NAME
 from llmwit_magic.protocol import Request
 from llmwit_magic.wit import InferencingParams
-
-
-@with_options
-def infer(self: Any, line: str, cell: str) -> None:
-    """doc"""
-
 
 STANDARD: dict[str, Any] = {
     option.dest: option.field.default for option in OPTIONS if option.dest in DEFAULTS
@@ -28,7 +22,7 @@ STANDARD: dict[str, Any] = {
 
 def read_back(text: str, defaults: dict[str, Any]) -> Request:
     line, _, cell = text.removeprefix("%%infer").partition("\n")
-    (request,) = read_cell(infer.parser, line, cell, {}, defaults).requests
+    (request,) = read_cell(line, cell, {}, defaults).requests
     return request
 
 
