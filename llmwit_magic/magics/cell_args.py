@@ -19,7 +19,7 @@ from typing import Any
 from IPython.core import magic_arguments
 from IPython.core.error import UsageError
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, one_line
 from ..protocol import Request
 from ..wit import InferencingParams
 from .interpolation import interpolate
@@ -175,7 +175,7 @@ def read_cell(
     try:
         return _read_cell(line, cell, namespace, defaults)
     except InvalidInput as error:
-        raise UsageError(in_words_of_the_line(str(error))) from None
+        raise usage_error(in_words_of_the_line(str(error))) from None
 
 
 def _read_cell(
@@ -263,7 +263,7 @@ def read_changes(words: Sequence[str]) -> dict[str, Any]:
                 given[dest] = value[0]
         return given
     except InvalidInput as error:
-        raise UsageError(in_words_of_the_line(str(error))) from None
+        raise usage_error(in_words_of_the_line(str(error))) from None
 
 
 def _parse(words: Sequence[str]) -> dict[str, Any]:
@@ -271,7 +271,10 @@ def _parse(words: Sequence[str]) -> dict[str, Any]:
     texts: dict[str, list[str]] = {}
     for option, text in _options(words):
         texts.setdefault(option.dest, []).append(text)
-    return {dest: _value(_BY_DEST[dest], found) for dest, found in texts.items()}
+    return {
+        option.dest: _value(option, texts[option.dest]) for option in OPTIONS
+        if option.dest in texts
+    }  # fmt: skip
 
 
 def _value(option: Option, texts: Sequence[str]) -> Any:
@@ -401,6 +404,11 @@ def _variable(name: str | None) -> str | None:
     if name is not None and not is_variable(name):
         raise InvalidInput(f"-o: '{name}' is not the name of a variable")
     return name
+
+
+def usage_error(message: str) -> UsageError:
+    """IPython's error for a wrong line: one printable line, whatever stood on that."""
+    return UsageError(one_line(message))
 
 
 def in_words_of_the_line(message: str) -> str:

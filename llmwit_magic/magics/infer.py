@@ -30,6 +30,7 @@ from .cell_args import (
     complete,
     read_cell,
     split_line,
+    usage_error,
     with_options,
 )
 from .repeat import forms
@@ -197,13 +198,14 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         from ..models.catalog import local_models
 
         if line.strip():
-            raise UsageError(f"%infer_models takes no arguments, and '{line.strip()}' is one")
+            raise usage_error(f"%infer_models takes no arguments, and '{line.strip()}' is one")
         loaded = {name for name, _ in self.session.loaded_models()}
         for name, kind, path in local_models(self.session.aliases):
             place = str(path) if path else "fetched at first use"
-            print(f"{name}  ({kind}{', in memory' if name in loaded else ''})  {place}")
+            memory = ", in memory" if name in loaded else ""
+            print(text.on_one_line(f"{name}  ({kind}{memory})  {place}"))
         for name in sorted(loaded - {row[0] for row in local_models(self.session.aliases)}):
-            print(f"{name}  (in memory)")
+            print(text.on_one_line(f"{name}  (in memory)"))
 
     @line_magic
     def infer_unload(self, line: str) -> None:
@@ -211,8 +213,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         names = self.session.unload(line.strip() or None)
         if line.strip() and not names:
             loaded = ", ".join(name for name, _ in self.session.loaded_models()) or "none"
-            raise UsageError(f"the model {line.strip()} is not in memory (loaded: {loaded})")
-        print(f"unloaded: {', '.join(names) or 'nothing was loaded'}")
+            raise usage_error(f"the model {line.strip()} is not in memory (loaded: {loaded})")
+        print(text.on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 
 def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
@@ -222,14 +224,13 @@ def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
     if params.seed is None:
         words["seed"] = "drawn when it runs"
     lines = [
-        text.visible(prepared.prompt),
         f"── {prepared.prompt_token_count:,} prompt tokens ({prepared.cached_token_count:,} cached), "
         f"{left:,} of {prepared.context_length:,} left for the answer",
         f"── {prepared.model.name} on {prepared.device.name}, "
         f"{prepared.device.gpu_layers} GPU layers ({prepared.device.reason})",
         "── " + ", ".join(f"{name} {word}" for name, word in words.items()),
     ]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join([text.visible(prepared.prompt), *map(text.on_one_line, lines)])
 
 
 def load(shell: Any) -> None:
@@ -290,7 +291,9 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
     plain = formatters["text/plain"]
     plain.for_type(InferencingResult, lambda value, printer, cycle: printer.text(text.plain(value)))
     plain.for_type(Results, lambda value, printer, cycle: printer.text(text.plain_table(value)))
-    plain.for_type(Replay, lambda value, printer, cycle: printer.text(f"── {value.verdict}"))
+    plain.for_type(
+        Replay, lambda value, printer, cycle: printer.text(f"── {text.on_one_line(value.verdict)}")
+    )
 
 
 def _register_completer(shell: Any, magics: InferMagics) -> None:

@@ -11,12 +11,12 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, one_line
 from ..replays import Replay, replay_request
 from ..runlog.columns import NAMES
 from ..runlog.run import Results
 from ..views import INTERVAL, open_view, show_progress
-from .cell_args import in_words_of_the_line, is_variable, read_changes, split_line
+from .cell_args import in_words_of_the_line, is_variable, read_changes, split_line, usage_error
 from .infer import RESULT_NAME, InferMagics
 
 # What says which runs are meant; the names are those of `Filter`.
@@ -78,7 +78,7 @@ class LogMagics(Magics):
         try:
             return self._log(arguments)
         except InvalidInput as error:
-            raise UsageError(_as_option(str(error))) from None
+            raise usage_error(_as_option(str(error))) from None
 
     def _log(self, arguments: Namespace) -> Any:
         log = self.infer.session.log
@@ -87,7 +87,7 @@ class LogMagics(Magics):
             if getattr(arguments, part) is not None and getattr(arguments, word) is None:
                 raise InvalidInput(f"{part}: that goes with --{word}")
         if arguments.info:
-            print(f"{log.path}: {_runs(len(log))}, {log.size / 1e6:.1f} MB")
+            print(f"{one_line(log.path)}: {_runs(len(log))}, {log.size / 1e6:.1f} MB")
             return None
         if arguments.prune is not None:
             removed, freed = log.prune(arguments.prune, **chosen)
@@ -96,7 +96,7 @@ class LogMagics(Magics):
         everyone = arguments.all
         if arguments.export is not None:
             count = log.export(arguments.export, everyone, arguments.schema or "log", **chosen)
-            print(f"{_runs(count)} written to {arguments.export}")
+            print(f"{_runs(count)} written to {one_line(arguments.export)}")
             return None
         if arguments.plot is not None:
             value: Any = log.plot(arguments.plot or None, arguments.by, everyone, **chosen)
@@ -127,7 +127,7 @@ class LogMagics(Magics):
         try:
             words = split_line(line)
         except InvalidInput as error:
-            raise UsageError(str(error)) from None
+            raise usage_error(str(error)) from None
         anyway = "--anyway" in words
         quiet = "--quiet" in words
         words = [word for word in words if word not in ("--anyway", "--quiet")]
@@ -147,7 +147,7 @@ class LogMagics(Magics):
                 show_progress(self.shell),
             )  # fmt: skip
         except InvalidInput as error:
-            raise UsageError(in_words_of_the_line(str(error))) from None
+            raise usage_error(in_words_of_the_line(str(error))) from None
         view = None if quiet else open_view(infer.view, self.shell, session.log, infer.forms)
         run = session.run(request)
         try:
@@ -165,7 +165,7 @@ def _parsed(magic: Any, line: str) -> Namespace:
     try:
         arguments: Namespace = magic.parser.parse_args(split_line(line))
     except (InvalidInput, UsageError) as error:
-        raise UsageError(f"{error}: %{magic.__name__}? lists the options") from None
+        raise usage_error(f"{error}: %{magic.__name__}? lists the options") from None
     return arguments
 
 
@@ -198,7 +198,7 @@ def _runs(count: int) -> str:
 def _run_number(words: Sequence[str]) -> int:
     if len(words) != 1 or not re.fullmatch("-?[0-9]+", words[0]):
         said = f"'{' '.join(words)}' is not" if words else "there is not"
-        raise UsageError(
+        raise usage_error(
             f"{said} the number of a run: %infer_replay 12 [--with OPTION…] [--anyway]"
         )
     return int(words[0])

@@ -11,7 +11,7 @@ from typing import Any
 import pandas
 
 from ..errors import InvalidInput, LogError
-from ..views.text import visible
+from ..views.text import on_one_line
 from ..wit import InferencingParams
 from .columns import COLUMNS
 
@@ -105,7 +105,7 @@ def _word(value: Any) -> str:
     """A setting's value as it is read on an axis."""
     if value is None or value is pandas.NA:
         return "none"
-    text = visible(f"{value:g}" if isinstance(value, float) else str(value)).replace("\n", "⏎")
+    text = on_one_line(f"{value:g}" if isinstance(value, float) else str(value))
     return text if len(text) <= 24 else f"{text[:11]}…{text[-11:]}"
 
 
@@ -167,7 +167,8 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
 
 def _finish(part: Any, frame: pandas.DataFrame, by: str) -> None:
     frame = frame[frame["status"] != "running"]
-    how = frame["finish_detail"].fillna(frame["status"]).map(lambda word: word.replace("_", " "))
+    how = frame["finish_detail"].fillna(frame["status"])
+    how = how.map(lambda word: _plain(_word(word.replace("_", " "))))
     _stacked(part.subplots(), frame, by, how, sorted(how.unique()))
     part.axes[0].set_title("Why runs ended")
 

@@ -55,19 +55,20 @@ def log_key(path: str) -> str:
 def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
     """An answer with its status line and its buttons."""
     first, *rest = status_parts(result, extras.log_problem)
-    reason = _escape(f"{result.device.library}: {result.device.reason}".strip(": "))
-    line = _escape(" · ".join(rest))
+    reason = escape(f"{result.device.library}: {result.device.reason}".strip(": "))
+    line = escape(" · ".join(rest))
     run = f' data-run="{result.run_id}"' if result.run_id is not None else ""
     return (
         f'<div class="llmwit {NO_MATH}"{run} data-log="{log_key(extras.log_path)}">{style()}'
         f"{_text(result)}"
         f'<div class="llmwit-status" title="{reason}">'
-        f'<span class="llmwit-badge">{_escape(first)}</span> {line}</div>'
+        f'<span class="llmwit-badge">{escape(first)}</span> {line}</div>'
         f"{_tools(result, extras)}</div>"
     )
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text for a page: no markup, and its unseen characters made visible."""
     return html.escape(visible(text))
 
 
@@ -99,10 +100,10 @@ def _token_spans(result: InferencingResult) -> Iterator[str]:
             f'<span class="llmwit-token{part}" tabindex="{tab}" '
             f'style="--p:{math.exp(token.logprob):.3f}" title="{html.escape(title)}" '
             f'data-top="{html.escape(json.dumps(alternatives, ensure_ascii=False))}">'
-            f"{_escape(text)}</span>"
+            f"{escape(text)}</span>"
         )
         tab = "-1"
-    yield _escape(result.text[shown:])
+    yield escape(result.text[shown:])
 
 
 def _alternatives(token: TokenInfo) -> list[tuple[str, float, bool]]:
@@ -167,7 +168,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
     header, *rows = table(results, varying_settings(results), cut=False)
     place = header.index("text")
     head = "".join(
-        f'<th scope="col"><button type="button" data-sort title="sort">{_escape(name)}</button></th>'
+        f'<th scope="col"><button type="button" data-sort title="sort">{escape(name)}</button></th>'
         for name in header
     )
     base = rows[0][place] if rows else ""
@@ -190,14 +191,14 @@ def replay_html(verdict: str, identical: bool, results: Sequence[InferencingResu
     """Whether a repetition is the same; both answers side by side where it is not."""
     line = (
         f'<div class="llmwit {NO_MATH}">{style()}<div class="llmwit-status">'
-        f'<span class="llmwit-badge">replay</span> {_escape(verdict)}</div></div>'
+        f'<span class="llmwit-badge">replay</span> {escape(verdict)}</div></div>'
     )
     return line if identical else line + comparison_html(results)
 
 
 def _cell(value: str, name: str) -> str:
     number = value.rpartition("+ ")[2] if name == "tokens" else value
-    return f'<td data-value="{_escape(number)}">{_escape(value)}</td>'
+    return f'<td data-value="{escape(number)}">{escape(value)}</td>'
 
 
 def _answer_cell(text: str, base: str, index: int) -> str:

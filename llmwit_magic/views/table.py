@@ -10,7 +10,7 @@ import pandas
 
 from ..runlog.columns import COLUMNS
 from .html import NO_MATH, style
-from .text import visible
+from .text import on_one_line, visible
 
 TEXT_CHARACTERS = 80
 """Of a text in a cell of the HTML table; the DataFrame keeps all of it."""
@@ -78,7 +78,8 @@ class LogTable(pandas.DataFrame):
             place: _readable(name, chosen.iloc[:, place], width)
             for place, name in enumerate(chosen.columns)
         }
-        return pandas.DataFrame(readable, index=chosen.index).set_axis(chosen.columns, axis=1)
+        shown = pandas.DataFrame(readable, index=chosen.index)
+        return shown.set_axis(_labels(chosen.columns), axis=1).set_axis(_labels(chosen.index))
 
 
 def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Series[Any]:
@@ -91,7 +92,23 @@ def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Serie
         return values.astype("object").where(values.notna(), "")
     if kind in ("text", "json"):
         return values.astype("object").map(lambda value: _short(value, width))
-    return values
+    if pandas.api.types.is_numeric_dtype(values.dtype):
+        return values
+    # Of a column under another name, too, no text may command a terminal.
+    return values.map(lambda value: _short(value, width) if isinstance(value, str) else value)
+
+
+def _labels(index: pandas.Index[Any]) -> pandas.Index[Any]:
+    """Names of columns or rows, which after a `groupby` or a `pivot` are texts of the log."""
+    if pandas.api.types.is_numeric_dtype(index.dtype) or not len(index):
+        return index
+
+    def label(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(label, value))
+        return _short(value, TEXT_CHARACTERS) if isinstance(value, str) else value
+
+    return index.map(label).set_names(index.names)
 
 
 def _local(time: Any) -> str:
@@ -117,5 +134,5 @@ def _short(value: Any, width: int) -> str:
     if value is None or value is pandas.NA:
         return ""
     text = value if isinstance(value, str) else str(value)
-    text = visible(text[: width + 1]).replace("\n", "⏎").replace("\t", "⇥")
+    text = on_one_line(text[: width + 1])
     return text if len(text) <= width else text[: width - 1] + "…"

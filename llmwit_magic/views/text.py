@@ -39,6 +39,11 @@ def visible(text: str) -> str:
     return "".join(map(_visible_character, text))
 
 
+def on_one_line(text: str) -> str:
+    """The visible text with signs for line ends and tabs: for names, tables and status lines."""
+    return visible(text).replace("\n", "⏎").replace("\t", "⇥")
+
+
 def _visible_character(character: str) -> str:
     if character in "\n\t" or character.isprintable():
         return character
@@ -58,14 +63,14 @@ def status_parts(result: InferencingResult, log_problem: str | None = None) -> l
         detail = _DETAILS[result.finish_detail]
         if result.stop_sequence is not None:
             detail += f" {json.dumps(result.stop_sequence, ensure_ascii=False)}"
-        parts.append(visible(detail))
+        parts.append(detail)
     if result.model:
         parts += _usage_parts(result)
     if log_problem:
         parts.append(f"not logged: {log_problem}")
     elif result.run_id is not None:
         parts.append(f"run {result.run_id}")
-    return parts
+    return [on_one_line(part) for part in parts]
 
 
 def _token_counts(result: InferencingResult) -> str:
@@ -86,7 +91,7 @@ def _usage_parts(result: InferencingResult) -> list[str]:
         layers += " (auto)"
     if device.memory_bytes is not None:
         layers += f", {device.memory_bytes / 2**20:.0f} MiB"
-    name = visible(result.model.name) if result.model else ""
+    name = result.model.name if result.model else ""
     return [*parts, name, f"{device.name}, {layers}", f"seed {result.params.seed}"]
 
 
@@ -102,7 +107,7 @@ def progress_text(progress: Progress) -> str:
     """A stage and how far it is."""
     what = _STAGES[progress.stage]
     if progress.note:
-        what += f" {visible(progress.note)}"
+        what += f" {on_one_line(progress.note)}"
     if not progress.total:
         return f"{what} …"
     if progress.stage == "prompt":
@@ -133,9 +138,9 @@ def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
 
 def _setting(result: InferencingResult, name: str) -> str:
     if name == "model":
-        return visible(result.model.name) if result.model else ""
+        return on_one_line(result.model.name) if result.model else ""
     value = getattr(result.params, name)
-    return "none" if value is None else str(value)
+    return "none" if value is None else on_one_line(str(value))
 
 
 def table(
@@ -164,7 +169,7 @@ def plain_table(results: Results) -> str:
     rows = table(results, varying_settings(results))
     column = rows[0].index("text")
     for row in rows:
-        flat = row[column].replace("\n", "⏎")
+        flat = on_one_line(row[column])
         row[column] = flat if len(flat) <= 60 else flat[:59] + "…"
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return "\n".join(
@@ -176,9 +181,11 @@ def plain_table(results: Results) -> str:
 def settings_text(run: Run, names: Sequence[str]) -> str:
     """The settings of a run that vary in its sweep."""
     request = run.request
-    return ", ".join(
-        f"{name} {request.model if name == 'model' else getattr(request.params, name)}"
-        for name in names
+    return on_one_line(
+        ", ".join(
+            f"{name} {request.model if name == 'model' else getattr(request.params, name)}"
+            for name in names
+        )
     )
 
 

@@ -24,8 +24,9 @@ from ..runlog.run import Run
 from ..session import Session
 from ..wit import InferencingParams
 from . import INTERVAL
-from .html import Extras, html_of
+from .html import NO_MATH, Extras, escape, html_of
 from .live import Forms, LiveWidget, Stream, mimebundle
+from .text import visible
 
 PAUSE_SECONDS = 0.15
 """How long a setting must rest before it is run."""
@@ -97,7 +98,7 @@ class TuningPanel:
         self.finished, self.kept = widgets.HTML(), widgets.HTML()
         self.back = widgets.Button(description="◀ earlier", tooltip="the output before")
         self.forward = widgets.Button(description="later ▶", tooltip="the output after")
-        self.place = widgets.Label()
+        self.place = widgets.HTML()
         self.keep = widgets.Button(description="keep", tooltip="pin this output beside the next")
         self.back.on_click(lambda button: self.step(-1))
         self.forward.on_click(lambda button: self.step(1))
@@ -122,9 +123,10 @@ class TuningPanel:
     def _ipython_display_(self) -> None:
         """The panel; where there are no widgets, the cell that it stands for."""
         line = self._forms(self.request)["cell"]
+        said = "Sliders, in a notebook with a kernel, over:"
         data = mimebundle(self.box) | {
-            "text/html": f"<p>Sliders, in a notebook with a kernel, over:</p><pre>{html.escape(line)}</pre>",
-            "text/plain": f"Sliders, in a notebook with a kernel, over:\n{line}",
+            "text/html": f'<div class="{NO_MATH}"><p>{said}</p><pre>{escape(line)}</pre></div>',
+            "text/plain": f"{said}\n{visible(line)}",
         }
         display(data, raw=True)
 
@@ -135,15 +137,15 @@ class TuningPanel:
         try:
             request = self.request
         except InvalidInput as error:
-            self.problem.value = f"<b>{html.escape(str(error))}</b>"
+            self.problem.value = _text(f"<b>{escape(str(error))}</b>")
             self._asked = None
             self._runner.cancel()
             return
         self.problem.value = ""
         text = self._forms(request)["cell"]
-        line = html.escape(text.partition("\n")[0])
+        line = escape(text.partition("\n")[0])
         self.line.value = (
-            f'<div class="llmwit"><code>{line}</code> <button type="button" '
+            f'<div class="llmwit {NO_MATH}"><code>{line}</code> <button type="button" '
             f'data-copy="{html.escape(text)}" title="copy the cell">copy</button></div>'
         )
         # A browser sends the values back that it was given: no news.
@@ -170,11 +172,11 @@ class TuningPanel:
         place = f"{self._shown + 1} of {len(self.runs)}"
         if self._shown < len(self.runs) - 1:
             place += ": " + self._forms(run.request)["cell"].partition("\n")[0]
-        self.place.value = place
+        self.place.value = _text(escape(place))
         if not run.done:
             self.finished.value, self._live.layout.display = "", ""
             return
-        error = f"<p><b>{html.escape(str(run.error))}</b></p>" if run.error else ""
+        error = _text(f"<p><b>{escape(str(run.error))}</b></p>") if run.error else ""
         self.finished.value = error + self._finished(run)
         self._live.layout.display = "none"
 
@@ -192,7 +194,7 @@ class TuningPanel:
         """Keep the output that is looked at beside the next ones."""
         if self.runs and self.runs[self._shown].done:
             line = self._forms(self.runs[self._shown].request)["cell"].partition("\n")[0]
-            head = f"<p>kept: <code>{html.escape(line)}</code></p>"
+            head = _text(f"<p>kept: <code>{escape(line)}</code></p>")
             self.kept.value = head + self._finished(self.runs[self._shown])
             self.kept.layout.display = ""
 
@@ -208,6 +210,11 @@ class TuningPanel:
     def wait(self, timeout: float = 60) -> bool:
         """Block until nothing runs and nothing waits to run; whether that is so."""
         return self._runner.wait(timeout)
+
+
+def _text(markup: str) -> str:
+    """Markup around escaped text; the dollars in that are no formula's."""
+    return f'<div class="{NO_MATH}">{markup}</div>'
 
 
 def _slider(name: str, limits: tuple[float, float, float], params: InferencingParams) -> Any:
