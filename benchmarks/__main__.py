@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     results["machine"] = machine.facts()
     results.setdefault("figures", {}).update(figures)
     chosen.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(table(results["figures"]))
+    print(table(figures))
     return 0
 
 

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .engines.pipe import ChildProcess
 from .engines.process import EngineProcess
 from .errors import Interrupted, LogError
 from .models.catalog import LocalModel, resolve
@@ -164,19 +165,20 @@ class Session:
         self, request: Request, emit: Emit, cancel: threading.Event
     ) -> Iterator[EngineProcess]:
         """The loaded engine for the request's model and settings, kept while it is used."""
-        model = self._resolve(request, _reporter(emit, cancel))
-        key = _engine_key(model, request)
-        with self._lock:
-            engine = self._engines.pop(key, None) or EngineProcess(
-                info=model.info,
-                source=model.source,
-                loaded=model.loaded,
-                model_type=model.model_type,
-                context_length=request.context_length,
-                gpu_layers=request.gpu_layers,
-            )
-            self._engines[key] = engine  # the newest stands last
-            engine.users += 1
+        # A process takes as long to start as a file to be looked at, and has a core of its own.
+        ahead = None if _name(request) in self._models else ChildProcess()
+        try:
+            model = self._resolve(request, _reporter(emit, cancel))
+            key = _engine_key(model, request)
+            with self._lock:
+                engine = self._engines.pop(key, None)
+                if engine is None:
+                    engine, ahead = _engine(model, request, ahead), None
+                self._engines[key] = engine  # the newest stands last
+                engine.users += 1
+        finally:
+            if ahead is not None:
+                ahead.kill()
         try:
             engine.load(emit, cancel)
             for surplus in self._take_surplus():
@@ -244,7 +246,7 @@ class Session:
 
     def _resolve(self, request: Request, report: Report) -> LocalModel:
         """The checked file of a name, looked at again only when it has changed."""
-        name = (request.model, request.model_type, os.getcwd())
+        name = _name(request)
         known = self._models.get(name)
         if known is None or not known.unchanged():
             known = resolve(request.model, request.model_type, self.aliases, report)
@@ -296,6 +298,23 @@ def _reporter(emit: Emit, cancel: threading.Event) -> Report:
         emit(progress)
 
     return report
+
+
+def _name(request: Request) -> tuple[str, str | None, str]:
+    """What a model is known by; a path is one from the current folder."""
+    return request.model, request.model_type, os.getcwd()
+
+
+def _engine(model: LocalModel, request: Request, child: ChildProcess | None) -> EngineProcess:
+    return EngineProcess(
+        info=model.info,
+        source=model.source,
+        loaded=model.loaded,
+        model_type=model.model_type,
+        context_length=request.context_length,
+        gpu_layers=request.gpu_layers,
+        child=child,
+    )
 
 
 def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:

@@ -98,6 +98,7 @@ class Record(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        defer_build=True,  # a kernel and a child need but some of them
         ser_json_bytes="base64",
         val_json_bytes="base64",
         ser_json_inf_nan="strings",  # JSON has no word for a log-probability of minus infinity

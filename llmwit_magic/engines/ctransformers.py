@@ -9,10 +9,13 @@ and checks every argument before native code sees it.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +57,21 @@ def cpu_library() -> str | None:
     return "avx" if "avx" in flags and "f16c" in flags else "basic"
 
 
+def _library() -> tuple[Any, Any]:
+    """ctransformers' `LLM` and `Config`, without the rest of its package.
+
+    Importing the package also imports its way to the Hugging Face hub and that
+    one's client, which takes five times as long as all that is used here.
+    """
+    if "ctransformers" not in sys.modules:
+        spec = importlib.util.find_spec("ctransformers")
+        if spec is None:
+            raise EngineFailed("ctransformers is not installed: pip install ctransformers")
+        sys.modules["ctransformers"] = importlib.util.module_from_spec(spec)
+    llm = importlib.import_module("ctransformers.llm")
+    return llm.LLM, llm.Config
+
+
 class LogitsModel:
     """A loaded model: evaluates token ids and remembers which ones it has seen."""
 
@@ -66,8 +84,7 @@ class LogitsModel:
         gpu_layers: int,
         mmap: bool = True,
     ) -> None:
-        from ctransformers.llm import LLM, Config
-
+        LLM, Config = _library()
         if gpu_layers == 0:
             library = cpu_library()
         else:

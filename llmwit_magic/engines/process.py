@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import queue
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,28 +30,13 @@ from ..wit import (
     ModelInfo,
     TokenInfo,
 )
+from .pipe import ChildProcess
 from .turns import Turns
 
 GRACE_SECONDS = 5.0
 """How long a cancelled child may take to the next slice or token before it is killed."""
-EXIT_SECONDS = 2.0
 TEMPLATE_SECONDS = 5.0
 """How long a chat template, which is a program from the model file, may run: it takes milliseconds."""
-_REPORT_BYTES = 2000
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-# Not `-m`, nor a place on the path: the notebook's folder may have its own random.py, and another
-# copy of this package may be installed.
-_CHILD = """
-import importlib.util, sys
-folder = sys.argv[1]
-spec = importlib.util.spec_from_file_location(
-    "llmwit_magic", folder + "/__init__.py", submodule_search_locations=[folder])
-package = sys.modules["llmwit_magic"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
-from llmwit_magic.engines.child import main
-main(int(sys.argv[2]))
-"""
 
 # What to try after a death, by the signal that the process died of.
 _ADVICE = {
@@ -75,8 +54,9 @@ class EngineProcess:
 
     def __init__(
         self, *, info: ModelInfo, source: Path, loaded: Path, model_type: str | None,
-        context_length: int | None, gpu_layers: int | str,
+        context_length: int | None, gpu_layers: int | str, child: ChildProcess | None = None,
     ) -> None:  # fmt: skip
+        """`child` is one that has been started ahead; without it, `load` starts one."""
         self._spec = {
             "info": info.model_dump(mode="json"),
             "source": str(source),
@@ -87,10 +67,8 @@ class EngineProcess:
         }
         self.name = info.name
         self._turns = Turns()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._output: Any = None
+        self._child = child
+        self._opened = False  # whether the child has been given its model
         self._doing = "starting"
         self._closed = False
         self.users = 0
@@ -101,14 +79,14 @@ class EngineProcess:
     @property
     def alive(self) -> bool:
         """Whether the child is there and can run again."""
-        process = self._process  # read once: another thread may release it
-        return process is not None and process.poll() is None
+        child = self._child  # read once: another thread may release it
+        return child is not None and self._opened and child.alive
 
     @property
     def pid(self) -> int | None:
         """The child's process id."""
-        process = self._process
-        return process.pid if process else None
+        child = self._child
+        return child.pid if child else None
 
     def load(self, emit: Emit, cancel: threading.Event) -> None:
         """Start the child and load the model, if that is not done yet."""
@@ -188,16 +166,9 @@ class EngineProcess:
         """End the child; its memory is given back when this returns."""
         self._closed = True  # whoever has the turn notices, and gives it up
         with self._turns.taken():
-            process = self._process
-            if process is None:
-                return
-            try:
-                self._send({"do": "exit"})
-                process.wait(EXIT_SECONDS)
-            except (EngineDied, subprocess.TimeoutExpired):
-                pass
-            finally:
-                self._kill()
+            child, self._child = self._child, None
+            if child is not None:
+                child.close()
 
     def __del__(self) -> None:
         self._release()  # a child whose engine is let go finds its pipe closed, and ends
@@ -264,10 +235,12 @@ class EngineProcess:
             raise EngineFailed(f"{self.name} was unloaded")
         if self.alive:
             return
-        self._release()
         emit(Progress("load", note=self.name))
         self._doing = "loading the model"
-        self._start()
+        if self._child is None or not self._child.alive:
+            self._release()
+            self._child = ChildProcess()
+        self._opened = True
 
         def answer(kind: str, value: Any) -> bool:
             return kind == "done"
@@ -278,33 +251,12 @@ class EngineProcess:
             self._kill()  # a child without its model is of no use
             raise
 
-    def _start(self) -> None:
-        try:
-            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _CHILD, str(_PACKAGE), str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._output,
-                # An interrupt of the notebook's process group is not for the child.
-                start_new_session=os.name == "posix",
-            )
-        except OSError as error:
-            self._release()
-            raise EngineFailed(
-                f"the engine of {self.name} could not be started: {error.strerror or error}"
-            ) from None
-        self._commands, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
-        for work, line in ((_write, self._commands), (_read, self._answers)):
-            threading.Thread(
-                target=work, args=(self._process, line), name=f"llmwit{work.__name__}", daemon=True
-            ).start()
-
-    def _send(self, command: Mapping[str, Any]) -> None:
-        """Hand a command on. It does not block: a child that is stopped reads nothing."""
-        if self._process is None:
+    def _send(self, command: Mapping[str, Any]) -> ChildProcess:
+        child = self._child
+        if child is None:
             raise EngineDied(f"the engine of {self.name} is not running")
-        self._commands.put(json.dumps(command).encode() + b"\n")
+        child.send(command)
+        return child
 
     def _converse(
         self,
@@ -318,12 +270,12 @@ class EngineProcess:
         time is killed, and so is one whose chat template does not end. Raises
         what the child reports, or its death.
         """
-        self._send(command)
+        child = self._send(command)
         deadline: float | None = None
         template_deadline: float | None = None
         while True:
             try:
-                message = self._answers.get(timeout=0.05)
+                message = child.answers.get(timeout=0.05)
             except queue.Empty:
                 message = {}
             if cancel.is_set() and deadline is None:
@@ -374,82 +326,26 @@ class EngineProcess:
     # The end of a child ---------------------------------------------------------
 
     def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._release()
+        child, self._child, self._opened = self._child, None, False
+        if child is not None:
+            child.kill()
 
     def _death(self) -> EngineDied:
         """What is known of a child that ended by itself."""
-        process = self._process
-        assert process is not None
-        try:
-            code = process.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its pipe and lives on
-            process.kill()
-            code = process.wait()
-        output = self._last_output()
+        assert self._child is not None
+        ending, output = self._child.ending()
         self._release()
-        if code < 0:
-            try:
-                name = signal.Signals(-code).name
-            except ValueError:
-                name = f"signal {-code}"
-            how, advice = f"was ended by {name}", _ADVICE.get(name, "run the cell again")
-        else:
-            how, advice = f"exited with code {code}", "run the cell again"
+        verb = "exited with" if ending.startswith("code ") else "was ended by"
+        advice = _ADVICE.get(ending, "run the cell again")
         said = f"; its last words: {output}" if output else ""
-        return EngineDied(f"the engine of {self.name} {how} while {self._doing}: {advice}{said}")
-
-    def _last_output(self) -> str:
-        """The last line that the native library or Python wrote before the end."""
-        if self._output is None:
-            return ""
-        size = self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, size - _REPORT_BYTES))
-        lines = self._output.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:300] if lines else ""
+        return EngineDied(
+            f"the engine of {self.name} {verb} {ending} while {self._doing}: {advice}{said}"
+        )
 
     def _release(self) -> None:
-        """Close what belongs to a child that is gone."""
-        self._commands.put(None)
-        if self._output is not None:
-            self._output.close()
-        self._process, self._output = None, None
-
-
-def _write(process: subprocess.Popen[bytes], commands: queue.SimpleQueue[bytes | None]) -> None:
-    """Pass commands on until the child is released; that it has gone is noticed by `_read`."""
-    assert process.stdin is not None
-    with suppress(OSError), process.stdin:
-        while (line := commands.get()) is not None:
-            process.stdin.write(line)
-            process.stdin.flush()
-    # Where the engine was let go without being closed, nobody else sees to the child's end.
-    try:
-        process.wait(EXIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _read(
-    process: subprocess.Popen[bytes], answers: queue.SimpleQueue[dict[str, Any] | None]
-) -> None:
-    """Take the child's answers in until its end, which is None."""
-    assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            # What a sitecustomize of the user's prints comes first; a line cut off comes last.
-            with suppress(ValueError):
-                answers.put(_message(json.loads(line)))
-    answers.put(None)
-
-
-def _message(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or value.keys() != {"kind", "value"}:
-        raise ValueError("no answer of a child")
-    return value
+        child, self._child, self._opened = self._child, None, False
+        if child is not None:
+            child.release()
 
 
 def _judge(function: Callable[[str], int | None], text: str) -> int | None:

@@ -134,13 +134,15 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     def _run(self, cell: Cell) -> None:
         """Run the cell's requests one after another; what is finished is kept in any case."""
         results = Results(group_id=cell.requests[0].group_id)
-        view = None if cell.quiet else self._open_view(cell)
+        view: View | None = None
         # Runs to be compared share a seed, unless the seed is what varies.
         seed = self.session.draw_seed()
         try:
             for request in cell.requests:
                 run = self.session.run(request, seed)
                 try:
+                    if view is None and not cell.quiet:
+                        view = self._open_view(cell)  # widgets are imported while the engine starts
                     run.follow(INTERVAL, view.draw if view else lambda run: None)
                 finally:
                     run.cancel()  # an interrupt may come before `follow` can take it
@@ -242,11 +244,6 @@ def load(shell: Any) -> None:
     shell.register_magics(LogMagics(shell, magics))
     _register_formatters(shell, magics)
     _register_completer(shell, magics)
-    if getattr(shell, "kernel", None) is not None:
-        # The page's module is there before the first run ends.
-        from ..views.live import PageWidget
-
-        magics.page = PageWidget(magics.session.log)
 
 
 def unload(shell: Any) -> None:
@@ -271,6 +268,9 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
         from ..views.html import Extras, html_of
 
         if isinstance(result, LoggedRun):  # as it did when it ran, with its buttons
+            from ..views.live import page_for
+
+            page_for(result.log)
             return html_of(result, Extras(result.log.path, None, magics.forms(result.request)))
         return html_of(result)
 

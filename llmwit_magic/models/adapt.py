@@ -33,7 +33,7 @@ _NORMAL = 1
 
 def needs_adaptation(header: Header) -> bool:
     """Whether the loader would refuse or misread this file as it is."""
-    return bool(_changed_metadata(header)) or _lacks_output(header)
+    return _lacks_output(header) or bool(_changed_metadata(header))
 
 
 def adapt(header: Header, target: Path, progress: Callable[[int, int], None]) -> None:

@@ -254,11 +254,10 @@ class ByteLevelTokenizer(Tokenizer):
 
     def _read_merges(self) -> Iterator[tuple[str, str]]:
         for line in self._value("merges"):
+            text = line.decode("utf-8", "replace")
             # A merge's first half may itself begin with a space.
-            head, space, second = line[1:].partition(b" ")
-            if space:
-                first = line[:1] + head
-                yield first.decode("utf-8", "replace"), second.decode("utf-8", "replace")
+            if (space := text.find(" ", 1)) > 0:
+                yield text[:space], text[space + 1 :]
 
     def _add_stand_ins(
         self, vocabulary: dict[str, int], merges: list[tuple[str, str]]
@@ -268,10 +267,15 @@ class ByteLevelTokenizer(Tokenizer):
         llama.cpp merges without asking for tokens, and afterwards gives a piece that is none as
         those of its bytes that are; `tokenizers` would join what is left and right of it instead.
         """
-        stand_ins: dict[int, list[int]] = {}
-        needed = [*byte_to_character().values()]
+        needed = [text for text in byte_to_character().values() if text not in vocabulary]
         for first, second in merges:
-            needed += (first, second, first + second)
+            if (
+                first not in vocabulary
+                or second not in vocabulary
+                or first + second not in vocabulary
+            ):
+                needed += (first, second, first + second)
+        stand_ins: dict[int, list[int]] = {}
         for text in needed:
             if text not in vocabulary:
                 token_id = vocabulary[text] = len(self._tokens) + len(stand_ins)

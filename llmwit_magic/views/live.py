@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import anywidget
 import traitlets
@@ -31,9 +31,6 @@ Forms = Callable[[Request], Mapping[str, str]]
 class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Made once for a log and never shown: the page's side of finished views."""
 
-    for_log: ClassVar[dict[str, PageWidget]] = {}
-    """By the log's path: a log that is set after the extension was loaded needs its own."""
-
     _esm = Path(__file__).parent / "page.js"
     role = traitlets.Unicode("page").tag(sync=True)
     log = traitlets.Unicode().tag(sync=True)
@@ -41,7 +38,6 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
     def __init__(self, log: RunLog) -> None:
         super().__init__(log=log_key(log.path))
         self._runs = log
-        self.for_log[log.path] = self
         self.on_msg(self._receive)
 
     def _receive(self, widget: Any, content: Mapping[str, Any], buffers: Any) -> None:
@@ -53,6 +49,16 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
         except LogError:
             return  # the button stays as it is
         self.send({"rated": run_id, "value": value})
+
+
+_pages: dict[str, PageWidget] = {}
+
+
+def page_for(log: RunLog) -> PageWidget:
+    """The page widget of a log, by its path: one that is set later needs its own."""
+    if log.path not in _pages:
+        _pages[log.path] = PageWidget(log)
+    return _pages[log.path]
 
 
 class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
@@ -126,8 +132,7 @@ class NotebookView:
     def __init__(self, total: int, varying: tuple[str, ...], log: RunLog, forms: Forms) -> None:
         self._total, self._varying = total, varying
         self._log, self._forms = log, forms
-        if log.path not in PageWidget.for_log:
-            PageWidget(log)
+        page_for(log)
         self._widget = LiveWidget()
         self._stream = Stream(self._widget)
         self._done: set[int] = set()

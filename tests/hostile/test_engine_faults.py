@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.engines import process
+from llmwit_magic.engines import pipe, process
 from llmwit_magic.errors import EngineDied, EngineFailed, InferenceError
 from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.run import Run
@@ -167,7 +167,7 @@ def test_a_stopped_engine_is_unloaded(session: Session, models: Path, report: Re
 def child_with(first: str) -> Iterator[None]:
     """Children that do this before anything else."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "_CHILD", f"{first}\n{process._CHILD}")
+        patch.setattr(pipe, "_CODE", f"{first}\n{pipe._CODE}")
         yield
 
 

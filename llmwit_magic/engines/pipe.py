@@ -1,0 +1,159 @@
+"""A child process and the pipe to it: commands out, answers in, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineFailed
+
+EXIT_SECONDS = 2.0
+_REPORT_BYTES = 2000
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# Not `-m`, nor a place on the path: the notebook's folder may have its own random.py, and another
+# copy of this package may be installed.
+_CODE = """
+import importlib.util, sys
+folder = sys.argv[1]
+spec = importlib.util.spec_from_file_location(
+    "llmwit_magic", folder + "/__init__.py", submodule_search_locations=[folder])
+package = sys.modules["llmwit_magic"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from llmwit_magic.engines.child import main
+main(int(sys.argv[2]))
+"""
+
+
+class ChildProcess:
+    """A child that has been started and knows no model yet; see `child.py` for what it answers.
+
+    Starting takes a child some tenths of a second, in which its parent may do
+    something else: nothing waits for it before the first answer is taken.
+    Raises `EngineFailed` where the system starts no process.
+    """
+
+    def __init__(self) -> None:
+        self._commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        """What the child says, and None when it has gone."""
+        try:
+            self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _CODE, str(_PACKAGE), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._output,
+                # An interrupt of the notebook's process group is not for the child.
+                start_new_session=os.name == "posix",
+            )
+        except OSError as error:
+            raise EngineFailed(
+                f"the engine could not be started: {error.strerror or error}"
+            ) from None
+        for work, line in ((_write, self._commands), (_read, self.answers)):
+            threading.Thread(
+                target=work, args=(self._process, line), name=f"llmwit{work.__name__}", daemon=True
+            ).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, command: Mapping[str, Any]) -> None:
+        """Hand a command on. It does not block: a child that is stopped reads nothing."""
+        self._commands.put(json.dumps(command).encode() + b"\n")
+
+    def close(self) -> None:
+        """Ask the child to end, and end it where it does not in time."""
+        self.send({"do": "exit"})
+        try:
+            self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the child; its memory is given back when this returns."""
+        self._process.kill()
+        self._process.wait()
+        self.release()
+
+    def release(self) -> None:
+        """Let the child go: it finds its pipe closed, and ends."""
+        self._commands.put(None)
+        self._output.close()
+
+    def ending(self) -> tuple[str, str]:
+        """How a child ended that closed its pipe (`SIGSEGV`, `code 1`), and its last words."""
+        try:
+            code = self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:  # it lives on
+            self._process.kill()
+            code = self._process.wait()
+        said = self._last_output()
+        self.release()
+        return (_signal_name(-code) if code < 0 else f"code {code}"), said
+
+    def _last_output(self) -> str:
+        """The last line that the native library or Python wrote before the end."""
+        size = self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, size - _REPORT_BYTES))
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:300] if lines else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _write(process: subprocess.Popen[bytes], commands: queue.SimpleQueue[bytes | None]) -> None:
+    """Pass commands on until the child is released; that it has gone is noticed by `_read`."""
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin:
+        while (line := commands.get()) is not None:
+            process.stdin.write(line)
+            process.stdin.flush()
+    # Where the engine was let go without being closed, nobody else sees to the child's end.
+    try:
+        process.wait(EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _read(
+    process: subprocess.Popen[bytes], answers: queue.SimpleQueue[dict[str, Any] | None]
+) -> None:
+    """Take the child's answers in until its end, which is None."""
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            # What a sitecustomize of the user's prints comes first; a line cut off comes last.
+            with suppress(ValueError):
+                answers.put(_message(json.loads(line)))
+    answers.put(None)
+
+
+def _message(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or value.keys() != {"kind", "value"}:
+        raise ValueError("no answer of a child")
+    return value
