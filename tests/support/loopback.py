@@ -87,8 +87,8 @@ def stalled(body: bytes, **headers: str) -> Answer:
     return answer
 
 
-def cut(body: bytes, **headers: str) -> Answer:
-    """The first half, and then the end of the connection; afterwards only that end."""
+def cut(body: bytes, at: float = 0.5, **headers: str) -> Answer:
+    """The first half (or that part), then the end of the connection; afterwards only that end."""
     sent = threading.Event()
 
     def answer(handler: Handler) -> None:
@@ -96,7 +96,7 @@ def cut(body: bytes, **headers: str) -> Answer:
             handler.answer(body, **headers)
         elif not sent.is_set():
             sent.set()
-            handler.answer(body, send=len(body) // 2, **headers)
+            handler.answer(body, send=int(at * len(body)), **headers)
             handler.connection.shutdown(socket.SHUT_RDWR)
         else:
             handler.connection.shutdown(socket.SHUT_RDWR)
