@@ -148,9 +148,10 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                     run.cancel()  # an interrupt may come before `follow` can take it
                     results.add(run)
         finally:
-            self._keep(cell, results if cell.is_sweep else results[-1])
-            if view:
-                view.finish(results)
+            if results:  # an interrupt may come before there is a first run
+                self._keep(cell, results if cell.is_sweep else results[-1])
+                if view:
+                    view.finish(results)
 
     def _open_view(self, cell: Cell) -> View:
         return open_view(
