@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from .engines.pipe import ChildProcess
 from .engines.process import EngineProcess
-from .errors import Interrupted, LogError
+from .errors import Interrupted, InvalidInput, LogError
 from .models.catalog import LocalModel, resolve
 from .models.fetch import Report
 from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
@@ -206,6 +206,10 @@ class Session:
 
     @idle_unload_minutes.setter
     def idle_unload_minutes(self, minutes: float | None) -> None:
+        if minutes is not None and not minutes >= 0:
+            raise InvalidInput(
+                f"idle_unload_minutes: {minutes} is not valid: it must be a number ≥ 0, or None"
+            )
         with self._lock:
             self._idle_unload_minutes = minutes
             self._stop_watching()
@@ -218,7 +222,7 @@ class Session:
         if minutes is None or self._idle_timer is not None or not unused:
             return
         wait = max(0.0, min(unused) + 60 * minutes - time.monotonic())
-        self._idle_timer = threading.Timer(wait, self._unload_idle)
+        self._idle_timer = threading.Timer(min(wait, threading.TIMEOUT_MAX), self._unload_idle)
         self._idle_timer.name, self._idle_timer.daemon = "llmwit-idle", True
         self._idle_timer.start()
 

@@ -14,8 +14,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import TraitError
 from traitlets.config import Config
 
-from llmwit_magic.errors import EngineDied
+from llmwit_magic.errors import EngineDied, InvalidInput
 from llmwit_magic.magics import infer
+from llmwit_magic.runlog.run import Run
 from tests.support.fake import FakeEngine, FakeSession
 
 
@@ -79,6 +80,40 @@ def test_a_bad_default_is_refused_when_it_is_set(shell: Any) -> None:
     shell.run_line_magic("config", "InferMagics.content_filters = ['(']")
     assert (magics.temperature, magics.stop, magics.content_filters) == (0.8, (), [])
     cell(shell, "")
+
+
+def test_idle_models_are_configured(shell: Any) -> None:
+    """`None` keeps models; what is no span of time is refused, and the old one stays."""
+    magics = shell.find_cell_magic("infer").__self__
+    assert magics.session.idle_unload_minutes is None
+    shell.run_line_magic("config", "InferMagics.idle_unload_minutes = 30")
+    assert magics.session.idle_unload_minutes == 30
+    with pytest.raises(TraitError):
+        magics.idle_unload_minutes = -1
+    with pytest.raises(InvalidInput, match="idle_unload_minutes: nan is not valid"):
+        magics.session.idle_unload_minutes = float("nan")
+    assert magics.session.idle_unload_minutes == 30
+    magics.session.idle_unload_minutes = float("inf")
+    shell.run_line_magic("config", "InferMagics.idle_unload_minutes = None")
+    assert magics.session.idle_unload_minutes is None
+
+
+@pytest.mark.parametrize("line", ["", "--temperature 0,1"])
+def test_an_interrupt_before_the_first_run_is_one(
+    shell: Any, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else is raised where there is no result yet, and no run is left behind."""
+    session = shell.find_cell_magic("infer").__self__.session
+
+    def torn(run: Run, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "start", torn)
+        with pytest.raises(KeyboardInterrupt):
+            cell(shell, line)
+    assert not session._runs
+    cell(shell, line)
 
 
 def test_failures_raise(shell: Any, engine: FakeEngine) -> None:
