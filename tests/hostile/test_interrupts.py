@@ -137,16 +137,25 @@ SPREAD = {"fetch": 0.8, "adapt": 0.05, "load": 0.6, "prompt": 0.3}
 """How many seconds a phase takes, about."""
 
 
-@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("names", ["fetch adapt", "load prompt", "generate log"])
 def test_interrupts_at_random_moments(
-    shell: Shell, phase: Phase, tmp_path: Path, report: Report, long: bool, name: str
+    shell: Shell, phase: Phase, tmp_path: Path, report: Report, long: bool, names: str
 ) -> None:
     """The cell ends as it should, soon; the log has each run; the next cell works.
 
     Every other interrupt comes after the phase has begun, so that short phases get theirs.
     """
-    chance = random.Random(name)
     begun: list[str] = []
+    for name in names.split():
+        interrupt(shell, phase, name, NUMBERS[name][long], begun, tmp_path, report)
+
+
+def interrupt(
+    shell: Shell, phase: Phase, name: str, count: int, begun: list[str], folder: Path,
+    report: Report,
+) -> None:  # fmt: skip
+    """So many trials of a phase."""
+    chance = random.Random(name)
     usual = 0.0
     for number in range(2):  # how long it takes; the first time it imports much
         code, before = phase.cell(name, f"{name} usual {number}")
@@ -154,7 +163,7 @@ def test_interrupts_at_random_moments(
         assert outcome["error"] is None, outcome
         begun += outcome["prompts"]
         usual = outcome["seconds"]
-    for number in range(NUMBERS[name][long]):
+    for number in range(count):
         prompt = f"{name} {number}"
         code, before = phase.cell(name, prompt)
         if number % 2 and name in SPREAD:
@@ -171,7 +180,7 @@ def test_interrupts_at_random_moments(
         again = shell.run(code.replace("--max-tokens 400", "--max-tokens 1"))
         assert (again["error"], again["status"]) == (None, ["ok"]), (outcome, again)
         begun += again["prompts"]
-        log_is_whole(report, tmp_path / "runs.sqlite3", begun)
+        log_is_whole(report, folder / "runs.sqlite3", begun)
         if name in ("fetch", "adapt"):
             no_half_files(report, phase.folder / prompt)
     print(f"{name}: a cell takes {usual:.2f} s, the slowest interrupt took {shell.longest:.2f} s")
