@@ -47,6 +47,8 @@ _ADVICE = {
     "SIGFPE": "the model file is likely damaged: fetch it again",
     "SIGILL": "ctransformers uses instructions that this processor lacks",
 }
+# In the last words of what ran out of it: Python, numpy's BLAS, the dynamic linker, C++.
+_MEMORY_WORDS = ("MemoryError", "Memory allocation", "failed to map segment", "bad_alloc")
 
 
 class EngineProcess:
@@ -337,6 +339,8 @@ class EngineProcess:
         self._release()
         verb = "exited with" if ending.startswith("code ") else "was ended by"
         advice = _ADVICE.get(ending, "run the cell again")
+        if any(word in output for word in _MEMORY_WORDS):
+            advice = "it ran out of memory: try a smaller model or context"
         said = f"; its last words: {output}" if output else ""
         return EngineDied(
             f"the engine of {self.name} {verb} {ending} while {self._doing}: {advice}{said}"
