@@ -29,6 +29,7 @@ VERSION = 1
 """Part of an adapted file's name; raised when this module writes a different form."""
 
 _NORMAL = 1
+_BLOCK_BYTES = 1 << 24  # a tensor may be larger than the free memory
 
 
 def needs_adaptation(header: Header) -> bool:
@@ -92,18 +93,25 @@ def _write(header: Header, path: Path, progress: Callable[[int, int], None]) -> 
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        target = writer.fout[0]
         for source in sources:
-            progress(done, total)
+            writer.write_padding(target, target.tell())
             file.seek(header.data_offset + source.offset)
-            # Read, not mapped: a file that shrinks meanwhile is an error, not a SIGBUS.
-            data = file.read(source.nbytes)
-            if len(data) != source.nbytes:
-                raise ModelDamaged(f"{header.path.name}: the file has changed while it was read")
-            writer.write_tensor_data(np.frombuffer(data, dtype=np.uint8))
-            done += source.nbytes
+            end = done + source.nbytes
+            while done < end:
+                progress(done, total)
+                # Read, not mapped: a file that shrinks meanwhile is an error, not a SIGBUS.
+                block = file.read(min(end - done, _BLOCK_BYTES))
+                if not block:
+                    raise ModelDamaged(
+                        f"{header.path.name}: the file has changed while it was read"
+                    )
+                target.write(block)
+                done += len(block)
+            writer.write_padding(target, source.nbytes)
         progress(done, total)
-        writer.fout[0].flush()
-        os.fsync(writer.fout[0].fileno())
+        target.flush()
+        os.fsync(target.fileno())
 
 
 class _Items(list[Any]):

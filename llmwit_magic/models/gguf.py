@@ -3,7 +3,8 @@
 The native loader trusts every count, length and offset: most damaged files
 kill its process, and some load and compute garbage. Here each is checked
 against the file's size before it is used, so time and memory are bounded by
-the file. The format is specified in the ggml project's `docs/gguf.md`.
+the file; and by the limits below where that is large. The format is specified
+in the ggml project's `docs/gguf.md`.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ TENSOR_TYPES = {
     39: TensorType("MXFP4", 32, 17),
 }
 
+# Far beyond any real model: the largest vocabularies take some 15 MB of header,
+# the largest models have some 2,000 tensors. What is read takes up to six times
+# its bytes in memory, and this is the kernel's own process.
+MAX_HEADER = 64 * 2**20
+MAX_VALUES = MAX_TENSORS = 2**16
 MAX_NAME = 63  # bytes of a tensor's name; the loader's buffer has 64
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # Number in the file: struct format and array typecode of a scalar.
@@ -136,26 +142,33 @@ def read_header(path: Path) -> Header:
 
 
 class _Reader:
-    """A position in the file that never passes its end."""
+    """A position in the file that passes neither its end nor that of any honest header."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.file = file
         self.size = os.fstat(file.fileno()).st_size
-        self.left = self.size
+        self.end = min(self.size, MAX_HEADER)
+        self.left = self.end
 
     def bad(self, what: str) -> ModelDamaged:
         return ModelDamaged(
-            f"{self.path.name}: {what} (at byte {self.size - self.left:,} of {self.size:,}); "
+            f"{self.path.name}: {what} (at byte {self.end - self.left:,} of {self.size:,}); "
             "the file is damaged or incomplete: fetch it again"
         )
 
+    def short(self, what: str) -> ModelDamaged:
+        """What the file, or what may be read of it, has no room for."""
+        if self.end < self.size:
+            return self.bad(f"with {what} the header is longer than {MAX_HEADER:,} bytes")
+        return self.bad(f"the file ends inside {what}")
+
     def take(self, count: int, what: str) -> bytes:
         if count > self.left:
-            raise self.bad(f"the file ends inside {what}")
+            raise self.short(what)
         data = self.file.read(count)
         if len(data) != count:
-            raise self.bad(f"the file ends inside {what}")
+            raise self.short(what)
         self.left -= count
         return data
 
@@ -190,9 +203,12 @@ class _Reader:
         tensor_count = self.number("<Q", "the number of tensors")
         value_count = self.number("<Q", "the number of metadata values")
         # The shortest tensor takes 33 bytes of header, the shortest value 14.
-        if tensor_count > self.left // 33 or value_count > self.left // 14:
+        most_tensors = min(self.left // 33, MAX_TENSORS)
+        most_values = min(self.left // 14, MAX_VALUES)
+        if tensor_count > most_tensors or value_count > most_values:
             raise self.bad(
-                f"{tensor_count:,} tensors and {value_count:,} metadata values cannot fit"
+                f"{tensor_count:,} tensors and {value_count:,} metadata values: there can be "
+                f"{most_tensors:,} and {most_values:,}"
             )
         metadata, types = self._metadata(value_count)
         alignment = metadata.get("general.alignment", 32)
@@ -200,7 +216,7 @@ class _Reader:
         if not whole or not 8 <= alignment <= 65536 or alignment % 8:
             raise self.bad(f"alignment {alignment!r} is not a multiple of 8 up to 65536")
         tensors = self._tensors(tensor_count)
-        position = self.size - self.left
+        position = self.end - self.left
         data_offset = -(-position // alignment) * alignment
         self._check_data(tensors, alignment, data_offset)
         return Header(
@@ -246,7 +262,7 @@ class _Reader:
         what = f"the {count:,} items of '{key}'"
         if kind == _STRING:
             if count > self.left // 8:
-                raise self.bad(f"the file ends inside {what}")
+                raise self.short(what)
             return self._string_array(count, what)
         if kind not in _SCALARS:
             raise self.bad(f"'{key}' is an array of the unsupported type {kind}")
@@ -258,14 +274,15 @@ class _Reader:
         # The hot loop of the header: a vocabulary has some 100,000 strings.
         read, unpack, left = self.file.read, struct.Struct("<Q").unpack, self.left
         strings = []
-        for _ in range(count):
-            if left < 8:
-                raise self.bad(f"the file ends inside {what}")
-            (length,) = unpack(read(8))
-            left -= 8 + length
-            if left < 0:
-                raise self.bad(f"the file ends inside {what}")
-            strings.append(read(length))
+        try:
+            for _ in range(count):
+                (length,) = unpack(read(8))
+                left -= 8 + length
+                if left < 0:
+                    raise self.short(what)
+                strings.append(read(length))
+        except struct.error:  # fewer than eight bytes, here or of a file that shrinks meanwhile
+            raise self.short(what) from None
         self.left = left
         return strings
 

@@ -7,6 +7,7 @@ again, and an eos is never appended, since a prompt is there to be continued.
 """
 
 import heapq
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
@@ -44,6 +45,7 @@ FILL_IN_TEXTS = {
 }
 ALWAYS_SPECIAL_TEXTS = frozenset({"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
 SPACE = "▁"
+BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 # Oniguruma gives up a match after ten million steps, and `tokenizers` panics then. One run of
 # white space or of one letter takes up to two steps a character.
 LONGEST_TEXT = 4_000_000
@@ -118,8 +120,9 @@ class Tokenizer(ABC):
         token_type = self._types[token_id]
         if token_type in SPECIAL_TYPES:
             return token
-        if token_type == TokenType.BYTE:
-            return bytes([int(token[3:5], 16)])
+        # A damaged file may call any token a byte.
+        if token_type == TokenType.BYTE and (byte := BYTE_TOKEN.fullmatch(token)):
+            return bytes.fromhex(byte[1].decode())
         return self._decode_normal(token)
 
     def __len__(self) -> int:

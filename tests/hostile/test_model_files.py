@@ -130,13 +130,15 @@ def _check_row(kernel: Kernel, run: Run, report: Report, what: str) -> None:
 
 def _check_cache(kernel: Kernel, report: Report, what: str) -> None:
     """What a later run would take for an adapted model is whole; then it is taken away."""
-    for path in (kernel.cache / "adapted").iterdir():
+    names = []
+    for path in (kernel.cache / "adapted").glob("*"):
         if path.suffix == ".gguf" and not path.name.startswith("."):
             check_runnable(read_header(path))
             if not path.name.startswith("good."):
                 path.unlink()
-        whole = not path.name.endswith(".part")
-        report.promise("half files taken for whole", whole, f"{what}: {path.name}")
+        elif path.suffix != ".lock":
+            names.append(path.name)
+    report.promise("half files taken for whole", not names, f"{what}: {names}")
 
 
 def _check_good_model(kernel: Kernel, report: Report) -> None:

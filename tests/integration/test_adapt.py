@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,17 @@ def test_progress(source: Path) -> None:
     assert done[-1] == totals[0] == totals[-1]
     assert list(done) == sorted(done)
     assert len(set(totals)) == 1
+
+
+def test_tensors_are_written_in_blocks(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large a tensor is, no more than a block of it is in memory; the file is the same."""
+    header, steps = read_header(source), []
+    whole, pieces = cache_folder() / "whole.gguf", cache_folder() / "pieces.gguf"
+    adapt(header, whole, lambda done, total: None)
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 1000)
+    adapt(header, pieces, lambda done, total: steps.append(done))
+    assert max(later - earlier for earlier, later in pairwise(steps)) == 1000
+    assert pieces.read_bytes() == whole.read_bytes()
 
 
 def test_given_up_at_every_step(source: Path) -> None:

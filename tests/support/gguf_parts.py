@@ -69,13 +69,14 @@ class Parts:
 
     def join(self) -> bytes:
         """The file."""
-        head = b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), len(self.values))
+        pieces = [b"GGUF" + struct.pack("<IQQ", 3, len(self.tensors), len(self.values))]
         for key, kind, payload in self.values:
-            head += text(key) + struct.pack("<I", kind) + payload
+            pieces += text(key), struct.pack("<I", kind), payload
         for tensor in self.tensors:
-            head += text(tensor.name) + struct.pack("<I", len(tensor.shape))
-            head += struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape)
-            head += struct.pack("<IQ", tensor.kind, tensor.offset)
+            dimensions = len(tensor.shape)
+            pieces += text(tensor.name), struct.pack(f"<I{dimensions}Q", dimensions, *tensor.shape)
+            pieces.append(struct.pack("<IQ", tensor.kind, tensor.offset))
+        head = b"".join(pieces)
         return head + bytes(-len(head) % self.alignment) + self.data
 
 

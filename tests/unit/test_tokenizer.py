@@ -206,6 +206,18 @@ def test_sentencepiece_falls_back_to_bytes(spm: Tokenizer) -> None:
     assert pieces(spm, "日\0") == [b"<s>", b" ", b"\xe6", b"\x97", b"\xa5", b"\0"]
 
 
+@pytest.mark.parametrize(
+    "token", [b"", b"<0x", b"<0xZZ>", b"<0x-1>", b"<0x1 >", b"\xff", "é".encode()]
+)
+def test_a_byte_that_is_none_stands_for_itself(token: bytes) -> None:
+    """A damaged file may give any token the type of a byte."""
+    metadata = sentencepiece()
+    metadata["tokenizer.ggml.tokens"][4] = token
+    tokenizer = build_tokenizer(metadata)
+    assert tokenizer.token_bytes(4) == (token or b"[EMPTY_4]")
+    assert tokenizer.token_bytes(5) == b"\x01"
+
+
 def test_sentencepiece_without_byte_tokens_refuses() -> None:
     """A character that no token can stand for is an error that names the byte."""
     metadata = sentencepiece()
