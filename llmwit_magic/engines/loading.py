@@ -13,6 +13,7 @@ from ..models.tokenizer import NativeTokenizer, Tokenizer, build_tokenizer
 from ..wit import DeviceInfo
 from . import devices
 from .ctransformers import LogitsModel
+from .limits import limited_memory
 from .threads import fixed_threads
 
 MAX_DEFAULT_CONTEXT = 8192
@@ -72,7 +73,9 @@ def _load_old(
         raise DeviceUnavailable(
             "old GGML files run on the CPU: ctransformers offloads GGUF models only"
         )
-    model = _open(source, model_type, context_length or 0, 0)
+    # Nothing checks the header of such a file, and the loader takes what it says.
+    with limited_memory(psutil.virtual_memory().available):
+        model = _open(source, model_type, context_length or 0, 0)
     if context_length is not None:
         # Most of these formats have the length that their file tells, whatever is asked for.
         _check_context(context_length, model.context_length)

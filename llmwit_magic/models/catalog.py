@@ -18,7 +18,7 @@ from ..errors import EngineFailed, InvalidInput, ModelNotFound, ModelNotSupporte
 from ..protocol import Progress
 from ..wit import ModelInfo
 from . import adapt
-from .checks import OLD_FORMATS, check_runnable, quantisation
+from .checks import OLD_FORMATS, check_old_vocabulary, check_runnable, quantisation
 from .fetch import DEFAULT_NAME, Report, fetch_default, fetch_from_hub
 from .files import cache_folder, exclusive, sha256
 from .gguf import Header, is_gguf, read_header
@@ -133,6 +133,7 @@ def _old_model(name: str, source: Path, model_type: str | None, report: Report) 
             f"{source.name} is an old GGML file, which does not say its architecture: "
             f"give --model-type, one of {', '.join(OLD_FORMATS)}"
         )
+    check_old_vocabulary(source, model_type)
     digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
     info = ModelInfo(
         name=name, path=str(source), sha256=digest, architecture=model_type, quantisation=""

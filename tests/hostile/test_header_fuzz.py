@@ -165,7 +165,7 @@ def test_any_structure(read: Callable[[bytes], str], report: Report, long: bool)
         report.tried("header: any structure", read(data))
 
     several = st.lists(value, max_size=5), st.lists(tensor, max_size=4)
-    fuzz(test, 20_000 if long else 400, *several, st.integers(0, 400))
+    fuzz(test, 5_000 if long else 400, *several, st.integers(0, 400))
 
 
 def typed_values(tokens: list[bytes]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,13 +20,15 @@ from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.run import Run
 from llmwit_magic.session import Session
 from llmwit_magic.wit import InferencingParams
-from tests.support.hostile_models import KINDS, HostileModel, hostile_models
+from tests.support.hostile_models import KINDS, HostileModel, hostile_models, hostile_old_models
 from tests.support.report import Report
 from tests.support.tiny_models import write_llama_gguf
 
 pytestmark = pytest.mark.timeout(2400)
 
 MOST_SECONDS = 20
+OLD_SECONDS = 5
+NO_END = "had no end and was cancelled"
 #: How the message of an error begins that nobody foresaw.
 UNFORESEEN = re.compile(r"(unexpected )?[A-Za-z]*(Error|Exception|Warning|Interrupt)\b")
 
@@ -42,12 +45,12 @@ class Kernel:
         self.answer = self.run(self.good).text
         self.tried: list[tuple[int, str]] = []
 
-    def run(self, model: Path, chat: bool = False) -> Run:
-        """A run of four tokens that has ended, or was cancelled after its time."""
+    def run(self, model: Path, seconds: float = MOST_SECONDS, **options: Any) -> Run:
+        """A run of four tokens that has ended, or was cancelled after so many seconds."""
         params = InferencingParams(max_tokens=4, seed=1)
-        request = Request(model=str(model), prompt="Hello 1", params=params, chat=chat)
+        request = Request(model=str(model), prompt="Hello 1", params=params, **options)
         run = self.session.run(request)
-        if not run.wait(MOST_SECONDS):
+        if not run.wait(seconds):
             run.cancel()
             assert run.wait(MOST_SECONDS), "a run that cannot be cancelled"
         return run
@@ -74,9 +77,21 @@ def test_a_model_file_costs_at_most_the_engine(
     """Every file runs, is refused in one line or ends its engine; nothing else is lost."""
     for number, model in enumerate(hostile_models(kind, long)):
         outcome = _try(kernel, model, report)
+        assert outcome != NO_END, model.what
         report.tried(f"model file: {kind}", outcome)
         if number % 25 == 0:
             _check_good_model(kernel, report)
+    _check_good_model(kernel, report)
+
+
+def test_an_old_file_costs_at_most_the_engine(kernel: Kernel, report: Report, long: bool) -> None:
+    """Formats before GGUF: nobody checks them, so some end the engine, and some have no end.
+
+    Those can be cancelled.
+    """
+    for model in hostile_old_models(long):
+        outcome = _try(kernel, model, report, OLD_SECONDS)
+        report.tried("model file: before GGUF", outcome)
     _check_good_model(kernel, report)
 
 
@@ -91,11 +106,11 @@ def test_nothing_is_left(kernel: Kernel, report: Report) -> None:
     report.promise("unreadable databases", len(rows) >= len(kernel.tried), f"{len(rows)} rows")
 
 
-def _try(kernel: Kernel, model: HostileModel, report: Report) -> str:
+def _try(kernel: Kernel, model: HostileModel, report: Report, seconds: float = MOST_SECONDS) -> str:
     """Run a file; what it ended in."""
     path = kernel.models / model.name
     path.write_bytes(model.data)
-    run = kernel.run(path, model.chat)
+    run = kernel.run(path, seconds, chat=model.chat, model_type=model.model_type)
     _check_message(run, model.what)
     _check_row(kernel, run, report, model.what)
     alive = {pid for _, pid in kernel.session.loaded_models()}
@@ -103,7 +118,8 @@ def _try(kernel: Kernel, model: HostileModel, report: Report) -> str:
     kernel.session.unload(str(path))
     _check_cache(kernel, report, model.what)
     path.unlink()
-    assert run.status != "interrupted", f"{model.what}: not ended after {MOST_SECONDS} s"
+    if run.status == "interrupted":
+        return NO_END
     if isinstance(run.error, EngineDied):
         signal = re.search(r"SIG\w+|code \d+", str(run.error))
         return f"engine died ({signal and signal[0]})"

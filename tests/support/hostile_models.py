@@ -23,6 +23,7 @@ from tests.support.hostile_metadata import (
     vocabularies,
     wrong_types,
 )
+from tests.support.tiny_ggml import MODEL_TYPES, write_ggml
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
 
 SEED = 6
@@ -37,6 +38,7 @@ class HostileModel:
     what: str
     data: bytes
     chat: bool = False
+    model_type: str | None = None
 
 
 Made = Iterator[tuple[str, bytes]]
@@ -171,6 +173,8 @@ KINDS: dict[str, tuple[Callable[[random.Random], Made], int]] = {
     "chat templates": (_from_parts(templates), 30),
     "names": (_from_parts(names), 40),
 }
+#: How many files of the formats before GGUF the long form has beside them.
+OLD_COUNT = 120
 #: Names of the files themselves.
 FILE_NAMES = (
     "a\nb.gguf", "...gguf", "..\\..\\x.gguf", "\x1b[2J.gguf", "'; DROP TABLE runs; --.gguf",
@@ -190,3 +194,30 @@ def hostile_models(kind: str, long: bool) -> Iterator[HostileModel]:
     ):
         name = file_names[index // step % len(file_names)]
         yield HostileModel(name, f"{kind} {index}: {what}", data, chat=kind == "chat templates")
+
+
+def hostile_old_models(long: bool) -> Iterator[HostileModel]:
+    """Files of the formats before GGUF, whose headers the native library alone reads."""
+    numbers = random.Random(f"{SEED} old")
+    whole: list[tuple[str, bytes]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model_type in MODEL_TYPES:
+            path = Path(folder) / model_type
+            write_ggml(path, model_type)
+            whole.append((model_type, path.read_bytes()))
+    for index in range(OLD_COUNT if long else 18):
+        model_type, data = whole[index % len(whole)]
+        how = numbers.choice(("cut", "flipped", "number"))
+        place = 4 * numbers.randrange(1, 12)
+        number = numbers.choice([number for number in NUMBERS if number < 2**32])
+        if how == "cut":
+            place = numbers.randrange(numbers.choice((48, 4000, len(data))))
+            data = data[:place]
+        elif how == "flipped":
+            place = numbers.randrange(4, numbers.choice((48, 4000)))
+            flipped = data[place] ^ 1 << numbers.randrange(8)
+            data = data[:place] + bytes([flipped]) + data[place + 1 :]
+        else:
+            data = data[:place] + number.to_bytes(4, "little") + data[place + 4 :]
+        what = f"{model_type} {index}, {how} at byte {place} ({number})"
+        yield HostileModel("hostile.bin", what, data, model_type=model_type)
