@@ -73,7 +73,7 @@ def _load_old(
         raise DeviceUnavailable(
             "old GGML files run on the CPU: ctransformers offloads GGUF models only"
         )
-    # Nothing checks the header of such a file, and the loader takes what it says.
+    # Of such a header only the vocabulary is checked, and the loader takes the rest as it is.
     with limited_memory(psutil.virtual_memory().available):
         model = _open(source, model_type, context_length or 0, 0)
     if context_length is not None:

@@ -18,9 +18,10 @@ from ..errors import EngineFailed, InvalidInput, ModelNotFound, ModelNotSupporte
 from ..protocol import Progress
 from ..wit import ModelInfo
 from . import adapt
-from .checks import OLD_FORMATS, check_old_vocabulary, check_runnable, quantisation
+from .checks import OLD_FORMATS, check_runnable, quantisation
 from .fetch import DEFAULT_NAME, Report, fetch_default, fetch_from_hub
 from .files import cache_folder, exclusive, sha256
+from .ggml import check_old_vocabulary
 from .gguf import Header, is_gguf, read_header
 
 _REPOSITORY = re.compile(

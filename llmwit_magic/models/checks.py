@@ -8,9 +8,7 @@ written out here, so that a refusal has its reason.
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping
-from pathlib import Path
 
 from ..errors import ModelDamaged, ModelNotSupported
 from .gguf import Header
@@ -227,24 +225,6 @@ def expected_tensors(header: Header) -> Mapping[str, tuple[int, ...]]:
                 shapes[block + "attn_norm_2.weight"] = (width,)
                 shapes[block + "attn_norm_2.bias"] = (width,)
     return shapes
-
-
-def check_old_vocabulary(path: Path, model_type: str) -> None:
-    """Raise `ModelDamaged` where an old GGML file cannot hold the tokens that it counts.
-
-    The loader reads as many, past the end of the file too, until all memory is gone.
-    """
-    with path.open("rb") as file:
-        head = file.read(24).ljust(24, b"\0")
-    # The oldest form has no version behind the magic number.
-    place = 5 if model_type in ("mpt", "replit") else 1 if head.startswith(b"lmgg") else 2
-    (count,) = struct.unpack_from("<I", head, 4 * place)
-    # Each token takes the four bytes of its length.
-    if not 0 < count <= path.stat().st_size // 4:
-        raise ModelDamaged(
-            f"{path.name}: a vocabulary of {count:,} tokens cannot be in it: the file is damaged, "
-            f"or {model_type} is not its --model-type"
-        )
 
 
 def quantisation(header: Header) -> str:

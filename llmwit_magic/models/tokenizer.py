@@ -228,7 +228,7 @@ class ByteLevelTokenizer(Tokenizer):
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         name = metadata.get("tokenizer.ggml.pre") or "default"
-        if name not in PRETOKENIZERS:
+        if not isinstance(name, str) or name not in PRETOKENIZERS:
             raise ModelNotSupported(f"pre-tokenizer '{name}': not one that llmwit-magic knows")
         pretokenizer = PRETOKENIZERS[name]
         # 11 is llama.cpp's default, from Falcon, whose <|endoftext|> it is.

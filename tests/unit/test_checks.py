@@ -16,13 +16,11 @@ from llmwit_magic.errors import ModelDamaged, ModelNotSupported
 from llmwit_magic.models.checks import (
     MAX_TOKENS,
     TENSOR_TYPE_NAMES,
-    check_old_vocabulary,
     check_runnable,
     expected_tensors,
     quantisation,
 )
 from llmwit_magic.models.gguf import TENSOR_TYPES, Header, TensorInfo, read_header
-from tests.support.tiny_ggml import HEADERS, MODEL_TYPES, ModelType, write_ggml
 from tests.support.tiny_models import spm_vocabulary, write_falcon_gguf, write_llama_gguf
 
 F32, F64, U64 = GGUFValueType.FLOAT32, GGUFValueType.FLOAT64, GGUFValueType.UINT64
@@ -115,32 +113,6 @@ def test_a_vocabulary_has_a_limit(bpe: Header) -> None:
     tokens = [b"\n", *[b"a"] * MAX_TOKENS]
     message = refusal(with_metadata(bpe, {"tokenizer.ggml.tokens": tokens}, 8), ModelNotSupported)
     assert "a vocabulary of 1,048,577 tokens: at most 1,048,576" in message
-
-
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
-@pytest.mark.parametrize("count", [0, 2**31 - 1, 2**32 - 1])
-def test_an_old_file_holds_its_vocabulary(
-    model_type: ModelType, count: int, tmp_path: Path
-) -> None:
-    """The loader would read tokens from beyond the end until all memory is gone."""
-    path = tmp_path / "old.bin"
-    write_ggml(path, model_type)
-    check_old_vocabulary(path, model_type)
-    place = 4 * HEADERS[model_type].split().index("vocabulary")
-    data = path.read_bytes()
-    path.write_bytes(data[:place] + count.to_bytes(4, "little") + data[place + 4 :])
-    with pytest.raises(ModelDamaged, match=rf"^old\.bin: a vocabulary of {count:,} tokens"):
-        check_old_vocabulary(path, model_type)
-
-
-@pytest.mark.parametrize("length", [4, 20, 24])
-def test_an_old_file_that_ends_in_its_header(length: int, tmp_path: Path) -> None:
-    """It has no room for a vocabulary."""
-    path = tmp_path / "old.bin"
-    write_ggml(path, "gpt2")
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ModelDamaged, match="cannot be in it"):
-        check_old_vocabulary(path, "gpt2")
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "LLAMA", "", "llama\n"])

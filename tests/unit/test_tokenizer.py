@@ -246,6 +246,8 @@ def test_lone_surrogates_are_invalid_input(gpt2: Tokenizer, spm: Tokenizer, text
         ({}, "tokenizer model None"),
         ({"tokenizer.ggml.model": "bert"}, "tokenizer model 'bert'"),
         (byte_level(pre="xyz"), "pre-tokenizer 'xyz': "),
+        (byte_level(pre=[b"gpt-2"]), "pre-tokenizer "),
+        (byte_level(pre=array("i", [1])), "pre-tokenizer "),
         (byte_level(merges=None), "no BPE merges"),
         (byte_level(tokens=None), "no vocabulary"),
     ],
