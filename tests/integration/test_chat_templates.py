@@ -102,3 +102,19 @@ def test_a_template_that_writes_megabytes_is_refused(session: Session, tmp_path:
     assert run.wait(15)
     with pytest.raises(ModelNotSupported, match="a prompt of 6,000,000 characters"):
         run.raise_failure()
+
+
+def test_a_bos_token_that_is_no_text(session: Session, tmp_path: Path) -> None:
+    """A template that writes it gets a replacement sign, and the run goes on."""
+    path = write_llama_gguf(
+        tmp_path / "model.gguf",
+        vocabulary="spm",
+        template="{{ bos_token }}{{ messages[0]['content'] }}",
+        extra_metadata={"tokenizer.ggml.bos_token_id": 3 + 0xFF},
+    )
+    params = InferencingParams(max_tokens=2, seed=1)
+    run = session.run(Request(model=str(path), prompt="A model", params=params, chat=True))
+    assert run.wait(15)
+    run.raise_failure()
+    assert run.prepared is not None
+    assert run.prepared.prompt == "\ufffdA model"
