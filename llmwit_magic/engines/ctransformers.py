@@ -12,6 +12,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,6 +71,12 @@ def _library() -> tuple[Any, Any]:
         sys.modules["ctransformers"] = importlib.util.module_from_spec(spec)
     llm = importlib.import_module("ctransformers.llm")
     return llm.LLM, llm.Config
+
+
+# The library's tokenizer of old formats takes such a run by std::regex, which calls itself for
+# each byte: some 25,000 of them end the process.
+_RUNS = re.compile(rb"[A-Za-z]+|[0-9]+|\s+|[^A-Za-z0-9\s]+")
+_LONGEST_RUN = 10_000
 
 
 class LogitsModel:
@@ -201,6 +208,13 @@ class LogitsModel:
                 "this model's tokenizer cannot take"
             )
         data = text.encode()
+        for run in _RUNS.finditer(data):
+            if run.end() - run.start() > _LONGEST_RUN:
+                raise InvalidInput(
+                    f"the prompt has more than {_LONGEST_RUN:,} letters, digits, spaces or other "
+                    f"signs in a row, from position {len(data[: run.start()].decode())} on, which "
+                    "this model's tokenizer cannot take: break them up"
+                )
         output = (ctypes.c_int * (4 * len(data) + 16))()
         count = self._llm.ctransformers_llm_tokenize(data, False, output)
         return list(output[:count])
