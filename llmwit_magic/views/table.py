@@ -95,7 +95,8 @@ def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Serie
     if pandas.api.types.is_numeric_dtype(values.dtype):
         return values
     # Of a column under another name, too, no text may command a terminal.
-    return values.map(lambda value: _short(value, width) if isinstance(value, str) else value)
+    kinds = (str, dict, list, tuple)
+    return values.map(lambda value: _short(value, width) if isinstance(value, kinds) else value)
 
 
 def _labels(index: pandas.Index[Any]) -> pandas.Index[Any]:
