@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import run_log
+from llmwit_magic import errors
 from llmwit_magic.runlog.columns import COLUMNS
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,34 @@ def test_every_column_has_a_row_of_the_page() -> None:
         (line,) = [line for line in lines if line.startswith(f"| `{column.name}` |")]
         assert column.meaning in line
         assert column.unit in line
+
+
+def error_classes() -> list[str]:
+    """Whatever of `errors.py` a person can see."""
+    return [
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, BaseException | Warning)
+    ]
+
+
+def test_every_error_has_its_cause_and_remedy() -> None:
+    """A section of its own in `docs/troubleshooting.md`, with texts, causes and remedies."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    parts = page.partition("## Puzzles")[0].split("\n### ")
+    sections = {part.partition("\n")[0].strip("`"): part for part in parts[1:]}
+    assert list(sections) == error_classes()
+    for name, section in sections.items():
+        if name != "InferenceError":  # the others' base, which is never raised
+            assert "| you see | cause | remedy |" in section, name
+        rows = [line for line in section.splitlines() if line.startswith("| `")]
+        assert all(row.count(" | ") == 2 for row in rows), name
+
+
+def test_the_readme_leads_to_both_pages() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(docs/troubleshooting.md)" in readme
+    assert "(SECURITY.md)" in readme
 
 
 def test_the_benchmark_of_the_run_log_runs(

@@ -1,0 +1,111 @@
+"""The texts of `docs/troubleshooting.md` are those that a person sees: each is provoked here."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmwit_magic.errors import InferenceError
+from llmwit_magic.protocol import Request
+from llmwit_magic.runlog.run import Run
+from llmwit_magic.session import Session
+from llmwit_magic.wit import InferencingParams
+from tests.support.tiny_ggml import write_ggml
+from tests.support.tiny_models import QUESTION, write_llama_gguf
+
+PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+
+
+def told(text: str) -> str:
+    """The text without its numbers, which are this machine's, and without the moment of a death."""
+    return re.sub(r"[\d,]*\d", "0", re.sub(r" while [^:]*:", " while:", text))
+
+
+def ask(session: Session, model: str | Path, prompt: str = "A", **options: Any) -> Run:
+    params = InferencingParams(**({"max_tokens": 3, "seed": 1} | options.pop("params", {})))
+    run = session.run(Request(model=str(model), prompt=prompt, params=params, **options))
+    assert run.wait(50)
+    run.raise_failure()
+    return run
+
+
+def cut(path: str, size: int) -> Path:
+    data = write_llama_gguf("whole.gguf").read_bytes()
+    Path(path).write_bytes(data[:size])
+    return Path(path)
+
+
+def killed(session: Session) -> None:
+    write_llama_gguf("tiny.gguf")
+    ask(session, "tiny.gguf")
+    (engine,) = session._engines.values()
+
+    def kill(text: str) -> None:  # in the middle of the run, after its prompt
+        os.kill(engine.pid or 0, signal.SIGKILL)
+
+    ask(session, "tiny.gguf", content_filters=(kill,))
+
+
+def cf(text: str) -> float:
+    return 1 / 0
+
+
+PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
+    "architecture": ("ModelNotSupported", lambda s: ask(s, write_llama_gguf(
+        "qwen.gguf", extra_metadata={"general.architecture": "qwen2"}))),
+    "tensor type": ("ModelNotSupported", lambda s: ask(
+        s, write_llama_gguf("bf16.gguf", tensor_type="BF16"))),
+    "old file": ("ModelNotSupported", lambda s: ask(s, write_ggml("gpt2.bin", "gpt2"))),
+    "no model": ("ModelNotSupported", lambda s: (
+        Path("text.gguf").write_text("hello"), ask(s, "text.gguf"))),
+    "template": ("ModelNotSupported", lambda s: ask(s, write_llama_gguf(
+        "t.gguf", template="{{ ''.__class__.__mro__ }}"), chat=True)),
+    "path": ("ModelNotFound", lambda s: (write_llama_gguf("tiny.gguf"), ask(s, "./tny.gguf"))),
+    "name": ("ModelNotFound", lambda s: ask(s, "smolm2")),
+    "half": ("ModelDamaged", lambda s: ask(s, cut("half.gguf", 233_072))),
+    "header": ("ModelDamaged", lambda s: ask(s, cut("head.gguf", 3000))),
+    "parameter": ("InvalidInput", lambda s: InferencingParams(temperature=-1)),
+    "context": ("InvalidInput", lambda s: ask(s, write_llama_gguf("m.gguf"), context_length=10**6)),
+    "threads": ("InvalidInput", lambda s: ask(s, write_llama_gguf("m.gguf"), threads=64)),
+    "no template": ("InvalidInput", lambda s: ask(
+        s, write_llama_gguf("m.gguf", template=None), chat=True)),
+    "surrogate": ("InvalidInput", lambda s: Request(model="m", prompt="a\ud800")),
+    "pattern": ("InvalidInput", lambda s: ask(
+        s, write_llama_gguf("m.gguf"), content_filters=("(",))),
+    "function": ("InvalidInput", lambda s: ask(
+        s, write_llama_gguf("m.gguf"), content_filters=(cf,))),
+    "prompt": ("PromptTooLong", lambda s: ask(
+        s, write_llama_gguf("m.gguf"), "word " * 500, context_length=16)),
+    "backtracking": ("EngineFailed", lambda s: ask(
+        s, write_llama_gguf("m.gguf", tied=False, weights="successor",
+                            answer=("a" * 12, "a" * 12, "a" * 12, "!")), QUESTION,
+        params={"temperature": 0, "repeat_penalty": 1, "max_tokens": 4},
+        content_filters=("(a{1,9}){1,99}b",))),
+    "NaN": ("EngineFailed", lambda s: ask(s, write_llama_gguf("m.gguf", weights="nan"))),
+    "killed": ("EngineDied", killed),
+    "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
+    "no run": ("RunNotFound", lambda s: (
+        write_llama_gguf("m.gguf"), ask(s, "m.gguf"), ask(s, "m.gguf"), s.log[99])),
+    "no number": ("RunNotFound", lambda s: s.log["x"]),  # type: ignore[index]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROVOKED)
+def test_the_page_has_the_text(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """In the section of its class, to the letter but for numbers."""
+    monkeypatch.chdir(tmp_path)
+    kind, provoke = PROVOKED[name]
+    with pytest.raises(InferenceError) as caught:
+        provoke(session)
+    assert type(caught.value).__name__ == kind
+    section = PAGE.read_text(encoding="utf-8").partition(f"### `{kind}`")[2].partition("\n##")[0]
+    texts = [told(text) for text in re.findall(r"^\| `(.*?)` \|", section, re.MULTILINE)]
+    assert told(str(caught.value)) in texts
