@@ -39,7 +39,7 @@ class Size:
     runs: tuple[int, int]
 
 
-FULL = Size(rounds=5, tokens=129, prompts=(17, 400, 2_000), runs=(100, 1_000))
+FULL = Size(rounds=3, tokens=129, prompts=(17, 400, 2_000), runs=(100, 1_000))
 TINY = Size(rounds=1, tokens=3, prompts=(17, 40), runs=(2, 4))
 
 

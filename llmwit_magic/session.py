@@ -33,7 +33,8 @@ class Session:
 
     `aliases` maps names of your own to paths or hub names; of the loaded
     models the `max_loaded_models` used last stay in memory, and of these the
-    ones that were used in the last `idle_unload_minutes` (None: for ever).
+    ones that were used in the last `idle_unload_minutes` (None: for ever). A
+    model that is loaded keeps the evaluation of its last `kept_prompts` prompts.
     """
 
     def __init__(self, log_path: str | Path | None = None) -> None:
@@ -41,6 +42,7 @@ class Session:
         self._old_logs: list[RunLog] = []
         self._aliases: dict[str, str] = {}
         self.max_loaded_models = 2
+        self.kept_prompts = 3
         self._idle_unload_minutes: float | None = None
         self._idle_timer: threading.Timer | None = None
         self._engines: dict[tuple[Any, ...], EngineProcess] = {}
@@ -173,7 +175,7 @@ class Session:
             with self._lock:
                 engine = self._engines.pop(key, None)
                 if engine is None:
-                    engine, ahead = _engine(model, request, ahead), None
+                    engine, ahead = self._new_engine(model, request, ahead), None
                 self._engines[key] = engine  # the newest stands last
                 engine.users += 1
         finally:
@@ -191,6 +193,20 @@ class Session:
                 self._watch_idle()
                 if not engine.users and not engine.alive and self._engines.get(key) is engine:
                     del self._engines[key]
+
+    def _new_engine(
+        self, model: LocalModel, request: Request, child: ChildProcess | None
+    ) -> EngineProcess:
+        return EngineProcess(
+            info=model.info,
+            source=model.source,
+            loaded=model.loaded,
+            model_type=model.model_type,
+            context_length=request.context_length,
+            gpu_layers=request.gpu_layers,
+            kept_prompts=self.kept_prompts,
+            child=child,
+        )
 
     def _take_surplus(self) -> list[EngineProcess]:
         """Take out the engines beyond the limit: the longest unused first, used ones never."""
@@ -307,18 +323,6 @@ def _reporter(emit: Emit, cancel: threading.Event) -> Report:
 def _name(request: Request) -> tuple[str, str | None, str]:
     """What a model is known by; a path is one from the current folder."""
     return request.model, request.model_type, os.getcwd()
-
-
-def _engine(model: LocalModel, request: Request, child: ChildProcess | None) -> EngineProcess:
-    return EngineProcess(
-        info=model.info,
-        source=model.source,
-        loaded=model.loaded,
-        model_type=model.model_type,
-        context_length=request.context_length,
-        gpu_layers=request.gpu_layers,
-        child=child,
-    )
 
 
 def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:

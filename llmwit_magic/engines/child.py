@@ -20,6 +20,7 @@ from ..errors import InferenceError, InvalidInput, PromptTooLong
 from ..models.chat import render_chat
 from ..protocol import ContentFilter, Event, Prepared, jsonable
 from ..wit import InferencingParams, ModelInfo
+from .ctransformers import LogitsModel
 from .generate import generate
 from .limits import limited_memory
 from .loading import Loaded, load
@@ -129,8 +130,8 @@ class Child:
     def _threads(self, asked: int | str) -> Threads:
         return self._adaptive if asked == "auto" else fixed_threads(int(asked))
 
-    def _prepared(self, command: dict[str, Any]) -> tuple[Prepared, Sequence[int]]:
-        """The request as it will run, and the ids of its prompt."""
+    def _prepared(self, command: dict[str, Any]) -> tuple[Prepared, Sequence[int], LogitsModel]:
+        """The request as it will run, the ids of its prompt, and the copy that evaluates them."""
         loaded, info = self._model, self._info
         assert info is not None
         text = command["prompt"]
@@ -147,17 +148,18 @@ class Child:
                 f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
                 f"included: shorten it{self._longer_context(length)}"
             )
+        model = loaded.contexts.best_for(ids)
         threads = self._threads(command["threads"])
         prepared = Prepared(
             prompt=text,
             prompt_token_count=len(ids),
-            cached_token_count=loaded.model.shared_prefix(ids),
+            cached_token_count=model.shared_prefix(ids),
             context_length=length,
             params=InferencingParams(**command["params"]),
             model=info,
             device=loaded.device.model_copy(update={"threads": threads()}),
         )
-        return prepared, ids
+        return prepared, ids, model
 
     def _longer_context(self, length: int) -> str:
         header = self._model.header
@@ -197,12 +199,12 @@ class Child:
     def _run(self, command: dict[str, Any]) -> None:
         self._cancelled.clear()
         self._send("started", None)
-        prepared, ids = self._prepared(command)
+        prepared, ids, model = self._prepared(command)
         self._send_event(prepared)
         filters: list[ContentFilter] = [*command["patterns"]]
         filters += [self._asker(index) for index in range(command["functions"])]
         events = generate(
-            self._model.model,
+            model,
             self._model.tokenizer,
             ids,
             prepared.params,

@@ -106,6 +106,11 @@ class LogitsModel:
         self._context: list[int] = []
         self._complete = 0  # the first tokens that were evaluated in completed blocks
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the context that a later prompt may share: those of completed blocks."""
+        return self._complete
+
     def shared_prefix(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens need not be evaluated again.
 

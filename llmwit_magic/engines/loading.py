@@ -12,6 +12,7 @@ from ..models.gguf import Header, read_header
 from ..models.tokenizer import NativeTokenizer, Tokenizer, build_tokenizer
 from ..wit import DeviceInfo
 from . import devices
+from .contexts import Contexts
 from .ctransformers import LogitsModel
 from .limits import limited_memory
 from .threads import fixed_threads
@@ -19,6 +20,8 @@ from .threads import fixed_threads
 MAX_DEFAULT_CONTEXT = 8192
 MEMORY_SHARE = 0.8
 """The part of the free memory that a context chosen by us may take."""
+KEPT_SHARE = 0.25
+"""The part of the free memory that keeping one more prompt may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Loaded:
     """A model ready to run."""
 
     model: LogitsModel
+    contexts: Contexts
     tokenizer: Tokenizer | NativeTokenizer
     header: Header | None
     device: DeviceInfo
@@ -38,8 +42,12 @@ def load(
     model_type: str | None,
     context_length: int | None,
     gpu_layers: int | str,
+    kept_prompts: int = 1,
 ) -> Loaded:
-    """Open the model file `loaded`; the vocabulary is read from `source`, its original."""
+    """Open the model file `loaded`; the vocabulary is read from `source`, its original.
+
+    The evaluation of `kept_prompts` prompts is kept where memory allows.
+    """
     if model_type:
         return _load_old(source, model_type, context_length, gpu_layers)
     header = read_header(Path(source))
@@ -63,7 +71,15 @@ def load(
         memory_bytes=taken,
         reason=reason,
     )
-    return Loaded(model, tokenizer, header, device)
+
+    def open_another() -> LogitsModel | None:
+        if needed_memory(header, length) > psutil.virtual_memory().available * KEPT_SHARE:
+            return None
+        return _open(loaded, None, length, 0)
+
+    # Beside a GPU the weights are not shared: each copy would take them again.
+    contexts = Contexts(model, open_another, most=1 if layers else kept_prompts)
+    return Loaded(model, contexts, tokenizer, header, device)
 
 
 def _load_old(
@@ -83,7 +99,9 @@ def _load_old(
     device = DeviceInfo(
         library=model.library, requested_gpu_layers=gpu_layers, reason="an old GGML file"
     )
-    return Loaded(model, NativeTokenizer(model), None, device)
+    # Tokenising needs the loaded model itself, and these files may be read into memory.
+    contexts = Contexts(model, lambda: None, most=1)
+    return Loaded(model, contexts, NativeTokenizer(model), None, device)
 
 
 def _open(path: str, model_type: str | None, context_length: int, layers: int) -> LogitsModel:
@@ -120,19 +138,22 @@ def choose_context(header: Header, asked: int | None) -> int:
     else:
         length = min(trained, MAX_DEFAULT_CONTEXT)
     free = psutil.virtual_memory().available
-
-    def needed(tokens: int) -> int:
-        return devices.kv_cache_bytes(header, tokens) + devices.scratch_bytes(header, tokens)
-
     fitting = length
-    while fitting > 64 and needed(fitting) > free * MEMORY_SHARE:
+    while fitting > 64 and needed_memory(header, fitting) > free * MEMORY_SHARE:
         fitting //= 2
-    if asked is not None and needed(asked) > free:
+    if asked is not None and (needed := needed_memory(header, asked)) > free:
         raise OutOfMemory(
-            f"a context of {asked} tokens needs {needed(asked) / 1e9:.1f} GB and "
+            f"a context of {asked} tokens needs {needed / 1e9:.1f} GB and "
             f"{free / 1e9:.1f} GB are free: --context-length {fitting} would fit"
         )
     return length if asked is not None else fitting
+
+
+def needed_memory(header: Header, context_length: int) -> int:
+    """Bytes of a context: keys and values, and the work buffers. Weights are mapped."""
+    return devices.kv_cache_bytes(header, context_length) + devices.scratch_bytes(
+        header, context_length
+    )
 
 
 def _check_context(asked: int, trained: int) -> None:

@@ -74,6 +74,11 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         KINDS, "auto", help="how runs are shown: auto, widget, html (no widgets), or text"
     ).tag(config=True)
     max_loaded_models = Int(2, min=1, help="models kept in memory").tag(config=True)
+    kept_prompts = Int(
+        3, min=1,
+        help="prompts that a model loaded from now on keeps evaluated, so that going back to one "
+        "is instant; each may take the memory of a context",
+    ).tag(config=True)  # fmt: skip
     idle_unload_minutes = Float(
         None, allow_none=True, min=0,
         help="give a model's memory back after so many minutes without a run; None: never",
@@ -110,10 +115,11 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                     raise TraitError(str(error)) from None
         return proposal["value"]
 
-    @observe("aliases", "max_loaded_models", "idle_unload_minutes", "log_path")
+    @observe("aliases", "max_loaded_models", "kept_prompts", "idle_unload_minutes", "log_path")
     def _configure_session(self, change: Any) -> None:
         self.session.aliases = dict(self.aliases)
         self.session.max_loaded_models = self.max_loaded_models
+        self.session.kept_prompts = self.kept_prompts
         self.session.idle_unload_minutes = self.idle_unload_minutes
         if change["name"] == "log_path":
             self.session.use_log(self.log_path)

@@ -118,6 +118,26 @@ def test_the_same_prompt_costs_one_token(session: Session, tiny_model: Path) -> 
     assert again.text == first.text
 
 
+@pytest.mark.parametrize("name", ["bpe", "falcon"])
+def test_going_back_to_an_earlier_prompt(
+    name: str, session: Session, kinds: dict[str, tuple[Path, str | None]]
+) -> None:
+    """As many as are kept cost a token, and say the same as before; with one kept, all is redone."""
+    prompts = [f"{word} {'one ' * 120}" for word in ("A", "I", "O")]
+    texts = []
+    for kept, known in ((3, True), (1, False)):
+        session.unload()
+        session.kept_prompts = kept
+        first, again = (
+            [answer(session, kinds[name][0], prompt=prompt) for prompt in prompts] for _ in range(2)
+        )
+        for result in again:
+            left = result.usage.prompt_token_count - result.usage.cached_token_count
+            assert (left == 1) == known
+        texts.append([result.text for result in first + again])
+    assert texts[0] == texts[1] == texts[0][:3] * 2
+
+
 def test_gpu_layers_that_cannot_be_had_are_refused(session: Session, tiny_model: Path) -> None:
     """A number is an error with its reason; auto runs on the CPU and says why."""
     with pytest.raises(DeviceUnavailable, match=r"5 GPU layers were asked for, but .*CPU"):

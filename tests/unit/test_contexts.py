@@ -1,0 +1,91 @@
+"""Which copy of a model evaluates a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmwit_magic.engines.contexts import WORTH_KEEPING, Contexts
+
+
+class FakeModel:
+    """Remembers the prompt that it evaluated last."""
+
+    def __init__(self) -> None:
+        self.context: list[int] = []
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.context)
+
+    def shared_prefix(self, tokens: Sequence[int]) -> int:
+        pairs = zip(tokens[:-1], self.context, strict=False)
+        return next(
+            (i for i, (a, b) in enumerate(pairs) if a != b), min(len(tokens) - 1, len(self.context))
+        )
+
+
+class Prompts:
+    """Evaluates prompts, and says how many of their tokens were known."""
+
+    def __init__(self, most: int, memory: bool = True) -> None:
+        self.opened = 1
+
+        def open_another() -> FakeModel | None:
+            self.opened += memory
+            return FakeModel() if memory else None
+
+        self.contexts = Contexts(FakeModel(), open_another, most)  # type: ignore[arg-type]
+
+    def known(self, tokens: list[int]) -> int:
+        model = self.contexts.best_for(tokens)
+        count = model.shared_prefix(tokens)
+        model.context = tokens  # type: ignore[attr-defined]
+        return count
+
+
+def prompt(number: int, length: int = 400) -> list[int]:
+    return [number] * length
+
+
+def test_going_back_costs_a_token() -> None:
+    """As far as the number of prompts goes; beyond it the one used the longest ago is lost."""
+    prompts = Prompts(most=3)
+    assert [prompts.known(prompt(number)) for number in (1, 2, 3)] == [0, 0, 0]
+    assert [prompts.known(prompt(number)) for number in (1, 2, 3, 2, 1)] == [399] * 5
+    assert prompts.known(prompt(4)) == 0
+    assert prompts.known(prompt(3)) == 0
+    assert [prompts.known(prompt(number)) for number in (4, 1, 2)] == [399, 399, 0]
+    assert prompts.opened == len(prompts.contexts) == 3
+
+
+def test_one_prompt_needs_one_copy() -> None:
+    """Other questions under one system prompt, longer and shorter forms, short prompts."""
+    prompts = Prompts(most=3)
+    system = prompt(1)
+    for number in range(5):
+        prompts.known(system + prompt(10 + number, WORTH_KEEPING))
+        prompts.known(system + prompt(10 + number, WORTH_KEEPING // 2))
+    assert prompts.known(system + prompt(99, 5)) == 400
+    assert prompts.known(prompt(1, 900)) == 400
+    assert prompts.opened == 1
+    short = Prompts(most=3)
+    assert [short.known(prompt(number, WORTH_KEEPING)) for number in (1, 2, 3, 1)] == [0] * 4
+    assert short.opened == 1
+
+
+def test_a_copy_with_nothing_to_lose_is_used_first() -> None:
+    """Before another one is opened, and before a prompt worth keeping goes."""
+    prompts = Prompts(most=2)
+    prompts.known(prompt(1))
+    prompts.known(prompt(2))
+    prompts.known(prompt(2)[:-1])
+    prompts.known(prompt(1) + prompt(3))
+    assert prompts.known(prompt(2)) == 399
+    assert prompts.opened == 2
+
+
+def test_one_copy_where_no_more_is_allowed_or_fits() -> None:
+    """The newest prompt is the one that is kept."""
+    for prompts in (Prompts(most=1), Prompts(most=3, memory=False)):
+        assert [prompts.known(prompt(number)) for number in (1, 2, 1, 1)] == [0, 0, 0, 399]
+        assert len(prompts.contexts) == 1
