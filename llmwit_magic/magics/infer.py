@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
@@ -36,6 +39,7 @@ from .cell_args import (
 from .repeat import forms
 
 RESULT_NAME = "_infer"
+IDLE_SECONDS = 0.1
 
 
 def _default_traits() -> dict[str, Any]:
@@ -159,6 +163,12 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                 if view:
                     view.finish(results)
 
+    def open_page(self) -> None:
+        """Give the buttons of outputs that a notebook was saved with their other end."""
+        from ..views.live import page_for
+
+        page_for(self.session.log)
+
     def _open_view(self, cell: Cell) -> View:
         return open_view(
             self.view,
@@ -251,6 +261,14 @@ def load(shell: Any) -> None:
     shell.register_magics(LogMagics(shell, magics))
     _register_formatters(shell, magics)
     _register_completer(shell, magics)
+    if getattr(shell, "kernel", None) is not None:
+        _when_idle(magics.open_page)
+
+
+def _when_idle(work: Callable[[], None]) -> None:
+    """Have the kernel do it soon, but not as a part of the cell that loads the extension."""
+    with suppress(RuntimeError):  # no event loop: this is no kernel that will ever be idle
+        asyncio.get_running_loop().call_later(IDLE_SECONDS, work)
 
 
 def unload(shell: Any) -> None:
