@@ -20,11 +20,11 @@ from pathlib import Path
 
 from llmwit_magic.engines.ctransformers import cpu_library
 from llmwit_magic.engines.threads import usable_cores
-from llmwit_magic.models.catalog import resolve
+from llmwit_magic.models.catalog import LocalModel, resolve
 from llmwit_magic.models.fetch import DEFAULT_NAME
 from llmwit_magic.models.gguf import read_header
 
-from . import compare, machine, ways
+from . import browser, compare, loop, machine, ways
 from .compare import FULL, TINY, Figures, Size
 from .report import table
 
@@ -63,18 +63,14 @@ def _known(path: Path) -> dict[str, Figures]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-class _Models:
-    """The default model: its original, and the form that ctransformers loads."""
-
-    def __init__(self) -> None:
-        found = resolve(DEFAULT_NAME, None, {}, lambda progress: None)
-        self.original, self.loaded = found.source, found.loaded
+def _default_model() -> LocalModel:
+    return resolve(DEFAULT_NAME, None, {}, lambda progress: None)
 
 
 def _speed(size: Size, say: compare.Say) -> Figures:
-    models = _Models()
+    models = _default_model()
     read = machine.bytes_read_per_token(read_header(models.loaded)) / 1e6
-    all_ways = [ways.infer(), ways.ctransformers(models.loaded), ways.llamacpp(models.original)]
+    all_ways = [ways.infer(), ways.ctransformers(models.loaded), ways.llamacpp(models.source)]
     return (
         compare.speed(all_ways, size, say)
         | compare.bandwidth(size, say)
@@ -83,24 +79,29 @@ def _speed(size: Size, say: compare.Say) -> Figures:
 
 
 def _cold(size: Size, say: compare.Say) -> Figures:
-    models = _Models()
+    models = _default_model()
     bare = ways.bare(models.loaded, cpu_library() or "basic")
     all_ways = [ways.infer(), ways.ctransformers(models.loaded), bare,
-                ways.llamacpp(models.original)]  # fmt: skip
+                ways.llamacpp(models.source)]  # fmt: skip
     return compare.cold(all_ways, size, say) | compare.load_ext(size, say)
 
 
+def _fixed() -> list[ways.Way]:
+    return [ways.infer(str(n), f"--threads {n}") for n in range(1, min(usable_cores(), 4) + 1)]
+
+
 def _contention(size: Size, say: compare.Say) -> Figures:
-    fixed = [ways.infer(str(n), f"--threads {n}") for n in range(1, min(usable_cores(), 4) + 1)]
-    theirs = [ways.ctransformers(_Models().loaded)]
-    return compare.contention([ways.infer(), *fixed], theirs, size, say)
+    theirs = [ways.ctransformers(_default_model().loaded)]
+    return compare.contention([ways.infer(), *_fixed()], theirs, size, say)
 
 
 PARTS: dict[str, Callable[[Size, compare.Say], Figures]] = {
     "speed": _speed,
+    "loop": lambda size, say: loop.loop(_default_model(), size, say),
     "latency": lambda size, say: compare.latency(ways.infer(), size, say),
     "cold": _cold,
     "contention": _contention,
+    "browser": lambda size, say: browser.browser([ways.infer(), *_fixed()], size, say),
     "memory": lambda size, say: compare.kernel_memory(ways.infer(), size, say),
 }
 

@@ -55,6 +55,10 @@ def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
                 for tokens in size.prompts:
                     for name, value in _prompt(running, number, tokens).items():
                         figures[name][running.way.name].append(value)
+                before = running.answer(_text(number, size.prompts[-2]), 1).seconds
+                figures["cell with one token, prompt before last, s"][running.way.name].append(
+                    before
+                )
         for running in all_running:
             process = psutil.Process(running.kernel.pid)
             figures["peak memory of the kernel, MB"][running.way.name] = [_peak_mb([process])]
@@ -73,7 +77,7 @@ def _decode_pace(running: Running, prompt: str, tokens: int) -> float:
 
 def _prompt(running: Running, number: int, tokens: int) -> dict[str, float]:
     """The cost of a prompt: what it takes longer the first time than the second."""
-    prompt = f"{number} {tokens} {SENTENCE * round(tokens / SENTENCE_TOKENS)}"
+    prompt = _text(number, tokens)
     first = running.answer(prompt, 1).seconds
     count = running.number(running.way.prompt_count)
     again = running.answer(prompt, 1).seconds
@@ -82,6 +86,11 @@ def _prompt(running: Running, number: int, tokens: int) -> dict[str, float]:
         f"cell with one token, new prompt of {tokens:,}, s": first,
         f"cell with one token, same prompt of {tokens:,}, s": again,
     }
+
+
+def _text(number: int, tokens: int) -> str:
+    """About so many tokens, which no other round's prompt begins with."""
+    return f"{number} {tokens} {SENTENCE * round(tokens / SENTENCE_TOKENS)}"
 
 
 def latency(way: Way, size: Size, say: Say) -> Figures:
@@ -136,8 +145,6 @@ def contention(ours: Sequence[Way], theirs: Sequence[Way], size: Size, say: Say)
     """Decoding while other programs keep cores busy: each way, with none, one and two of them."""
     figures = _figures()
     with _running([*ours, *theirs]) as all_running:
-        for running in all_running:
-            running.answer("Hello", 1)
         for count in range(3):
             with machine.busy_neighbours(count):
                 for number in range(size.rounds):

@@ -1,0 +1,110 @@
+"""What a token costs, part by part, in the process that generates it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from llmwit_magic.engines.ctransformers import LogitsModel
+from llmwit_magic.engines.generate import generate
+from llmwit_magic.engines.sampling import Logits
+from llmwit_magic.engines.stopping import TextStream
+from llmwit_magic.engines.threads import AdaptiveThreads, Threads, usable_cores
+from llmwit_magic.models.catalog import LocalModel
+from llmwit_magic.models.gguf import read_header
+from llmwit_magic.models.tokenizer import build_tokenizer
+from llmwit_magic.protocol import jsonable
+from llmwit_magic.wit import InferencingParams
+
+from .compare import Figures, Say, Size
+from .ways import CONTEXT_LENGTH
+
+SETTINGS = {
+    "default settings": InferencingParams(max_tokens=None, seed=1),
+    "greedy": InferencingParams(max_tokens=None, seed=1, temperature=0),
+    "no top-k, no top-p": InferencingParams(max_tokens=None, seed=1, top_k=0, top_p=1),
+    "no top-k": InferencingParams(max_tokens=None, seed=1, top_k=0),
+}
+
+
+class TimedModel:
+    """A loaded model that knows how long it has been evaluating, and never says an end."""
+
+    def __init__(self, model: LogitsModel) -> None:
+        self._model = model
+        self.context_length = model.context_length
+        self.seconds = 0.0
+
+    @property
+    def logits(self) -> Logits:
+        return self._model.logits
+
+    def shared_prefix(self, tokens: Sequence[int]) -> int:
+        return self._model.shared_prefix(tokens)
+
+    def evaluate_prompt(
+        self, tokens: Sequence[int], threads: Threads, progress: Callable[[int], bool]
+    ) -> bool:
+        return self._model.evaluate_prompt(tokens, threads, progress)
+
+    def evaluate_next(self, token: int, threads: int) -> None:
+        began = time.perf_counter()
+        self._model.evaluate_next(token, threads)
+        self.seconds += time.perf_counter() - began
+
+
+def loop(found: LocalModel, size: Size, say: Say) -> Figures:
+    """Milliseconds a token: its evaluation, and all else up to its message to the notebook."""
+    tokenizer = build_tokenizer(read_header(found.source).metadata)
+    model = LogitsModel(
+        str(found.loaded), model_type=None, context_length=CONTEXT_LENGTH, gpu_layers=0
+    )
+    threads = AdaptiveThreads()
+    figures: Figures = {}
+    with open(os.devnull, "wb") as nowhere:
+        for number in range(size.rounds):
+            for name, params in SETTINGS.items():
+                say(f"loop, round {number + 1} of {size.rounds}, {name}")
+                timed = TimedModel(model)
+                prompt = tokenizer.encode("Once upon a time there was")
+                events = generate(
+                    timed, _Endless(tokenizer), prompt, params.model_copy(
+                        update={"max_tokens": size.tokens}),
+                    TextStream((), []), threads=threads, top_logprobs=None,
+                    report=lambda progress: None, cancelled=lambda: False,
+                )  # fmt: skip
+                next(events)  # the prompt, and the first token
+                began = time.perf_counter()
+                for event in events:
+                    message = {"kind": type(event).__name__, "value": jsonable(event)}
+                    nowhere.write(json.dumps(message).encode() + b"\n")
+                spent = time.perf_counter() - began - timed.seconds
+                tokens = size.tokens - 1
+                for what, seconds in {"evaluate": timed.seconds, "all else": spent}.items():
+                    by_way = figures.setdefault(f"a token: {what}, ms", {})
+                    by_way.setdefault(name, []).append(1000 * seconds / tokens)
+        figures["evaluation alone, tokens/s"] = {
+            f"threads: {count}": [_alone(model, count, size) for _ in range(size.rounds)]
+            for count in range(1, min(usable_cores(), 4) + 1)
+        }
+    return figures
+
+
+def _alone(model: LogitsModel, threads: int, size: Size) -> float:
+    """Tokens a second where nothing is done but to evaluate: the library's own limit."""
+    model.evaluate_prompt([1, 2, 3], lambda: threads, lambda done: True)
+    began = time.perf_counter()
+    for token in range(size.tokens):
+        model.evaluate_next(100 + token, threads)
+    return size.tokens / (time.perf_counter() - began)
+
+
+class _Endless:
+    """The vocabulary without an end: every run takes as many tokens."""
+
+    end_ids: frozenset[int] = frozenset()
+
+    def __init__(self, tokenizer: object) -> None:
+        self.token_bytes: Callable[[int], bytes] = tokenizer.token_bytes  # type: ignore[attr-defined]
