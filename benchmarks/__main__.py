@@ -5,7 +5,7 @@
     python -m benchmarks --tiny          each once, with next to nothing to do
 
 The figures and the machine's facts go to `benchmarks/results.json`, of which
-`docs/make_pages.py` makes the tables of README and `docs/performance.md`.
+`python -m docs.make_pages` makes the tables of README and `docs/performance.md`.
 """
 
 from __future__ import annotations

@@ -1,25 +1,72 @@
-"""Figures as a table: medians, their spread, and the ratios to the other ways."""
+"""Figures as tables: medians, their spread, and ours beside the other ways'."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 OURS = "%%infer"
+OTHERS = ("ctransformers", "llama.cpp")
+SUMMARY = {
+    "decode, tokens/s": "generating, tokens/s",
+    "decode beside 1 busy, tokens/s": "the same beside one busy program",
+    "prompt of 400, tokens/s": "reading a new prompt of 400 tokens, tokens/s",
+    "cell with one token, same prompt of 400, s": "first token of the same prompt again, s",
+    "cell with one token, prompt before last, s": "first token of the prompt before it, s",
+    "new kernel to first token, s": "first token in a new kernel, s",
+    "peak memory of the kernel, MB": "peak memory of the kernel, MB",
+}
+"""The figures of the README, and what they are called there."""
+
+Figures = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def table(figures: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """A line for each figure and way: median, lowest to highest, and how many times ours."""
+def table(figures: Figures) -> str:
+    """For a terminal: each figure's ways with median, spread, and how many times theirs ours is."""
     lines = []
     for name, by_way in figures.items():
         lines.append(name)
-        for way, values in by_way.items():
-            spread = f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
-            ratio = ""
-            if way != OURS and OURS in by_way:
-                ratio = f"ours is {median(by_way[OURS]) / median(values):.2f} ×"
-            lines.append(f"  {way:<24}{number(median(values)):>10}  {spread:<22}{ratio}".rstrip())
+        for way, middle, spread, ratio in _rows(by_way):
+            lines.append(f"  {way:<24}{middle:>10}  {spread:<22}{ratio}".rstrip())
     return "\n".join(lines)
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """For the README: the ways side by side, and the machine."""
+    lines = ["| | `%%infer` | ctransformers | llama.cpp |", "| --- | --- | --- | --- |"]
+    for name, words in SUMMARY.items():
+        by_way = results["figures"].get(name, {})
+        cells = [number(median(by_way[way])) if way in by_way else "" for way in (OURS, *OTHERS)]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _machine(results["machine"])])
+
+
+def details(results: Mapping[str, Any]) -> str:
+    """For the page of performance: all figures with their spread."""
+    lines = ["| figure | way | median | lowest to highest | |", "| --- | --- | --- | --- | --- |"]
+    for name, by_way in results["figures"].items():
+        for way, middle, spread, ratio in _rows(by_way):
+            lines.append(f"| {name} | {way} | {middle} | {spread} | {ratio} |")
+            name = ""
+    return "\n".join([*lines, "", _machine(results["machine"])])
+
+
+def _rows(by_way: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str, str, str]]:
+    for way, values in by_way.items():
+        spread = f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
+        ratio = ""
+        if way != OURS and OURS in by_way:
+            ratio = f"ours is {median(by_way[OURS]) / median(values):.2f} ×"
+        yield way, number(median(values)), spread, ratio
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    packages = ", ".join(f"{name} {facts[name]}" for name in (*OTHERS[:1], "xllamacpp"))
+    return (
+        f"Medians, measured in turn on {facts['processor']}, {facts['cores']} cores, "
+        f"{facts['system']}, Python {facts['python']}, {packages}."
+    )
 
 
 def number(value: float) -> str:

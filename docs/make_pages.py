@@ -1,21 +1,25 @@
-"""Write the docs pages that are made from the code.
+"""Write the docs pages that are made from the code, and the tables of measured figures.
 
-    python docs/make_pages.py [--check]
+    python -m docs.make_pages [--check]
 
 `--check` writes nothing, and ends with an error where a page is not what the
-code says.
+code says, or a table not what `benchmarks/results.json` says.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.report import details, summary
 from llmwit_magic.runlog.columns import COLUMNS
 from llmwit_magic.runlog.database import VERSION
 from llmwit_magic.runlog.frame import DTYPES
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 _TYPES = {"time": "datetime64[us, UTC]", "json": "object"}
 _COLUMNS_HEAD = f"""# The columns of the run log
 
@@ -39,17 +43,30 @@ def columns_page() -> str:
     return _COLUMNS_HEAD + "".join(lines)
 
 
-PAGES = {"run-log-columns.md": columns_page}
+def with_figures(path: Path, figures: str) -> str:
+    """The page with the table between its two marks made anew."""
+    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
+    _, end, after = rest.partition("<!-- end of figures -->")
+    if not (start and end):
+        raise ValueError(f"{path.name} has no marks for its figures")
+    return f"{before}{start}{figures}\n{end}{after}"
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each page, and what it is to say."""
+    yield HERE / "run-log-columns.md", columns_page()
+    results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    for path, figures in ((ROOT / "README.md", summary), (HERE / "performance.md", details)):
+        yield path, with_figures(path, figures(results))
 
 
 def main() -> int:
     stale = 0
-    for name, make in PAGES.items():
-        path, text = HERE / name, make()
+    for path, text in pages():
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         if "--check" in sys.argv[1:]:
-            print(f"{path.name} is not what the code says: python docs/make_pages.py")
+            print(f"{path.name} is not what the code says: python -m docs.make_pages")
             stale += 1
         else:
             path.write_text(text, encoding="utf-8")

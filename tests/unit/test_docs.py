@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_pages_are_what_the_code_says() -> None:
-    """`docs/make_pages.py --check` finds nothing to write."""
+    """`python -m docs.make_pages --check` finds nothing to write."""
     done = subprocess.run(
-        [sys.executable, "docs/make_pages.py", "--check"],
+        [sys.executable, "-m", "docs.make_pages", "--check"],
         cwd=ROOT, capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
