@@ -14,6 +14,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from IPython.core import magic_arguments
@@ -378,14 +379,18 @@ _ESCAPE = re.compile(
 
 def _unescape(flag: str, text: str) -> str:
     """Python's escapes decoded; a backslash before anything else stays."""
+    try:
+        return _ESCAPE.sub(lambda match: _character(match[0]), text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{flag}: {error}") from None
 
-    def decode(match: re.Match[str]) -> str:
-        try:
-            return str(ast.literal_eval(f'"{match[0]}"'))
-        except (SyntaxError, ValueError):
-            raise InvalidInput(f"{flag}: '{match[0]}' is not a character") from None
 
-    return _ESCAPE.sub(decode, text)
+@lru_cache(1024)
+def _character(escape: str) -> str:
+    try:
+        return str(ast.literal_eval(f'"{escape}"'))
+    except (SyntaxError, ValueError):
+        raise InvalidInput(f"'{escape}' is not a character") from None
 
 
 def _tag(text: str) -> tuple[str, str]:

@@ -196,6 +196,38 @@ def test_several_filters_cut_at_the_leftmost_match_of_any(
     assert outcome(pieces, filters=several[::-1]) == wanted
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("a(?!bc)", "babc"), ("a(?!bc)", "babd"), ("a(?!.*c)", "adcdca"), ("(?!ab)a", "abac"),
+        ("a(?=bc)", "abdabc"), ("a(?=b$)", "abc"), ("a(?!b$)", "abc"), ("a(?!b\\b)", "abc"),
+        ("b(?<!b$)", "abc"), ("b(?<!b\\b)", "abc"), ("(?<!\\w)abc", "dabc abc"), ("ab\\Kc", "ababcd"),
+        ("a\\Kbc", " daabcd"), ("\\Gab", "dab"), ("(?:abc){e<=1}", "bddabc"), ("a(*SKIP)b|c", "bddaabb"),
+        ("(?(?=ab)abc|b)", "dabd"), ("[(?!]a", "b!a"), ("\\(?!a", "b(!a"),
+    ],
+)  # fmt: skip
+def test_what_stands_around_a_match(pattern: str, text: str) -> None:
+    """Look arounds, moved beginnings and fuzzy matches depend on no split either."""
+    match = regex.search(pattern, text)
+    wanted = (text[: match.start()], FILTER, None) if match else (text, None, None)
+    for cut in range(len(text)):
+        assert outcome([text[:cut].encode(), text[cut:].encode()], filters=[pattern]) == wanted
+    assert outcome(bytewise(text), filters=[pattern]) == wanted
+
+
+@pytest.mark.parametrize("pattern", ["(?r)ab", "(?R)?ab(?r)"])
+def test_a_pattern_that_searches_backwards_is_refused(pattern: str) -> None:
+    """It would find the last match, and let the first one out."""
+    with pytest.raises(InvalidInput, match="backwards"):
+        TextStream((), [pattern])
+
+
+def test_a_pattern_that_takes_all_memory_fails_in_one_line() -> None:
+    """A recursion without an end is the pattern's fault, and no defect of the engine."""
+    with pytest.raises(EngineFailed, match="ran out of memory"):
+        outcome([b"dd"], filters=["(?R)?ab"])
+
+
 @given(patterns, stop_lists, split_texts(filter_texts))
 @example("ab", ["bc"], ("xabc", [b"xab", b"c"]))
 @settings(max_examples=200, deadline=None)
