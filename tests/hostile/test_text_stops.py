@@ -114,7 +114,7 @@ def test_what_a_filter_matches_never_appears(report: Report, long: bool) -> None
         try:
             match = regex.search(pattern, text)
         except MemoryError:  # some fuzzy repeats are more than the library can take
-            with pytest.raises(EngineFailed, match="ran out of memory|backtracks"):
+            with pytest.raises(EngineFailed, match=r"ran out of memory|backtracks"):
                 "".join(map(stream.push, pieces)) + stream.finish()
             report.tried(kind, "ended in one line")
             return
