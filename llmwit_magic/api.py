@@ -45,7 +45,7 @@ def infer(
     try:
         run.follow(INTERVAL, lambda run: None)
     finally:
-        run.cancel()  # an interrupt may come before `follow` can take it
+        run.stop()  # an interrupt may come before `follow` can take it
     return run.result
 
 
@@ -163,7 +163,7 @@ def replay(
     try:
         run.follow(INTERVAL, lambda run: None)
     finally:
-        run.cancel()  # an interrupt may come before `follow` can take it
+        run.stop()  # an interrupt may come before `follow` can take it
     return Replay(original, run.result, tuple(changes), notice)
 
 

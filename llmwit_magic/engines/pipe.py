@@ -47,6 +47,7 @@ class ChildProcess:
         self._commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         """What the child says, and None when it has gone."""
+        self._output: Any = None
         try:
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
             self._process = subprocess.Popen(
@@ -58,6 +59,8 @@ class ChildProcess:
                 start_new_session=os.name == "posix",
             )
         except OSError as error:
+            if self._output is not None:
+                self._output.close()
             raise EngineFailed(
                 f"the engine could not be started: {error.strerror or error}"
             ) from None

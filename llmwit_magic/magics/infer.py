@@ -155,7 +155,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                         view = self._open_view(cell)  # widgets are imported while the engine starts
                     run.follow(INTERVAL, view.draw if view else lambda run: None)
                 finally:
-                    run.cancel()  # an interrupt may come before `follow` can take it
+                    run.stop()  # an interrupt may come before `follow` can take it
                     results.add(run)
         finally:
             if results:  # an interrupt may come before there is a first run

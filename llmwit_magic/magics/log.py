@@ -153,7 +153,7 @@ class LogMagics(Magics):
         try:
             run.follow(INTERVAL, view.draw if view else lambda run: None)
         finally:
-            run.cancel()  # an interrupt may come before `follow` can take it
+            run.stop()  # an interrupt may come before `follow` can take it
             self.shell.push({RESULT_NAME: run.result}, interactive=False)
             if view:
                 view.finish(Results([run]))

@@ -98,7 +98,7 @@ session.close()
 shutil.copytree(Path(logged).parent, sys.argv[3], dirs_exist_ok=True)
 say()
 """  # fmt: skip
-    mount = f"mount -t tmpfs -o size=1m tmpfs {tmp_path / 'log'}"
+    mount = f"mount -t tmpfs -o size=8m tmpfs {tmp_path / 'log'}"  # its write-ahead log takes 4
     copy = tmp_path / "copy"
     said = python_apart(code, spm, tmp_path / "log" / "runs.sqlite3", copy, mounts=mount)
     outcomes = [said["before"], *said["full"], said["after"]]
