@@ -66,12 +66,12 @@ def main() -> None:
 
 
 def _watch_runs(at: list[str], begins: Callable[[], None]) -> list[Run]:
-    """The runs that the session has started since the list was emptied.
+    """The runs whose thread has begun since the list was emptied.
 
     Calls `begins` when one comes to the stage `at`.
     """
     runs: list[Run] = []
-    start, emit = Run.start, Run.emit
+    work, emit = Run._work, Run.emit
 
     def emitted(run: Run, event: Event) -> None:
         emit(run, event)
@@ -82,9 +82,9 @@ def _watch_runs(at: list[str], begins: Callable[[], None]) -> list[Run]:
 
     def watched(run: Run, *arguments: Any) -> None:
         runs.append(run)
-        start(run, *arguments)
+        work(run, *arguments)
 
-    Run.start = watched  # type: ignore[method-assign]
+    Run._work = watched  # type: ignore[method-assign]
     return runs
 
 
