@@ -49,6 +49,7 @@ class Request(Record):
         "with, or what memory allows, at most 8192",
         json_schema_extra=valid("a whole number ≥ 1"),
     )
+    anyway: bool = Field(False, description="take a context longer than the model was trained with")
     gpu_layers: U32 | Literal["auto"] = Field(
         "auto",
         description="layers to run on the GPU; auto: as many as fit, none without a usable one",

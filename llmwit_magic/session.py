@@ -204,6 +204,7 @@ class Session:
             model_type=model.model_type,
             context_length=request.context_length,
             gpu_layers=request.gpu_layers,
+            anyway=request.anyway,
             kept_prompts=self.kept_prompts,
             child=child,
         )
@@ -328,7 +329,7 @@ def _name(request: Request) -> tuple[str, str | None, str]:
 def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:
     return (
         str(model.source), model.state, model.model_type,
-        request.context_length, request.gpu_layers,
+        request.context_length, request.anyway, request.gpu_layers,
     )  # fmt: skip
 
 

@@ -42,17 +42,19 @@ def load(
     model_type: str | None,
     context_length: int | None,
     gpu_layers: int | str,
+    anyway: bool = False,
     kept_prompts: int = 1,
 ) -> Loaded:
     """Open the model file `loaded`; the vocabulary is read from `source`, its original.
 
+    A context longer than the model was trained with is refused, unless `anyway`.
     The evaluation of `kept_prompts` prompts is kept where memory allows.
     """
     if model_type:
         return _load_old(source, model_type, context_length, gpu_layers)
     header = read_header(Path(source))
     tokenizer = build_tokenizer(header.metadata)
-    length = choose_context(header, context_length)
+    length = choose_context(header, context_length, anyway)
     gpu = "" if gpu_layers == 0 else devices.find_gpu()
     layers, reason = devices.choose_layers(gpu_layers, gpu, *devices.layer_sizes(header, length))
     before = devices.free_memory() if layers else None
@@ -94,7 +96,8 @@ def _load_old(
         model = _open(source, model_type, context_length or 0, 0)
     if context_length is not None:
         # Most of these formats have the length that their file tells, whatever is asked for.
-        _check_context(context_length, model.context_length)
+        if context_length > model.context_length:
+            raise InvalidInput(_too_long(context_length, model.context_length))
         model.context_length = context_length
     device = DeviceInfo(
         library=model.library, requested_gpu_layers=gpu_layers, reason="an old GGML file"
@@ -129,11 +132,14 @@ def _device_memory_taken(before: int | None, model: LogitsModel, layers: int) ->
     return taken
 
 
-def choose_context(header: Header, asked: int | None) -> int:
+def choose_context(header: Header, asked: int | None, anyway: bool = False) -> int:
     """Tokens of context: what was asked for, or the trained length as far as memory allows."""
     trained: int = header.hyperparameter("context_length")
     if asked is not None:
-        _check_context(asked, trained)
+        if asked > trained and not anyway:
+            raise InvalidInput(
+                f"{_too_long(asked, trained)} (--anyway takes it; the text gets worse beyond)"
+            )
         length = asked
     else:
         length = min(trained, MAX_DEFAULT_CONTEXT)
@@ -156,8 +162,5 @@ def needed_memory(header: Header, context_length: int) -> int:
     )
 
 
-def _check_context(asked: int, trained: int) -> None:
-    if asked > trained:
-        raise InvalidInput(
-            f"context_length: {asked} is not valid: the model was trained with {trained}"
-        )
+def _too_long(asked: int, trained: int) -> str:
+    return f"context_length: {asked} is not valid: the model was trained with {trained}"

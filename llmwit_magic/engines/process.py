@@ -56,7 +56,8 @@ class EngineProcess:
 
     def __init__(
         self, *, info: ModelInfo, source: Path, loaded: Path, model_type: str | None,
-        context_length: int | None, gpu_layers: int | str, kept_prompts: int = 1,
+        context_length: int | None, gpu_layers: int | str, anyway: bool = False,
+        kept_prompts: int = 1,
         child: ChildProcess | None = None,
     ) -> None:  # fmt: skip
         """`child` is one that has been started ahead; without it, `load` starts one."""
@@ -67,6 +68,7 @@ class EngineProcess:
             "model_type": model_type,
             "context_length": context_length,
             "gpu_layers": gpu_layers,
+            "anyway": anyway,
             "kept_prompts": kept_prompts,
         }
         self.name = info.name

@@ -95,6 +95,7 @@ OPTIONS = (
     Option("chat", ("--chat",), type=bool),
     Option("system", ("--system",), "TEXT"),
     Option("context_length", ("--context-length",), "N|none", int, NONE),
+    Option("anyway", ("--anyway",), type=bool),
     Option("gpu_layers", ("--gpu-layers",), "N|auto", int, AUTO),
     Option("threads", ("--threads",), "N|auto", int, AUTO),
     Option("top_logprobs", ("--top-logprobs",), "N|none", int, NONE),
@@ -116,7 +117,7 @@ OPTIONS = (
 DEFAULTS = tuple(
     option.dest
     for option in OPTIONS
-    if option.field is not None and option.dest not in ("model", "tags", "model_type")
+    if option.field is not None and option.dest not in ("model", "tags", "model_type", "anyway")
 )
 
 SLIDERS = {option.dest: option.slider for option in OPTIONS if option.slider}

@@ -86,7 +86,7 @@ def python_text(request: Request) -> str:
     params = request.params.model_dump(exclude_defaults=True)
     options = {
         name: getattr(request, name)
-        for name in ("model_type", "chat", "system", "context_length", "gpu_layers", "threads",
+        for name in ("model_type", "chat", "system", "context_length", "anyway", "gpu_layers", "threads",
                      "top_logprobs")
         if getattr(request, name) != Request.model_fields[name].default
     }  # fmt: skip

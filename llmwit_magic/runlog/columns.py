@@ -86,6 +86,8 @@ COLUMNS = (
            "threads", few=True),
     Column("context_length_requested", "integer", "as asked for; missing: the model's own",
            "tokens", few=True),
+    Column("anyway", "boolean", "whether it was asked for beyond what the model was trained with",
+           few=True),
     Column("context_length", "integer", "room for prompt and answer", "tokens", few=True),
     Column("rendered_prompt", "text", "the prompt as the model got it, where a template was used"),
     Column("top_logprobs", "integer", "alternatives recorded for each token", "tokens", few=True),

@@ -22,7 +22,7 @@ from ..errors import LogError, RunNotFound
 from .columns import NAMES
 from .database import Database, process_started
 from .filters import Filter
-from .rows import JSON_NAMES, Row, ended_row, read_json, started_row
+from .rows import BOOLEAN_NAMES, JSON_NAMES, Row, ended_row, read_json, started_row
 from .run import Run
 
 if TYPE_CHECKING:
@@ -319,8 +319,9 @@ def _no_collection() -> Iterator[None]:
 def _parsed(row: Row) -> Row:
     for name in JSON_NAMES:
         row[name] = read_json(row[name], f"{name} of run {row['run_id']}")
-    if row["chat"] is not None:
-        row["chat"] = bool(row["chat"])
+    for name in BOOLEAN_NAMES:
+        if row[name] is not None:
+            row[name] = bool(row[name])
     return row
 
 

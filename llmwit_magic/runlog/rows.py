@@ -27,6 +27,7 @@ from .run import Run
 Row = dict[str, Any]
 
 JSON_NAMES = tuple(column.name for column in COLUMNS if column.kind == "json")
+BOOLEAN_NAMES = tuple(column.name for column in COLUMNS if column.kind == "boolean")
 _PARAMS = tuple(name for name in InferencingParams.model_fields if name != "stop")
 # The way in which bytes and infinities are written is that of the outermost schema.
 _TOKENS = TypeAdapter(tuple[TokenInfo, ...], config=TokenInfo.model_config)
@@ -47,6 +48,7 @@ def request_row(request: Request) -> Row:
         **{name: getattr(request.params, name) for name in _PARAMS},
         "stop": _dump(request.params.stop),
         "context_length_requested": request.context_length,
+        "anyway": request.anyway,
         "context_length": request.context_length,
         "gpu_layers_requested": str(request.gpu_layers),
         "threads_requested": str(request.threads),
@@ -153,6 +155,7 @@ def request_of(row: Mapping[str, Any]) -> Request:
         chat=bool(row["chat"]),
         system=row["system"],
         context_length=row["context_length_requested"],
+        anyway=bool(row["anyway"]),
         gpu_layers=_number_or_auto(row["gpu_layers_requested"]),
         threads=_number_or_auto(row["threads_requested"]),
         top_logprobs=row["top_logprobs"],
