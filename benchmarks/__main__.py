@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from llmwit_magic.engines.ctransformers import cpu_library
 from llmwit_magic.engines.threads import usable_cores
@@ -39,28 +40,27 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.parts) - PARTS.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))} (there are: {', '.join(PARTS)})")
-    results = _known(chosen.json) if chosen.parts else {}
+    results = _known(chosen.json) if chosen.parts else {"figures": {}}
+    size = TINY if chosen.tiny else FULL
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_DATA_HOME"] = folder  # the runs are not for the user's log
-        figures = measure(chosen.parts or list(PARTS), TINY if chosen.tiny else FULL)
-    results["machine"] = machine.facts()
-    results.setdefault("figures", {}).update(figures)
-    chosen.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(table(figures))
+        for part in chosen.parts or PARTS:
+            figures = PARTS[part](size, _say)
+            results = {
+                "machine": machine.facts(), "figures": results["figures"] | figures
+            }  # fmt: skip
+            chosen.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            _say("")
+            print(table(figures), flush=True)
     return 0
 
 
-def measure(parts: list[str], size: Size) -> Figures:
-    """The figures of the named parts."""
-    figures: Figures = {}
-    for part in parts:
-        figures |= PARTS[part](size, lambda text: print(f"\r{text:<60}", end="", file=sys.stderr))
-    print(f"\r{'':<60}\r", end="", file=sys.stderr)
-    return figures
+def _say(text: str) -> None:
+    print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
 
 
-def _known(path: Path) -> dict[str, Figures]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def _known(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"figures": {}}
 
 
 def _default_model() -> LocalModel:
@@ -98,6 +98,7 @@ def _contention(size: Size, say: compare.Say) -> Figures:
 PARTS: dict[str, Callable[[Size, compare.Say], Figures]] = {
     "speed": _speed,
     "loop": lambda size, say: loop.loop(_default_model(), size, say),
+    "growth": lambda size, say: loop.growth(_default_model(), size, say),
     "latency": lambda size, say: compare.latency(ways.infer(), size, say),
     "cold": _cold,
     "contention": _contention,

@@ -35,12 +35,21 @@ class Size:
 
     rounds: int
     tokens: int
+    contended_tokens: int
     prompts: tuple[int, ...]
+    contexts: tuple[int, ...]
     runs: tuple[int, int]
 
 
-FULL = Size(rounds=3, tokens=129, prompts=(17, 400, 2_000), runs=(100, 1_000))
-TINY = Size(rounds=1, tokens=3, prompts=(17, 40), runs=(2, 4))
+FULL = Size(
+    rounds=3,
+    tokens=129,
+    contended_tokens=33,
+    prompts=(17, 400, 2_000),
+    contexts=(32, 512, 2_048),
+    runs=(100, 1_000),
+)
+TINY = Size(rounds=1, tokens=3, contended_tokens=3, prompts=(17, 40), contexts=(8, 16), runs=(2, 4))
 
 
 def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
@@ -151,7 +160,7 @@ def contention(ours: Sequence[Way], theirs: Sequence[Way], size: Size, say: Say)
                     say(f"{count} busy neighbours, round {number + 1} of {size.rounds}")
                     for running in all_running:
                         prompt = f"Verse {number}. It was a dark night"
-                        pace = _decode_pace(running, prompt, size.tokens)
+                        pace = _decode_pace(running, prompt, size.contended_tokens)
                         figures[f"decode beside {count} busy, tokens/s"][running.way.name].append(
                             pace
                         )

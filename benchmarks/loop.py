@@ -29,6 +29,9 @@ SETTINGS = {
 }
 
 
+GROWTH_TOKENS = 16
+
+
 class TimedModel:
     """A loaded model that knows how long it has been evaluating, and never says an end."""
 
@@ -99,6 +102,26 @@ def _alone(model: LogitsModel, threads: int, size: Size) -> float:
     for token in range(size.tokens):
         model.evaluate_next(100 + token, threads)
     return size.tokens / (time.perf_counter() - began)
+
+
+def growth(found: LocalModel, size: Size, say: Say) -> Figures:
+    """Milliseconds that a token takes to evaluate, by the number of tokens before it."""
+    model = LogitsModel(
+        str(found.loaded), model_type=None, context_length=CONTEXT_LENGTH, gpu_layers=0
+    )
+    threads = AdaptiveThreads()
+    paces: dict[str, list[float]] = {}
+    for before in size.contexts:
+        say(f"growth, {before:,} tokens before")
+        prompt = [3 + number % 1_000 for number in range(before)]
+        model.evaluate_prompt(prompt, threads, lambda done: True)
+        for _ in range(size.rounds):
+            began = time.perf_counter()
+            for token in range(GROWTH_TOKENS):
+                model.evaluate_next(100 + token, threads())
+            seconds = (time.perf_counter() - began) / GROWTH_TOKENS
+            paces.setdefault(f"after {before:,}", []).append(1000 * seconds)
+    return {"evaluate a token, ms": paces}
 
 
 class _Endless:
