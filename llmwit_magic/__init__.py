@@ -98,9 +98,13 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: Any) -> None:
     """What `%load_ext llmwit_magic` calls."""
+    from .engines.pipe import start_child
+
+    # The engine of the first run starts while this process imports all else.
+    standby = start_child() if getattr(shell, "kernel", None) is not None else None
     from .magics.infer import load
 
-    load(shell)
+    load(shell, standby)
 
 
 def unload_ipython_extension(shell: Any) -> None:

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .engines.pipe import ChildProcess
+from .engines.pipe import ChildProcess, Standby
 from .engines.process import EngineProcess
 from .errors import Interrupted, InvalidInput, LogError
 from .models.catalog import LocalModel, resolve
@@ -43,6 +43,7 @@ class Session:
         self._aliases: dict[str, str] = {}
         self.max_loaded_models = 2
         self.kept_prompts = 3
+        self._standby = Standby()
         self._idle_unload_minutes: float | None = None
         self._idle_timer: threading.Timer | None = None
         self._engines: dict[tuple[Any, ...], EngineProcess] = {}
@@ -167,8 +168,9 @@ class Session:
         self, request: Request, emit: Emit, cancel: threading.Event
     ) -> Iterator[EngineProcess]:
         """The loaded engine for the request's model and settings, kept while it is used."""
-        # A process takes as long to start as a file to be looked at, and has a core of its own.
-        ahead = None if _name(request) in self._models else ChildProcess()
+        ahead = self._standby.taken()
+        if ahead is None and _name(request) not in self._models:
+            ahead = ChildProcess()  # starts while the file is looked at: it has a core of its own
         try:
             model = self._resolve(request, _reporter(emit, cancel))
             key = _engine_key(model, request)
@@ -208,6 +210,10 @@ class Session:
             kept_prompts=self.kept_prompts,
             child=child,
         )
+
+    def stand_by(self, child: ChildProcess) -> None:
+        """Take a child for the first run; unused for some minutes, it ends."""
+        self._standby.put(child)
 
     def _take_surplus(self) -> list[EngineProcess]:
         """Take out the engines beyond the limit: the longest unused first, used ones never."""
@@ -290,6 +296,8 @@ class Session:
             }
             for key in chosen:
                 del self._engines[key]
+        if name is None:
+            self._standby.close()
         names = [engine.name for engine in chosen.values() if engine.alive]
         with ExitStack() as stack:  # all of them, though an interrupt comes between
             for engine in chosen.values():

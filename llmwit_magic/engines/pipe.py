@@ -18,6 +18,8 @@ from typing import Any
 from ..errors import EngineFailed
 
 EXIT_SECONDS = 2.0
+STANDBY_SECONDS = 300.0
+"""How long a child that was started ahead waits for its model: it holds some 50 MB."""
 _REPORT_BYTES = 2000
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -119,6 +121,45 @@ class ChildProcess:
         self._output.seek(max(0, size - _REPORT_BYTES))
         lines = self._output.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip()[:300] if lines else ""
+
+
+class Standby:
+    """A place for a child that has been started ahead, which ends there after a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: ChildProcess | None = None
+        self._timer: threading.Timer | None = None
+
+    def put(self, child: ChildProcess) -> None:
+        """Keep a child; one that was there already ends."""
+        self.close()
+        with self._lock:
+            self._child = child
+            self._timer = threading.Timer(STANDBY_SECONDS, self.close)
+            self._timer.name, self._timer.daemon = "llmwit-standby", True
+            self._timer.start()
+
+    def taken(self) -> ChildProcess | None:
+        """The child, which is the caller's from now on."""
+        with self._lock:
+            child, self._child = self._child, None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        return child
+
+    def close(self) -> None:
+        """End the child that is there."""
+        if (child := self.taken()) is not None:
+            child.kill()
+
+
+def start_child() -> ChildProcess | None:
+    """A child ahead of its need; None where none can be started, which the need will say."""
+    with suppress(EngineFailed):
+        return ChildProcess()
+    return None
 
 
 def _signal_name(number: int) -> str:

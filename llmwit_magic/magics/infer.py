@@ -16,6 +16,7 @@ from traitlets import Any as AnyTrait
 from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, observe, validate
 from traitlets.config import Configurable
 
+from ..engines.pipe import ChildProcess
 from ..errors import InvalidInput
 from ..models.fetch import DEFAULT_NAME
 from ..protocol import Prepared, Request
@@ -252,11 +253,16 @@ def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
     return "\n".join([text.visible(prepared.prompt), *map(text.on_one_line, lines)])
 
 
-def load(shell: Any) -> None:
-    """Register magics, completion and the forms in which results show."""
+def load(shell: Any, standby: ChildProcess | None) -> None:
+    """Register magics, completion and the forms in which results show.
+
+    `standby` is a child process for the first run.
+    """
     from .log import LogMagics
 
     magics = InferMagics(shell)
+    if standby is not None:
+        magics.session.stand_by(standby)
     shell.register_magics(magics)
     shell.register_magics(LogMagics(shell, magics))
     _register_formatters(shell, magics)

@@ -25,13 +25,17 @@ from .text import plain, plain_table, progress_text, settings_text, visible
 
 STATUS_SECONDS = 1.0
 """How often the number of tokens is said while text is streamed."""
+# As text, not as files: anywidget keeps each widget whose file it watches for ever.
+PAGE_JS, PAGE_CSS = (
+    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.js", "page.css")
+)
 Forms = Callable[[Request], Mapping[str, str]]
 
 
 class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Made once for a log and never shown: the page's side of finished views."""
 
-    _esm = Path(__file__).parent / "page.js"
+    _esm = traitlets.Unicode(PAGE_JS).tag(sync=True)
     role = traitlets.Unicode("page").tag(sync=True)
     log = traitlets.Unicode().tag(sync=True)
 
@@ -64,8 +68,8 @@ def page_for(log: RunLog) -> PageWidget:
 class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Text appended by messages, a status line, a progress bar, and Stop."""
 
-    _esm = Path(__file__).parent / "page.js"
-    _css = Path(__file__).parent / "page.css"
+    _esm = traitlets.Unicode(PAGE_JS).tag(sync=True)
+    _css = traitlets.Unicode(PAGE_CSS).tag(sync=True)
     role = traitlets.Unicode("live").tag(sync=True)
     key = traitlets.Unicode().tag(sync=True)
     stoppable = traitlets.Bool(True).tag(sync=True)
@@ -169,6 +173,7 @@ class NotebookView:
         else:
             data = {"text/html": "", "text/plain": ""}
         self._handle.update(data, raw=True)
+        self._widget.layout.close()
         self._widget.close()
 
     def _finished(self, run: Run) -> dict[str, str]:
