@@ -37,6 +37,11 @@ main(int(sys.argv[2]))
 """
 
 
+# What the child has no use for, and would look for or start when it is imported: plugins of
+# pydantic in all that is installed, and threads for the linear algebra of numpy.
+_ENVIRONMENT = {"PYDANTIC_DISABLE_PLUGINS": "__all__", "OPENBLAS_NUM_THREADS": "1"}
+
+
 class ChildProcess:
     """A child that has been started and knows no model yet; see `child.py` for what it answers.
 
@@ -57,6 +62,7 @@ class ChildProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._output,
+                env=os.environ | _ENVIRONMENT,
                 # An interrupt of the notebook's process group is not for the child.
                 start_new_session=os.name == "posix",
             )
