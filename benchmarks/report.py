@@ -16,6 +16,7 @@ SUMMARY = {
     "cell with one token, prompt before last, s": "first token of the prompt before it, s",
     "new kernel to first token, s": "first token in a new kernel, s",
     "peak memory of the kernel, MB": "peak memory of the kernel, MB",
+    "peak memory of its engine, MB": "peak memory of the engine's own process, MB",
 }
 """The figures of the README, and what they are called there."""
 

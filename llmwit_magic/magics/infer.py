@@ -253,7 +253,7 @@ def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
     return "\n".join([text.visible(prepared.prompt), *map(text.on_one_line, lines)])
 
 
-def load(shell: Any, standby: ChildProcess | None) -> None:
+def load(shell: Any, standby: ChildProcess | None = None) -> None:
     """Register magics, completion and the forms in which results show.
 
     `standby` is a child process for the first run.

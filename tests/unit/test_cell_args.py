@@ -64,6 +64,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "repeat_penalty_last_n_token_count": ("9", 9),
     "seed": ("42", 42),
     "chat": ("", True),
+    "anyway": ("", True),
     "system": ("'Be brief.'", "Be brief."),
     "context_length": ("512", 512),
     "gpu_layers": ("2", 2),

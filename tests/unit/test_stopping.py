@@ -222,9 +222,9 @@ def test_a_pattern_that_searches_backwards_is_refused(pattern: str) -> None:
         TextStream((), [pattern])
 
 
-def test_a_pattern_that_takes_all_memory_fails_in_one_line() -> None:
-    """A recursion without an end is the pattern's fault, and no defect of the engine."""
-    with pytest.raises(EngineFailed, match="ran out of memory"):
+def test_a_pattern_that_calls_itself_for_ever_fails_in_one_line() -> None:
+    """By memory or by time, whichever this machine has less of."""
+    with pytest.raises(EngineFailed, match="ran out of memory|took over 2 s"):
         outcome([b"dd"], filters=["(?R)?ab"])
 
 
