@@ -14,6 +14,7 @@ from llmwit_magic.errors import ModelNotSupported
 from llmwit_magic.protocol import Request
 from llmwit_magic.session import Session
 from llmwit_magic.wit import InferencingParams
+from tests.support.kernel import engines_of
 from tests.support.tiny_models import write_llama_gguf
 
 LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -44,7 +45,7 @@ def test_a_template_that_does_not_end_costs_the_engine(
     with pytest.raises(ModelNotSupported, match=r"had not ended after 5 s: leave out --chat"):
         run.raise_failure()
     assert session.loaded_models() == []
-    assert not psutil.Process().children()
+    assert not engines_of()
     assert session.run(asked.model_copy(update={"chat": False})).wait(15)
     assert session.log.rows()[-1]["status"] == "ok"
 
@@ -68,7 +69,7 @@ def test_an_endless_template_can_be_cancelled(
     run.cancel()
     assert run.wait(1.5)
     assert (run.status, run.error) == ("interrupted", None)
-    assert not psutil.Process().children()
+    assert not engines_of()
 
 
 @pytest.mark.parametrize(
