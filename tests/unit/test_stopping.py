@@ -224,7 +224,7 @@ def test_a_pattern_that_searches_backwards_is_refused(pattern: str) -> None:
 
 def test_a_pattern_that_calls_itself_for_ever_fails_in_one_line() -> None:
     """By memory or by time, whichever this machine has less of."""
-    with pytest.raises(EngineFailed, match="ran out of memory|took over 2 s"):
+    with pytest.raises(EngineFailed, match=r"ran out of memory|took over 2 s"):
         outcome([b"dd"], filters=["(?R)?ab"])
 
 
