@@ -91,8 +91,14 @@ def _load_old(
         raise DeviceUnavailable(
             "old GGML files run on the CPU: ctransformers offloads GGUF models only"
         )
+    size, free = Path(source).stat().st_size, psutil.virtual_memory().available
+    if size > free:  # unlike a GGUF file's, these weights are read and not mapped
+        raise OutOfMemory(
+            f"{Path(source).name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
+            "try a smaller model"
+        )
     # Of such a header only the vocabulary is checked, and the loader takes the rest as it is.
-    with limited_memory(psutil.virtual_memory().available):
+    with limited_memory(free):
         model = _open(source, model_type, context_length or 0, 0)
     if context_length is not None:
         # Most of these formats have the length that their file tells, whatever is asked for.

@@ -277,6 +277,15 @@ def test_gpu_layers_of_old_files(tmp_path: Path) -> None:
         loading.load(source=path, loaded=path, model_type="gpt2", context_length=None, gpu_layers=1)
 
 
+def test_an_old_file_beyond_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its weights are read and not mapped: it is refused before, with the numbers."""
+    path = write_ggml(tmp_path / "old.bin", "gpt2")
+    free(monkeypatch, path.stat().st_size - 1)
+    with pytest.raises(OutOfMemory, match=r"old\.bin needs \d\.\d GB and .* try a smaller model"):
+        loading.load(source=str(path), loaded=str(path), model_type="gpt2",
+                     context_length=None, gpu_layers=0)  # fmt: skip
+
+
 def test_file_that_the_library_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal of the library, or a file that went away, is one line with the file's name."""
     path = str(write_llama_gguf(tmp_path / "tiny.gguf", vocabulary="spm"))
