@@ -297,7 +297,9 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
 
 
 _SPACES = " \t\r\n"
-_WORD = re.compile(rf"""[{_SPACES}]++|((?:[^{_SPACES}'"]++|'[^']*'|"[^"]*")++)|(.)""", re.DOTALL)
+# Nothing follows that could fail, so nothing is tried twice; possessive forms, which would say so,
+# take a quote that is not closed for a part of the word.
+_WORD = re.compile(rf"""[{_SPACES}]+|((?:[^{_SPACES}'"]+|'[^']*'|"[^"]*")+)|(.)""", re.DOTALL)
 _QUOTED = re.compile(r"""(['"])(.*?)\1""", re.DOTALL)
 
 

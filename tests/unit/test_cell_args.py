@@ -330,6 +330,8 @@ def test_the_largest_sweep() -> None:
         ("tell me a joke", ["unexpected 'tell'", "the prompt goes below it", "quotes"]),
         ("--stop two words", ["unexpected 'words'", "quotes"]),
         ("--stop 'open", ["a quote is not closed"]),
+        ("='", ["a quote is not closed"]),
+        ("--stop=a'b", ["a quote is not closed"]),
         ("--stop ''", ["--stop: ''", "non-empty text"]),
         (r"--stop '\N{NO SUCH THING}'", ["--stop", "is not a character"]),
         (r"--stop '\U00110000'", ["--stop", "is not a character"]),
