@@ -27,7 +27,7 @@ def facts() -> dict[str, str | int | float]:
         "processor": _processor(),
         "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
     }
