@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import Lab, Notebook
+from tests.support.browser import Lab, Notebook, wait_until
 from tests.support.tiny_models import QUESTION, write_llama_gguf
 
 Open = Callable[..., Notebook]
@@ -119,3 +119,34 @@ def test_hostile_text_stays_text_in_a_notebook(
     assert static.locator("img, script").count() == 0
     assert "owned" not in static.evaluate("window.titles")
     assert static.title() == "safe"
+
+
+def test_hostile_text_stays_text_in_the_tuning_panel(
+    open_notebook: Open, lab: Lab, hostile_model: Path
+) -> None:
+    """The answer, a kept one beside the next, and the line to copy."""
+    notebook = open_notebook(
+        f"%%infer -m '{hostile_model}' {OPTIONS} --temperature 0 --stop '<b onclick=x>' --tune\n"
+        f"{QUESTION}"
+    )
+    page = notebook.page
+    page.evaluate(TRAP)
+    panel = notebook.run(1)
+    expect(panel.locator(".llmwit-text").first).to_have_text(SHOWN, timeout=30_000)
+    expect(panel.locator("code").first).to_contain_text("--stop '<b onclick=x>'")
+    panel.get_by_role("button", name="keep").click()
+    handle = panel.locator(".widget-slider").filter(has_text="seed").first.locator(".noUi-handle")
+    handle.focus()
+    before = lab.log.rows()[-1]["run_id"]
+    handle.press("ArrowRight")
+    wait_until(
+        lambda: (row := lab.log.rows()[-1])["run_id"] > before and row["status"] == "ok",
+        20,
+        "the changed setting has run",
+    )
+    texts = panel.locator(".llmwit-text").all_text_contents()
+    assert len(texts) >= 2
+    assert set(texts) == {SHOWN}
+    assert panel.locator("b[onclick]").count() == 0
+    assert_harmless(page)
+    assert not [url for url in notebook.requests if url.endswith("/x")]
