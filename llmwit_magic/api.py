@@ -41,7 +41,11 @@ def infer(
     Raises `InvalidInput`, `ModelNotSupported` or `EngineFailed`, all of them
     `InferenceError`; an interrupt raises `Interrupted`, a `KeyboardInterrupt`.
     """
-    run = start(model, prompt, params, **options)
+    return _result(start(model, prompt, params, **options))
+
+
+def _result(run: Run) -> InferencingResult:
+    """What a run has come to, awaited; raises what it failed with."""
     try:
         run.follow(INTERVAL, lambda run: None)
     finally:
@@ -159,12 +163,7 @@ def replay(
     original = session.log[run_id]
     changes = {**(params or {}), **options}
     request, notice = replay_request(session, original, changes, anyway=anyway)
-    run = session.run(request)
-    try:
-        run.follow(INTERVAL, lambda run: None)
-    finally:
-        run.stop()  # an interrupt may come before `follow` can take it
-    return Replay(original, run.result, tuple(changes), notice)
+    return Replay(original, _result(session.run(request)), tuple(changes), notice)
 
 
 def start(

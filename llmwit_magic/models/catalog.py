@@ -106,11 +106,9 @@ def _adapted(header: Header, digest: str, report: Report) -> Path:
             if not _is_whole(path):
                 adapt.adapt(header, path, progress)
     except OSError as error:
-        # numpy's own error has no number, and says how much it could not write.
-        reason = error.strerror or f"No space left on device ({error})"
         raise EngineFailed(
             f"{source.name} must be rewritten for ctransformers and the copy cannot be "
-            f"written to {path.parent}: {reason}"
+            f"written to {path.parent}: {error.strerror or error}"
         ) from None
     return path
 
