@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 
+from llmwit_magic.engines.child import message
 from llmwit_magic.engines.ctransformers import LogitsModel
 from llmwit_magic.engines.generate import generate
 from llmwit_magic.engines.sampling import Logits
@@ -15,7 +15,6 @@ from llmwit_magic.engines.threads import AdaptiveThreads, Threads, usable_cores
 from llmwit_magic.models.catalog import LocalModel
 from llmwit_magic.models.gguf import read_header
 from llmwit_magic.models.tokenizer import build_tokenizer
-from llmwit_magic.protocol import jsonable
 from llmwit_magic.wit import InferencingParams
 
 from .compare import Figures, Say, Size
@@ -81,8 +80,8 @@ def loop(found: LocalModel, size: Size, say: Say) -> Figures:
                 next(events)  # the prompt, and the first token
                 began = time.perf_counter()
                 for event in events:
-                    message = {"kind": type(event).__name__, "value": jsonable(event)}
-                    nowhere.write(json.dumps(message).encode() + b"\n")
+                    nowhere.write(message(type(event).__name__, event))
+                    nowhere.flush()
                 spent = time.perf_counter() - began - timed.seconds
                 tokens = size.tokens - 1
                 for what, seconds in {"evaluate": timed.seconds, "all else": spent}.items():

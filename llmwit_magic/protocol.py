@@ -155,6 +155,8 @@ class Engine(Protocol):
 
 def jsonable(value: Any) -> Any:
     """Events and records as plain JSON values."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, Record):
         return value.model_dump(mode="json")
     if hasattr(value, "__dataclass_fields__"):

@@ -48,6 +48,14 @@ def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
     return commands, events
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def message(kind: str, value: Any) -> bytes:
+    """One line of JSON for the parent."""
+    return _encode({"kind": kind, "value": jsonable(value)}).encode() + b"\n"
+
+
 class Child:
     """Answers one command after another; `cancel` and verdicts reach it in between."""
 
@@ -105,9 +113,8 @@ class Child:
                 self._send("error", {"type": "EngineFailed", "message": message})
 
     def _send(self, kind: str, value: Any) -> None:
-        data = json.dumps({"kind": kind, "value": jsonable(value)}, separators=(",", ":"))
         try:
-            self._events.write(data.encode() + b"\n")
+            self._events.write(message(kind, value))
             self._events.flush()
         except BrokenPipeError:
             os._exit(0)

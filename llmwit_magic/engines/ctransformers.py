@@ -105,6 +105,8 @@ class LogitsModel:
         self._rewinds = model_type != "falcon"
         self._context: list[int] = []
         self._complete = 0  # the first tokens that were evaluated in completed blocks
+        self._logits: NDArray[np.float32]
+        self._logits_place: tuple[int, int] | None = None  # address and number
 
     @property
     def prompt_length(self) -> int:
@@ -189,7 +191,13 @@ class LogitsModel:
         data = self._llm.ctransformers_llm_logits_data()
         if size < self.vocabulary_size or not data:
             raise EngineFailed("the model gave no logits")
-        return np.ctypeslib.as_array(data, (size,))[-self.vocabulary_size :]
+        # The view is made anew only where they have moved: making it takes longer than one
+        # would think, after an evaluation has emptied the processor's caches.
+        place = ctypes.addressof(data.contents), size
+        if place != self._logits_place:
+            self._logits = np.ctypeslib.as_array(data, (size,))[-self.vocabulary_size :]
+            self._logits_place = place
+        return self._logits
 
     @property
     def embedding(self) -> list[float]:

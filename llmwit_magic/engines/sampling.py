@@ -8,6 +8,8 @@ same logits gives the same tokens in any process.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,52 +22,61 @@ from ..wit import InferencingParams
 Logits = NDArray[np.float32]
 Scores = NDArray[np.floating[Any]]
 
+ZERO_WEIGHT = -746.0
+"""Of this and of all below, the exponential is 0 in float64."""
+
 
 def distribution(
     logits: Logits, context: Sequence[int], params: InferencingParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The tokens that may be drawn and their probabilities.
 
-    `logits` has shape (vocabulary,); `context` are the ids of the prompt and
-    what was generated. Returns ids and probabilities of shape (candidates,),
+    `logits` has shape (vocabulary,); `context` are the ids of the prompt and of
+    what was generated, each below the size of the vocabulary. Returns ids and probabilities of shape (candidates,),
     summing to 1; likeliest first wherever top-k or top-p is on. Equal logits
     are taken in the order of their ids.
     """
+    ids, weights = _candidates(logits, context, params)
+    return ids, weights / weights.sum()
+
+
+def _candidates(
+    logits: Logits, context: Sequence[int], params: InferencingParams
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The tokens that may be drawn, and weights that their probabilities are proportional to."""
     if params.temperature == 0:
-        return np.array([int(penalised(logits, context, params).argmax())]), np.ones(1)
+        return _likeliest(logits, context, params, 1)[0], np.ones(1)
     k = params.top_k or logits.size
-    if k >= logits.size and params.top_p < 1:
-        return _nucleus(logits, context, params)
     if k >= logits.size:
-        ids, scores = np.arange(logits.size), penalised(logits, context, params)
-    else:
-        ids, scores = _likeliest(logits, context, params, k)
-    probabilities = _weights(scores, scores.max(), params.temperature)
-    probabilities /= probabilities.sum()
-    if params.top_p < 1:
-        kept = _reaching(probabilities, params.top_p)
-        ids, probabilities = ids[:kept], probabilities[:kept]
-        probabilities /= probabilities.sum()
-    return ids, probabilities
+        if params.top_p < 1:
+            return _nucleus(logits, context, params)
+        scores = penalised(logits, context, params)
+        return np.arange(logits.size), _weights(scores, scores.max(), params.temperature)
+    ids, scores = _likeliest(logits, context, params, k)
+    weights = _weights(scores, scores[0], params.temperature)
+    kept = _reaching(weights, params.top_p, weights.sum()) if params.top_p < 1 else k
+    return ids[:kept], weights[:kept]
 
 
 def _weights(scores: Scores, highest: float, temperature: float) -> NDArray[np.float64]:
     """What the softmax makes of the scores, before it divides by their sum.
 
-    The highest score is taken off before the division: a tiny temperature then
-    gives minus infinity (weight 0), never NaN.
+    The highest score is taken off first, and differences whose weight is 0 in
+    any case are bounded: so even a tiny temperature overflows nowhere.
     """
-    with np.errstate(over="ignore"):
-        weights: NDArray[np.float64] = np.exp((scores.astype(np.float64) - highest) / temperature)
+    differences = np.subtract(scores, highest, dtype=np.float64)
+    weights: NDArray[np.float64] = np.exp(
+        np.maximum(differences, ZERO_WEIGHT * temperature) / temperature
+    )
     return weights
 
 
-def _reaching(probabilities: NDArray[np.float64], p: float) -> int:
+def _reaching(weights: NDArray[np.float64], p: float, total: float) -> int:
     """How many of the likeliest tokens reach the probability p (Holtzman et al., 2020).
 
     Never none. A sum just short by rounding counts as reached.
     """
-    return int(np.searchsorted(np.cumsum(probabilities), p - 1e-12)) + 1
+    return int(weights.cumsum().searchsorted((p - 1e-12) * total)) + 1
 
 
 def _nucleus(
@@ -83,11 +94,10 @@ def _nucleus(
     while True:
         k = min(8 * k, logits.size)
         ids, likeliest = _likeliest(logits, context, params, k)
-        probabilities = _weights(likeliest, highest, params.temperature) / total
-        kept = _reaching(probabilities, params.top_p)
+        weights = _weights(likeliest, highest, params.temperature)
+        kept = _reaching(weights, params.top_p, total)
         if kept <= k or k == logits.size:
-            ids, probabilities = ids[:kept], probabilities[:kept]
-            return ids, probabilities / probabilities.sum()
+            return ids[:kept], weights[:kept]
 
 
 def penalised(logits: Logits, context: Sequence[int], params: InferencingParams) -> Scores:
@@ -97,62 +107,65 @@ def penalised(logits: Logits, context: Sequence[int], params: InferencingParams)
     once for each token among the last n, however often it occurs. In float64,
     so that no two logits become equal; a tiny penalty ends at its largest number.
     """
-    recent = _recent(logits, context, params)
-    if not recent.size:
+    recent = _recent(context, params)
+    if not recent:
         return logits
     changed = logits.astype(np.float64)
     changed[recent] = _with_penalty(changed[recent], params)
     return changed
 
 
-def _recent(logits: Logits, context: Sequence[int], params: InferencingParams) -> NDArray[np.int64]:
+def _recent(context: Sequence[int], params: InferencingParams) -> list[int]:
     """The ids that the penalty is for, each once."""
     n = params.repeat_penalty_last_n_token_count
     if n == 0 or params.repeat_penalty == 1:
-        return np.empty(0, dtype=np.int64)
-    recent = np.unique(np.asarray(context[-n:], dtype=np.int64))
-    return recent[recent < logits.size]
+        return []
+    return list(set(context[-n:]))
 
 
-def _with_penalty(values: NDArray[np.float64], params: InferencingParams) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        raised = np.minimum(values / params.repeat_penalty, np.finfo(np.float64).max)
-    return np.where(values > 0, raised, values * params.repeat_penalty)
+def _with_penalty(values: NDArray[np.float64], params: InferencingParams) -> list[float]:
+    penalty, most = params.repeat_penalty, sys.float_info.max
+    return [
+        min(value / penalty, most) if value > 0 else value * penalty for value in values.tolist()
+    ]
 
 
 def _likeliest(
     logits: Logits, context: Sequence[int], params: InferencingParams, k: int
-) -> tuple[NDArray[np.int64], Scores]:
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Ids and penalised scores of the k likeliest tokens, the likeliest first.
 
     Equal ones stand in the order of their ids. Only the tokens that can be
     among them are penalised and sorted: those of the highest logits, of which
     as many can drop out as there are recent tokens, and the recent tokens.
+
+    Each token's evaluation has pushed numpy out of the processor's caches, so
+    that the number of its functions counts here, more than what they do.
     """
-    recent = _recent(logits, context, params)
-    ids = np.union1d(_highest(logits, min(k + recent.size, logits.size)), recent)
+    recent = _recent(context, params)
+    among = logits >= _bound(logits, min(k + len(recent), logits.size))
+    among[recent] = True
+    ids = among.nonzero()[0]
     scores = logits[ids].astype(np.float64)
-    if recent.size:
-        places = np.searchsorted(ids, recent)
+    if recent:
+        places = ids.searchsorted(recent)
         scores[places] = _with_penalty(scores[places], params)
-    order = np.lexsort((ids, -scores))[:k]
+    order = (-scores).argsort(kind="stable")[:k]
     return ids[order], scores[order]
 
 
-def _highest(values: Scores, k: int) -> NDArray[np.int64]:
-    """Ids that hold the k highest values, all equal ones with them, and perhaps some more.
+def _bound(values: Scores, k: int) -> Any:
+    """A number that at least k of the values reach, and few more than k.
 
-    Of groups of the values, the k-th highest maximum is a bound that at least k
-    values reach; finding it costs a pass over the values and no sorting of them.
+    Of groups of the values, the k-th highest maximum is such a bound; finding
+    it costs a pass over the values and no sorting of them.
     """
     width = values.size // (4 * k)
-    if width < 2:
-        bound = np.partition(values, values.size - k)[values.size - k]
-    else:
+    if width >= 2:
         whole = values.size // width * width
-        maxima = values[:whole].reshape(width, -1).max(axis=0)
-        bound = np.partition(maxima, maxima.size - k)[maxima.size - k]
-    return np.flatnonzero(values >= bound)
+        values = values[:whole].reshape(width, -1).max(axis=0)
+    place = values.size - k
+    return np.partition(values, place)[place]
 
 
 class Sampler:
@@ -175,15 +188,15 @@ class Sampler:
     def next(self, logits: Logits, context: Sequence[int]) -> int:
         """The id of the next token. Raises `EngineFailed` on logits that are no numbers."""
         # argmax finds a NaN before any number, and infinities at the ends.
-        if not np.isfinite(logits.max()):
+        if not math.isfinite(logits.max()):
             raise EngineFailed(
                 "the model computed NaN or infinite logits: its file is damaged; fetch it again"
             )
-        ids, probabilities = distribution(logits, context, self.params)
+        ids, weights = _candidates(logits, context, self.params)
         if self.params.temperature == 0:
             return int(ids[0])
-        cumulative = np.cumsum(probabilities)
-        place = int(np.searchsorted(cumulative, self.quantile() * cumulative[-1], side="right"))
+        cumulative = weights.cumsum()
+        place = int(cumulative.searchsorted(self.quantile() * cumulative[-1], side="right"))
         return int(ids[min(place, ids.size - 1)])
 
 
@@ -201,6 +214,8 @@ def log_probabilities(
     differences = values - values.max()
     logprobs = differences - np.log(np.exp(differences).sum())
     rank = int((values > values[token]).sum() + (values[:token] == values[token]).sum())
-    best = _highest(values, min(top, values.size)) if top else np.empty(0, dtype=np.int64)
-    best = best[np.lexsort((best, -values[best]))][:top]
-    return float(logprobs[token]), rank, [(int(i), float(logprobs[i])) for i in best]
+    best = []
+    if top:
+        likely = (values >= _bound(values, min(top, values.size))).nonzero()[0]
+        best = likely[(-values[likely]).argsort(kind="stable")][:top].tolist()
+    return float(logprobs[token]), rank, [(i, float(logprobs[i])) for i in best]

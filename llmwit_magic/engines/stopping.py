@@ -212,6 +212,8 @@ class TextStream:
 
     def _filter(self, safe: int, final: bool) -> int:
         """How much of the first `safe` characters the filters let pass."""
+        if not (self._functions or self._patterns):
+            return safe
         text = self._text[:safe]
         asked = [item.judge(text, final) for item in self._functions]
         cuts = [cut for cut, _ in asked if cut is not None]
