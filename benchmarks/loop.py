@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from llmwit_magic.engines.child import message
 from llmwit_magic.engines.ctransformers import LogitsModel
 from llmwit_magic.engines.generate import generate
+from llmwit_magic.engines.messages import message
 from llmwit_magic.engines.sampling import Logits
 from llmwit_magic.engines.stopping import TextStream
 from llmwit_magic.engines.threads import AdaptiveThreads, Threads, usable_cores

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
@@ -151,16 +151,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give the memory back; a later run is an error."""
         ...
-
-
-def jsonable(value: Any) -> Any:
-    """Events and records as plain JSON values."""
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, Record):
-        return value.model_dump(mode="json")
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    return dict(value) if isinstance(value, Mapping) else value

@@ -18,12 +18,13 @@ from typing import Any, BinaryIO
 
 from ..errors import InferenceError, InvalidInput, PromptTooLong
 from ..models.chat import render_chat
-from ..protocol import ContentFilter, Event, Prepared, jsonable
+from ..protocol import ContentFilter, Event, Prepared
 from ..wit import InferencingParams, ModelInfo
 from .ctransformers import LogitsModel
 from .generate import generate
 from .limits import limited_memory
 from .loading import Loaded, load
+from .messages import message
 from .stopping import TextStream
 from .threads import AdaptiveThreads, Threads, fixed_threads
 
@@ -46,14 +47,6 @@ def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     return commands, events
-
-
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def message(kind: str, value: Any) -> bytes:
-    """One line of JSON for the parent."""
-    return _encode({"kind": kind, "value": jsonable(value)}).encode() + b"\n"
 
 
 class Child:
@@ -109,8 +102,7 @@ class Child:
                     "error", {"type": "OutOfMemory", "message": "the engine ran out of memory"}
                 )
             except Exception as error:
-                message = f"{type(error).__name__}: {error}"
-                self._send("error", {"type": "EngineFailed", "message": message})
+                self._send("broken", f"{type(error).__name__}: {error}")
 
     def _send(self, kind: str, value: Any) -> None:
         try:

@@ -99,6 +99,10 @@ class LogitsModel:
         config = Config(context_length=context_length, gpu_layers=gpu_layers, mmap=mmap)
         self.library = library or "chosen by ctransformers"
         self._llm = LLM(os.path.abspath(path), model_type, config=config, lib=library)
+        # Bound once: asked for by its name, ctransformers looks each up and binds it anew.
+        self._evaluate_batch = self._llm.ctransformers_llm_batch_eval
+        self._logits_size = self._llm.ctransformers_llm_logits_size
+        self._logits_data = self._llm.ctransformers_llm_logits_data
         self.vocabulary_size: int = self._llm.vocab_size
         self.context_length: int = self._llm.context_length
         # Old falcon files compute nonsense after a step back, other than to the beginning.
@@ -172,10 +176,7 @@ class LogitsModel:
                 "the cores of this machine (more never ends)"
             )
         ids = (ctypes.c_int * len(tokens))(*tokens)
-        evaluated = self._llm.ctransformers_llm_batch_eval(
-            ids, len(tokens), past, len(tokens), threads
-        )
-        if not evaluated:
+        if not self._evaluate_batch(ids, len(tokens), past, len(tokens), threads):
             self._context.clear()
             self._complete = 0
             raise EngineFailed("ctransformers could not evaluate the tokens")
@@ -187,8 +188,7 @@ class LogitsModel:
 
         Some old formats keep several positions; the last is the newest.
         """
-        size = self._llm.ctransformers_llm_logits_size()
-        data = self._llm.ctransformers_llm_logits_data()
+        size, data = self._logits_size(), self._logits_data()
         if size < self.vocabulary_size or not data:
             raise EngineFailed("the model gave no logits")
         # The view is made anew only where they have moved: making it takes longer than one

@@ -23,13 +23,9 @@ from ..errors import (
 from ..protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
 from ..wit import (
     U32_MAX,
-    DeviceInfo,
-    FinishDetail,
-    InferencingParams,
-    InferencingUsage,
     ModelInfo,
-    TokenInfo,
 )
+from .messages import event_of
 from .pipe import ChildProcess
 from .turns import Turns
 
@@ -49,6 +45,7 @@ _ADVICE = {
 }
 # In the last words of what ran out of it: Python, numpy's BLAS, the dynamic linker, C++.
 _MEMORY_WORDS = ("MemoryError", "Memory allocation", "failed to map segment", "bad_alloc")
+_MEMORY_ADVICE = "it ran out of memory: try a smaller model or context"
 
 
 class EngineProcess:
@@ -126,7 +123,7 @@ class EngineProcess:
                     return False
                 if objections and kind == "End":
                     raise objections[0]
-                event = _event(kind, value)
+                event = event_of(kind, value)
                 emit(event)
                 self._doing = _activity(event, self._doing)
                 return isinstance(event, End)
@@ -141,7 +138,7 @@ class EngineProcess:
             found: list[Prepared] = []
 
             def answer(kind: str, value: Any) -> bool:
-                event = _event(kind, value)
+                event = event_of(kind, value)
                 assert isinstance(event, Prepared)
                 found.append(event)
                 return True
@@ -298,6 +295,8 @@ class EngineProcess:
                 if message["kind"] == "error":
                     value = message["value"]
                     raise error_named(value["type"], value["message"])
+                if message["kind"] == "broken":
+                    raise self._break_up(message["value"])
                 # A cancellation sent before the child took the command up would be lost.
                 if message["kind"] == "started":
                     if deadline is not None:
@@ -336,6 +335,14 @@ class EngineProcess:
         if child is not None:
             child.kill()
 
+    def _break_up(self, said: str) -> EngineFailed:
+        """End a child that met with what nobody expected: who knows what is left of it."""
+        self._kill()
+        advice = _MEMORY_ADVICE if _of_memory(said) else "run the cell again"
+        return EngineFailed(
+            f"the engine of {self.name} failed while {self._doing}: {advice}; {said}"
+        )
+
     def _death(self) -> EngineDied:
         """What is known of a child that ended by itself."""
         assert self._child is not None
@@ -343,8 +350,8 @@ class EngineProcess:
         self._release()
         verb = "exited with" if ending.startswith("code ") else "was ended by"
         advice = _ADVICE.get(ending, "run the cell again")
-        if any(word in output for word in _MEMORY_WORDS):
-            advice = "it ran out of memory: try a smaller model or context"
+        if _of_memory(output):
+            advice = _MEMORY_ADVICE
         said = f"; its last words: {output}" if output else ""
         return EngineDied(
             f"the engine of {self.name} {verb} {ending} while {self._doing}: {advice}{said}"
@@ -354,6 +361,10 @@ class EngineProcess:
         child, self._child, self._opened = self._child, None, False
         if child is not None:
             child.release()
+
+
+def _of_memory(said: str) -> bool:
+    return any(word in said for word in _MEMORY_WORDS)
 
 
 def _judge(function: Callable[[str], int | None], text: str) -> int | None:
@@ -373,32 +384,6 @@ def _judge(function: Callable[[str], int | None], text: str) -> int | None:
             "or None"
         )
     return int(cut)
-
-
-def _event(kind: str, value: Mapping[str, Any]) -> Event:
-    """An event from its JSON form."""
-    if kind == "Progress":
-        return Progress(**value)
-    if kind == "Chunk":
-        tokens = tuple(TokenInfo(**token) for token in value["tokens"])
-        return Chunk(value["text"], value["generated_token_count"], tokens)
-    if kind == "End":
-        detail = value["finish_detail"]
-        return End(
-            finish_detail=FinishDetail(detail) if detail else None,
-            usage=InferencingUsage(**value["usage"]),
-            stop_sequence=value["stop_sequence"],
-            seconds=value["seconds"],
-        )
-    assert kind == "Prepared", kind
-    return Prepared(
-        **dict(value)
-        | {
-            "params": InferencingParams(**value["params"]),
-            "model": ModelInfo(**value["model"]),
-            "device": DeviceInfo(**value["device"]),
-        }
-    )
 
 
 def _activity(event: Event, before: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.random import PCG64
 from numpy.typing import NDArray
 
 from ..errors import EngineFailed
@@ -54,7 +55,7 @@ def _candidates(
         return np.arange(logits.size), _weights(scores, scores.max(), params.temperature)
     ids, scores = _likeliest(logits, context, params, k)
     weights = _weights(scores, scores[0], params.temperature)
-    kept = _reaching(weights, params.top_p, weights.sum()) if params.top_p < 1 else k
+    kept = _reaching(weights, params.top_p) if params.top_p < 1 else k
     return ids[:kept], weights[:kept]
 
 
@@ -71,12 +72,15 @@ def _weights(scores: Scores, highest: float, temperature: float) -> NDArray[np.f
     return weights
 
 
-def _reaching(weights: NDArray[np.float64], p: float, total: float) -> int:
+def _reaching(weights: NDArray[np.float64], p: float, total: float | None = None) -> int:
     """How many of the likeliest tokens reach the probability p (Holtzman et al., 2020).
 
-    Never none. A sum just short by rounding counts as reached.
+    Never none. A sum just short by rounding counts as reached. `total` is the
+    weight of all tokens where these are not all.
     """
-    return int(weights.cumsum().searchsorted((p - 1e-12) * total)) + 1
+    cumulative = weights.cumsum()
+    whole = cumulative[-1] if total is None else total
+    return int(cumulative.searchsorted((p - 1e-12) * whole)) + 1
 
 
 def _nucleus(
@@ -110,23 +114,22 @@ def penalised(logits: Logits, context: Sequence[int], params: InferencingParams)
     recent = _recent(context, params)
     if not recent:
         return logits
-    changed = logits.astype(np.float64)
-    changed[recent] = _with_penalty(changed[recent], params)
+    changed, places = logits.astype(np.float64), list(recent)
+    changed[places] = _with_penalty(changed[places], params)
     return changed
 
 
-def _recent(context: Sequence[int], params: InferencingParams) -> list[int]:
-    """The ids that the penalty is for, each once."""
+def _recent(context: Sequence[int], params: InferencingParams) -> set[int]:
+    """The ids that the penalty is for."""
     n = params.repeat_penalty_last_n_token_count
-    if n == 0 or params.repeat_penalty == 1:
-        return []
-    return list(set(context[-n:]))
+    return set() if n == 0 or params.repeat_penalty == 1 else set(context[-n:])
 
 
 def _with_penalty(values: NDArray[np.float64], params: InferencingParams) -> list[float]:
     penalty, most = params.repeat_penalty, sys.float_info.max
     return [
-        min(value / penalty, most) if value > 0 else value * penalty for value in values.tolist()
+        (value / penalty if value < most * penalty else most) if value > 0 else value * penalty
+        for value in values.tolist()
     ]
 
 
@@ -137,18 +140,19 @@ def _likeliest(
 
     Equal ones stand in the order of their ids. Only the tokens that can be
     among them are penalised and sorted: those of the highest logits, of which
-    as many can drop out as there are recent tokens, and the recent tokens.
+    as many can drop out as there are recent tokens.
 
     Each token's evaluation has pushed numpy out of the processor's caches, so
     that the number of its functions counts here, more than what they do.
     """
     recent = _recent(context, params)
     among = logits >= _bound(logits, min(k + len(recent), logits.size))
-    among[recent] = True
+    if recent and params.repeat_penalty < 1:  # it raises them, from wherever they are
+        among[list(recent)] = True
     ids = among.nonzero()[0]
     scores = logits[ids].astype(np.float64)
-    if recent:
-        places = ids.searchsorted(recent)
+    places = [place for place, token in enumerate(ids.tolist()) if token in recent]
+    if places:
         scores[places] = _with_penalty(scores[places], params)
     order = (-scores).argsort(kind="stable")[:k]
     return ids[order], scores[order]
@@ -164,8 +168,7 @@ def _bound(values: Scores, k: int) -> Any:
     if width >= 2:
         whole = values.size // width * width
         values = values[:whole].reshape(width, -1).max(axis=0)
-    place = values.size - k
-    return np.partition(values, place)[place]
+    return np.sort(values)[-k]
 
 
 class Sampler:
@@ -179,7 +182,7 @@ class Sampler:
         if params.seed is None:
             raise ValueError("the seed must be drawn before sampling, so that it can be recorded")
         self.params = params
-        self._bits = np.random.PCG64(params.seed)
+        self._bits = PCG64(params.seed)
 
     def quantile(self) -> float:
         """The next uniform number in [0, 1): the upper 53 bits of the generator's output."""

@@ -171,10 +171,13 @@ def test_a_stopped_engine_is_unloaded(session: Session, models: Path, report: Re
 
 
 @contextmanager
-def child_with(first: str) -> Iterator[None]:
-    """Children that do this before anything else."""
+def child_with(code: str, last: bool = False) -> Iterator[None]:
+    """Children that do this before anything else, or at last before they serve."""
+    served = "main(int(sys.argv[2]))"
+    assert pipe._CODE.count(served) == 1
+    changed = pipe._CODE.replace(served, f"{code}\n{served}") if last else f"{code}\n{pipe._CODE}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipe, "_CODE", f"{first}\n{pipe._CODE}")
+        patch.setattr(pipe, "_CODE", changed)
         yield
 
 
@@ -248,6 +251,36 @@ def test_a_child_that_talks(session: Session, models: Path, report: Report, tmp_
     with child_with(talk):
         works(session, models / "spm.gguf")
     report.tried("child that prints", "ran")
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("ImportError('x.so: failed to map segment from shared object')", "it ran out of memory"),
+        ("RuntimeError('not\\nforeseen')", "run the cell again"),
+    ],
+)
+def test_a_child_that_meets_the_unexpected(
+    session: Session, models: Path, report: Report, error: str, advice: str
+) -> None:
+    """An error that nobody foresaw is told with its words, and the next run has a new child."""
+    meet = f"""
+from llmwit_magic.engines import child
+def fail(*anything):
+    raise {error}
+child.TextStream = fail
+"""
+    with child_with(meet, last=True):
+        run = ask(session, models / "spm.gguf", "unexpected")
+        until(engines_of)
+        (engine,) = engines_of()
+        assert run.wait(30)
+    message = one_line(run.error)
+    assert f"failed while evaluating the prompt: {advice}" in message
+    assert error.split("(")[0] in message
+    are_gone(report, [engine])
+    report.tried("child that meets the unexpected", type(run.error).__name__)
+    works(session, models / "spm.gguf")
 
 
 # The model file --------------------------------------------------------------------------

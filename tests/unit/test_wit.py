@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from llmwit_magic import errors
 from llmwit_magic.errors import InferenceError, InvalidInput, error_named
-from llmwit_magic.protocol import Chunk, End, Prepared, Progress, Request, jsonable
+from llmwit_magic.protocol import Request
 from llmwit_magic.wit import (
     DeviceInfo,
     EmbeddingsResult,
@@ -338,28 +338,6 @@ def test_the_ranges_of_a_request(field: str, good: list[Any], bad: list[Any]) ->
         with pytest.raises(InvalidInput) as caught:
             Request(model="m", prompt="", **{field: value})
         assert message(caught).startswith(f"{field}: {value!r} is not valid: it must be a whole")
-
-
-def test_events_become_plain_json() -> None:
-    """Nested records, byte strings, enums and mappings; the values are those of the events."""
-    chunk = jsonable(Chunk("é", 1, (TokenInfo(id=1, bytes=b"\xc3", logprob=-1.0, rank=0),)))
-    token = TokenInfo.model_validate_json(
-        TokenInfo(id=1, bytes=b"\xc3", logprob=-1.0, rank=0).model_dump_json()
-    )
-    assert chunk == {
-        "text": "é", "generated_token_count": 1, "tokens": [token.model_dump(mode="json")],
-    }  # fmt: skip
-    end = jsonable(End(FinishDetail.EOS, InferencingUsage(), seconds={"prompt": 0.5}))
-    assert end["finish_detail"] == "eos"
-    assert end["seconds"] == {"prompt": 0.5}
-    assert end["usage"]["prompt_token_count"] == 0
-    assert jsonable(Progress("load"))["stage"] == "load"
-    prepared = Prepared(
-        "p", 1, 0, 8, InferencingParams(stop="x"),  # type: ignore[arg-type]
-        ModelInfo(name="m", path="/m", sha256="0", architecture="a", quantisation="q"),
-        DeviceInfo(),
-    )  # fmt: skip
-    assert jsonable(prepared)["params"]["stop"] == ["x"]
 
 
 def all_errors() -> list[type[InferenceError]]:
