@@ -84,9 +84,13 @@ def loop(found: LocalModel, size: Size, say: Say) -> Figures:
                     nowhere.flush()
                 spent = time.perf_counter() - began - timed.seconds
                 tokens = size.tokens - 1
-                for what, seconds in {"evaluate": timed.seconds, "all else": spent}.items():
-                    by_way = figures.setdefault(f"a token: {what}, ms", {})
-                    by_way.setdefault(name, []).append(1000 * seconds / tokens)
+                parts = {
+                    "a token: evaluate, ms": 1000 * timed.seconds / tokens,
+                    "a token: all else, ms": 1000 * spent / tokens,
+                    "a token: all else, % of its time": 100 * spent / (spent + timed.seconds),
+                }
+                for what, value in parts.items():
+                    figures.setdefault(what, {}).setdefault(name, []).append(value)
         figures["evaluation alone, tokens/s"] = {
             f"threads: {count}": [_alone(model, count, size) for _ in range(size.rounds)]
             for count in range(1, min(usable_cores(), 4) + 1)

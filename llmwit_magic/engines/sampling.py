@@ -33,9 +33,9 @@ def distribution(
     """The tokens that may be drawn and their probabilities.
 
     `logits` has shape (vocabulary,); `context` are the ids of the prompt and of
-    what was generated, each below the size of the vocabulary. Returns ids and probabilities of shape (candidates,),
-    summing to 1; likeliest first wherever top-k or top-p is on. Equal logits
-    are taken in the order of their ids.
+    what was generated, each below the size of the vocabulary. Returns ids and
+    probabilities of shape (candidates,), summing to 1; likeliest first wherever
+    top-k or top-p is on. Equal logits are taken in the order of their ids.
     """
     ids, weights = _candidates(logits, context, params)
     return ids, weights / weights.sum()
@@ -114,8 +114,9 @@ def penalised(logits: Logits, context: Sequence[int], params: InferencingParams)
     recent = _recent(context, params)
     if not recent:
         return logits
-    changed, places = logits.astype(np.float64), list(recent)
-    changed[places] = _with_penalty(changed[places], params)
+    changed = logits.astype(np.float64)
+    for token in recent:
+        changed[token] = _with_penalty(float(logits[token]), params.repeat_penalty)
     return changed
 
 
@@ -125,12 +126,8 @@ def _recent(context: Sequence[int], params: InferencingParams) -> set[int]:
     return set() if n == 0 or params.repeat_penalty == 1 else set(context[-n:])
 
 
-def _with_penalty(values: NDArray[np.float64], params: InferencingParams) -> list[float]:
-    penalty, most = params.repeat_penalty, sys.float_info.max
-    return [
-        (value / penalty if value < most * penalty else most) if value > 0 else value * penalty
-        for value in values.tolist()
-    ]
+def _with_penalty(logit: float, penalty: float) -> float:
+    return min(logit / penalty, sys.float_info.max) if logit > 0 else logit * penalty
 
 
 def _likeliest(
@@ -150,10 +147,11 @@ def _likeliest(
     if recent and params.repeat_penalty < 1:  # it raises them, from wherever they are
         among[list(recent)] = True
     ids = among.nonzero()[0]
-    scores = logits[ids].astype(np.float64)
-    places = [place for place, token in enumerate(ids.tolist()) if token in recent]
-    if places:
-        scores[places] = _with_penalty(scores[places], params)
+    values = logits[ids].tolist()
+    for place, token in enumerate(ids.tolist()):
+        if token in recent:
+            values[place] = _with_penalty(values[place], params.repeat_penalty)
+    scores = np.array(values)
     order = (-scores).argsort(kind="stable")[:k]
     return ids[order], scores[order]
 
@@ -183,10 +181,13 @@ class Sampler:
             raise ValueError("the seed must be drawn before sampling, so that it can be recorded")
         self.params = params
         self._bits = PCG64(params.seed)
+        self._raw: list[int] = []  # drawn ahead, the next one last: a call a token costs more
 
     def quantile(self) -> float:
         """The next uniform number in [0, 1): the upper 53 bits of the generator's output."""
-        return (int(self._bits.random_raw()) >> 11) * 2.0**-53
+        if not self._raw:
+            self._raw = self._bits.random_raw(64).tolist()[::-1]
+        return (self._raw.pop() >> 11) * 2.0**-53
 
     def next(self, logits: Logits, context: Sequence[int]) -> int:
         """The id of the next token. Raises `EngineFailed` on logits that are no numbers."""
