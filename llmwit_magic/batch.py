@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .engines.stopping import PatternFilter
+from .engines.filters import PatternFilter
 from .errors import Interrupted, InvalidInput, LogError
 from .magics.interpolation import interpolate, names_in
 from .protocol import Emit, Request

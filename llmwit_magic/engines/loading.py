@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,15 @@ def load(
     if model_type:
         return _load_old(source, model_type, context_length, gpu_layers)
     header = read_header(Path(source))
-    tokenizer = build_tokenizer(header.metadata)
     length = choose_context(header, context_length, anyway)
     gpu = "" if gpu_layers == 0 else devices.find_gpu()
     layers, reason = devices.choose_layers(gpu_layers, gpu, *devices.layer_sizes(header, length))
     before = devices.free_memory() if layers else None
-    model = _open(loaded, None, length, layers)
+    # Native code opens the model; meanwhile Python has a core for the vocabulary.
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(_open, loaded, None, length, layers)
+        tokenizer = build_tokenizer(header.metadata)
+        model = opening.result()
     if model.vocabulary_size != len(tokenizer):
         raise ModelNotSupported(
             f"{Path(source).name}: ctransformers sees {model.vocabulary_size:,} tokens "

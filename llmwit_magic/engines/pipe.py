@@ -24,9 +24,11 @@ _REPORT_BYTES = 2000
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Not `-m`, nor a place on the path: the notebook's folder may have its own random.py, and another
-# copy of this package may be installed.
+# copy of this package may be installed. What is imported and loaded stays for good: looking it
+# through for garbage meanwhile would take a tenth of the time.
 _CODE = """
-import importlib.util, sys
+import gc, importlib.util, sys
+gc.disable()
 folder = sys.argv[1]
 spec = importlib.util.spec_from_file_location(
     "llmwit_magic", folder + "/__init__.py", submodule_search_locations=[folder])

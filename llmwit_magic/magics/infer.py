@@ -108,7 +108,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @validate("content_filters")
     def _check_filters(self, proposal: Any) -> Any:
         """A pattern that is none is refused when it is set, not when a run needs it."""
-        from ..engines.stopping import PatternFilter
+        from ..engines.filters import PatternFilter
 
         for item in proposal["value"]:
             if not isinstance(item, str) and not callable(item):

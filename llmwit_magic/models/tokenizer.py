@@ -242,9 +242,12 @@ class ByteLevelTokenizer(Tokenizer):
         for token, token_id in self._ids.items():
             if self._raw:
                 vocabulary["".join(map(byte_to_character().__getitem__, token))] = token_id
-            elif (text := token.decode("utf-8", "replace")).encode() == token:
-                vocabulary[text] = token_id
-        merges = list(dict.fromkeys(self._read_merges()))
+                continue
+            try:
+                vocabulary[token.decode()] = token_id
+            except UnicodeDecodeError:
+                continue  # no text has such a token in it
+        merges = list(self._read_merges())
         self._stand_ins = self._add_stand_ins(vocabulary, merges)
 
         self._bpe = HuggingFaceTokenizer(
@@ -256,7 +259,8 @@ class ByteLevelTokenizer(Tokenizer):
         )
 
     def _read_merges(self) -> Iterator[tuple[str, str]]:
-        for line in self._value("merges"):
+        """Each once, at its first place."""
+        for line in dict.fromkeys(self._value("merges")):
             text = line.decode("utf-8", "replace")
             # A merge's first half may itself begin with a space.
             if (space := text.find(" ", 1)) > 0:

@@ -13,7 +13,8 @@ import regex
 from hypothesis import strategies as st
 
 from llmwit_magic.engines import process
-from llmwit_magic.engines.stopping import FILTER_SECONDS, TextStream
+from llmwit_magic.engines.filters import FILTER_SECONDS
+from llmwit_magic.engines.stopping import TextStream
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.protocol import ContentFilter, Request
 from llmwit_magic.runlog.run import Run
