@@ -6,17 +6,16 @@ import atexit
 import os
 import secrets
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from .engines.pipe import ChildProcess, Standby
+from .engines.pool import EnginePool
 from .engines.process import EngineProcess
-from .errors import Interrupted, InvalidInput, LogError
+from .errors import Interrupted, LogError
 from .models.catalog import LocalModel, resolve
 from .models.fetch import Report
 from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
@@ -31,22 +30,15 @@ Show = Callable[[Progress], None]
 class Session:
     """Carries requests out, and keeps the engines open between them.
 
-    `aliases` maps names of your own to paths or hub names; of the loaded
-    models the `max_loaded_models` used last stay in memory, and of these the
-    ones that were used in the last `idle_unload_minutes` (None: for ever). A
-    model that is loaded keeps the evaluation of its last `kept_prompts` prompts.
+    `aliases` maps names of your own to paths or hub names; `engines` are the
+    loaded models.
     """
 
     def __init__(self, log_path: str | Path | None = None) -> None:
         self.log = RunLog(log_path)
         self._old_logs: list[RunLog] = []
         self._aliases: dict[str, str] = {}
-        self.max_loaded_models = 2
-        self.kept_prompts = 3
-        self._standby = Standby()
-        self._idle_unload_minutes: float | None = None
-        self._idle_timer: threading.Timer | None = None
-        self._engines: dict[tuple[Any, ...], EngineProcess] = {}
+        self.engines = EnginePool()
         self._models: dict[tuple[str, str | None, str], LocalModel] = {}
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
@@ -161,115 +153,17 @@ class Session:
             embeddings=tuple(map(tuple, vectors)), usage=EmbeddingsUsage(prompt_token_count=count)
         )
 
-    # Engines ---------------------------------------------------------------------
-
-    @contextmanager
     def _lease(
         self, request: Request, emit: Emit, cancel: threading.Event
-    ) -> Iterator[EngineProcess]:
-        """The loaded engine for the request's model and settings, kept while it is used."""
-        ahead = self._standby.taken()
-        if ahead is None and _name(request) not in self._models:
-            ahead = ChildProcess()  # starts while the file is looked at: it has a core of its own
-        try:
-            model = self._resolve(request, _reporter(emit, cancel))
-            key = _engine_key(model, request)
-            with self._lock:
-                engine = self._engines.pop(key, None)
-                if engine is None:
-                    engine, ahead = self._new_engine(model, request, ahead), None
-                self._engines[key] = engine  # the newest stands last
-                engine.users += 1
-        finally:
-            if ahead is not None:
-                ahead.kill()
-        try:
-            engine.load(emit, cancel)
-            for surplus in self._take_surplus():
-                surplus.close()
-            yield engine
-        finally:
-            with self._lock:
-                engine.users -= 1
-                engine.unused_since = time.monotonic()
-                self._watch_idle()
-                if not engine.users and not engine.alive and self._engines.get(key) is engine:
-                    del self._engines[key]
-
-    def _new_engine(
-        self, model: LocalModel, request: Request, child: ChildProcess | None
-    ) -> EngineProcess:
-        return EngineProcess(
-            info=model.info,
-            source=model.source,
-            loaded=model.loaded,
-            model_type=model.model_type,
-            context_length=request.context_length,
-            gpu_layers=request.gpu_layers,
-            anyway=request.anyway,
-            kept_prompts=self.kept_prompts,
-            child=child,
+    ) -> AbstractContextManager[EngineProcess]:
+        """The loaded engine for the request's model and settings."""
+        return self.engines.lease(
+            request,
+            lambda: self._resolve(request, _reporter(emit, cancel)),
+            emit,
+            cancel,
+            start_ahead=_name(request) not in self._models,
         )
-
-    def stand_by(self, child: ChildProcess) -> None:
-        """Take a child for the first run; unused for some minutes, it ends."""
-        self._standby.put(child)
-
-    def _take_surplus(self) -> list[EngineProcess]:
-        """Take out the engines beyond the limit: the longest unused first, used ones never."""
-        with self._lock:
-            idle = [key for key, engine in self._engines.items() if not engine.users]
-            count = len(self._engines) - max(1, self.max_loaded_models)
-            return [self._engines.pop(key) for key in idle[: max(0, count)]]
-
-    @property
-    def idle_unload_minutes(self) -> float | None:
-        """After so long without a run a model's memory is given back; None: never."""
-        return self._idle_unload_minutes
-
-    @idle_unload_minutes.setter
-    def idle_unload_minutes(self, minutes: float | None) -> None:
-        if minutes is not None and not minutes >= 0:
-            raise InvalidInput(
-                f"idle_unload_minutes: {minutes} is not valid: it must be a number ≥ 0, or None"
-            )
-        with self._lock:
-            self._idle_unload_minutes = minutes
-            self._stop_watching()
-            self._watch_idle()
-
-    def _watch_idle(self) -> None:
-        """See to it that unused engines are closed in time. The caller holds the lock."""
-        minutes = self._idle_unload_minutes
-        unused = [engine.unused_since for engine in self._engines.values() if not engine.users]
-        if minutes is None or self._idle_timer is not None or not unused:
-            return
-        wait = max(0.0, min(unused) + 60 * minutes - time.monotonic())
-        self._idle_timer = threading.Timer(min(wait, threading.TIMEOUT_MAX), self._unload_idle)
-        self._idle_timer.name, self._idle_timer.daemon = "llmwit-idle", True
-        self._idle_timer.start()
-
-    def _stop_watching(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-
-    def _unload_idle(self) -> None:
-        """Close the engines that nobody has used for long; those in use never."""
-        with self._lock:
-            self._idle_timer = None
-            before = time.monotonic() - 60 * (self._idle_unload_minutes or 0)
-            keys = [
-                key
-                for key, engine in self._engines.items()
-                if self._idle_unload_minutes is not None
-                and not engine.users
-                and engine.unused_since <= before
-            ]
-            engines = [self._engines.pop(key) for key in keys]
-            self._watch_idle()
-        for engine in engines:
-            engine.close()
 
     def _resolve(self, request: Request, report: Report) -> LocalModel:
         """The checked file of a name, looked at again only when it has changed."""
@@ -280,40 +174,15 @@ class Session:
             self._models[name] = known
         return known
 
-    def loaded_models(self) -> list[tuple[str, int]]:
-        """Name and process id of each model in memory."""
-        with self._lock:
-            engines = list(self._engines.values())
-        return [(engine.name, engine.pid) for engine in engines if engine.alive and engine.pid]
-
-    def unload(self, name: str | None = None) -> list[str]:
-        """End the engines of a model, or of all; the names of those that were loaded."""
-        with self._lock:
-            chosen = {
-                key: engine
-                for key, engine in self._engines.items()
-                if name is None or engine.name == name
-            }
-            for key in chosen:
-                del self._engines[key]
-        if name is None:
-            self._standby.close()
-        names = [engine.name for engine in chosen.values() if engine.alive]
-        with ExitStack() as stack:  # all of them, though an interrupt comes between
-            for engine in chosen.values():
-                stack.callback(engine.close)
-        return names
-
     def close(self) -> None:
         """Cancel what runs, end the engines, close the log."""
         with self._lock:
             runs = list(self._runs)
-            self._stop_watching()
         for run in runs:
             run.cancel()
         for run in runs:
             run.wait(1.0)
-        self.unload()
+        self.engines.close()
         for log in (*self._old_logs, self.log):
             log.close()
 
@@ -332,13 +201,6 @@ def _reporter(emit: Emit, cancel: threading.Event) -> Report:
 def _name(request: Request) -> tuple[str, str | None, str]:
     """What a model is known by; a path is one from the current folder."""
     return request.model, request.model_type, os.getcwd()
-
-
-def _engine_key(model: LocalModel, request: Request) -> tuple[Any, ...]:
-    return (
-        str(model.source), model.state, model.model_type,
-        request.context_length, request.anyway, request.gpu_layers,
-    )  # fmt: skip
 
 
 def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None) -> T:

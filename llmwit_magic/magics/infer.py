@@ -123,9 +123,9 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @observe("aliases", "max_loaded_models", "kept_prompts", "idle_unload_minutes", "log_path")
     def _configure_session(self, change: Any) -> None:
         self.session.aliases = dict(self.aliases)
-        self.session.max_loaded_models = self.max_loaded_models
-        self.session.kept_prompts = self.kept_prompts
-        self.session.idle_unload_minutes = self.idle_unload_minutes
+        self.session.engines.max_loaded_models = self.max_loaded_models
+        self.session.engines.kept_prompts = self.kept_prompts
+        self.session.engines.idle_unload_minutes = self.idle_unload_minutes
         if change["name"] == "log_path":
             self.session.use_log(self.log_path)
 
@@ -219,7 +219,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
         if line.strip():
             raise usage_error(f"%infer_models takes no arguments, and '{line.strip()}' is one")
-        loaded = {name for name, _ in self.session.loaded_models()}
+        loaded = {name for name, _ in self.session.engines.loaded_models()}
         for name, kind, path in local_models(self.session.aliases):
             place = str(path) if path else "fetched at first use"
             memory = ", in memory" if name in loaded else ""
@@ -230,9 +230,9 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @line_magic
     def infer_unload(self, line: str) -> None:
         """Give the memory of a model back, or of all models."""
-        names = self.session.unload(line.strip() or None)
+        names = self.session.engines.unload(line.strip() or None)
         if line.strip() and not names:
-            loaded = ", ".join(name for name, _ in self.session.loaded_models()) or "none"
+            loaded = ", ".join(name for name, _ in self.session.engines.loaded_models()) or "none"
             raise usage_error(f"the model {line.strip()} is not in memory (loaded: {loaded})")
         print(text.on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
@@ -262,7 +262,7 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
 
     magics = InferMagics(shell)
     if standby is not None:
-        magics.session.stand_by(standby)
+        magics.session.engines.stand_by(standby)
     shell.register_magics(magics)
     shell.register_magics(LogMagics(shell, magics))
     _register_formatters(shell, magics)
@@ -287,7 +287,7 @@ def unload(shell: Any) -> None:
         for name in ours:
             magics = kind.pop(name).__self__
             if isinstance(magics, InferMagics):
-                magics.session.unload()
+                magics.session.engines.unload()
     _remove_completer(shell)
     shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
 

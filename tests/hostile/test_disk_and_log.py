@@ -173,7 +173,7 @@ def test_a_read_only_cache(tiny_model: Path, spm: Path, tmp_path: Path, report: 
     code = APART + """
 cache, spm, other = sys.argv[3:]
 said["filled"] = ask("filled")
-session.unload()
+session.engines.unload()
 session = Session(logged)
 subprocess.run(["mount", "--bind", cache, cache], check=True)
 subprocess.run(["mount", "-o", "remount,ro,bind", cache], check=True)

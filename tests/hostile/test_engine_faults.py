@@ -99,7 +99,7 @@ def test_killed_at_random_moments(
     for number in range(36 if long else 3):
         name = DEADLY[number % len(DEADLY)]
         if moment == "load":
-            session.unload()
+            session.engines.unload()
         prompt = f"{number} {LONG if moment == 'prompt' else SHORT}"
         begun.append(prompt)
         run = ask(session, models / "spm.gguf", prompt, 2000, 0.02)
@@ -132,7 +132,7 @@ def test_stopped(
         monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
     works(session, models / "spm.gguf")
     if moment == "load":
-        session.unload()
+        session.engines.unload()
     if moment == "idle":
         (engine,) = engines_of()
         engine.suspend()
@@ -161,7 +161,7 @@ def test_a_stopped_engine_is_unloaded(session: Session, models: Path, report: Re
     works(session, models / "spm.gguf")
     (engine,) = engines_of()
     engine.suspend()
-    session.unload()
+    session.engines.unload()
     are_gone(report, [engine], 0)
     report.tried("engine stopped", "unloaded")
     works(session, models / "spm.gguf")
@@ -187,7 +187,7 @@ def test_out_of_memory_while_loading(
     """With any limit that is too low the run fails by name, and without it the next one works."""
     limits = range(40, 1000, 40) if long else (100, 500)
     for limit in limits:
-        session.unload()
+        session.engines.unload()
         limit_it = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit << 20},) * 2)"
         with child_with(limit_it):
             run = ask(session, models / "spm.gguf", f"{limit} {SHORT}")
@@ -219,7 +219,7 @@ def test_out_of_memory_in_a_run(session: Session, models: Path, report: Report, 
             one_line(run.error)
         ended = type(run.error).__name__ if run.error else run.status
         report.tried("out of memory: run", ended)
-        session.unload()
+        session.engines.unload()
         are_gone(report, [engine])
     works(session, models / "spm.gguf")
     log_is_whole(report, Path(session.log.path), begun)
@@ -228,7 +228,7 @@ def test_out_of_memory_in_a_run(session: Session, models: Path, report: Report, 
 def test_no_descriptors_left(session: Session, models: Path, report: Report) -> None:
     """Where the child cannot be started at all, one line says so, and later it can."""
     works(session, models / "spm.gguf")
-    session.unload()
+    session.engines.unload()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
@@ -342,7 +342,7 @@ def test_a_model_file_changes_while_it_is_loaded(
         shutil.copyfile(models / "spm.gguf", path.with_suffix(".back"))
         os.replace(path.with_suffix(".back"), path)
         works(session, path)
-        session.unload()
+        session.engines.unload()
         log_is_whole(report, Path(session.log.path), [prompt])
 
 
@@ -369,7 +369,7 @@ def test_engines_end_with_their_session(models: Path, report: Report) -> None:
     """A session that is let go without being closed leaves no process behind."""
     session = Session(":memory:")
     works(session, models / "spm.gguf")
-    (engine,) = [item for item in engines_of() if item.pid == session.loaded_models()[0][1]]
+    (engine,) = [item for item in engines_of() if item.pid == session.engines.loaded_models()[0][1]]
     del session
     gc.collect()
     until(lambda: not psutil.pid_exists(engine.pid))

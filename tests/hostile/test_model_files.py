@@ -115,9 +115,9 @@ def _try(kernel: Kernel, model: HostileModel, report: Report) -> str:
     run = kernel.run(path, chat=model.chat, model_type=model.model_type)
     _check_message(run, model.what)
     _check_row(kernel, run, report, model.what)
-    alive = {pid for _, pid in kernel.session.loaded_models()}
+    alive = {pid for _, pid in kernel.session.engines.loaded_models()}
     report.promise("orphan processes", kernel.children() <= alive, model.what)
-    kernel.session.unload(str(path))
+    kernel.session.engines.unload(str(path))
     _check_cache(kernel, report, model.what)
     path.unlink()
     if run.status == "interrupted":

@@ -205,7 +205,7 @@ def test_unloading_with_many_waiting(session: Session, model: Path, report: Repo
     while not runs[0].generated_token_count:
         time.sleep(0.005)
     began = time.monotonic()
-    session.unload()
+    session.engines.unload()
     assert time.monotonic() - began < 5
     are_gone(report, first)
     for run in runs:
@@ -264,22 +264,24 @@ def test_models_beyond_the_limit_give_their_memory_back(
     session: Session, large: list[Path], report: Report
 ) -> None:
     """With room for two, a third one's memory is that of the one unused for longest."""
-    session.max_loaded_models = 2
+    session.engines.max_loaded_models = 2
     for path in large[:2]:
         answer(session, path)
     two = engines_of()
-    assert [name for name, _ in session.loaded_models()] == [str(path) for path in large[:2]]
+    assert [name for name, _ in session.engines.loaded_models()] == [
+        str(path) for path in large[:2]
+    ]
     with_two = resident(two)
     answer(session, large[0])  # now the second one is unused for longer
     answer(session, large[2])
-    assert [name for name, _ in session.loaded_models()] == [str(large[0]), str(large[2])]
+    assert [name for name, _ in session.engines.loaded_models()] == [str(large[0]), str(large[2])]
     gone = [engine for engine in two if not engine.is_running()]
     assert len(gone) == 1
     assert len(engines_of()) == 2
     with_others = resident(engines_of())
     print(f"two models: {with_two / 1e6:.0f} MB; two of three: {with_others / 1e6:.0f} MB")
     assert with_others < 1.2 * with_two
-    session.max_loaded_models = 1
+    session.engines.max_loaded_models = 1
     answer(session, large[0])
     with_one = resident(engines_of())
     print(f"one model: {with_one / 1e6:.0f} MB")
@@ -292,8 +294,8 @@ def test_idle_models_give_their_memory_back(
     session: Session, large: list[Path], report: Report
 ) -> None:
     """After the minutes asked for, not before; the next run loads again."""
-    assert session.idle_unload_minutes is None
-    session.idle_unload_minutes = 1.2 / 60
+    assert session.engines.idle_unload_minutes is None
+    session.engines.idle_unload_minutes = 1.2 / 60
     for path in large[:2]:
         answer(session, path)
     engines = engines_of()
@@ -304,16 +306,16 @@ def test_idle_models_give_their_memory_back(
     freed = full - resident(engines)
     print(f"two idle models: {full / 1e6:.0f} MB before, {(full - freed) / 1e6:.0f} MB after")
     assert freed > 2 * large[0].stat().st_size
-    assert session.loaded_models() == []
+    assert session.engines.loaded_models() == []
     report.tried("idle models", "gave their memory back", 2)
     are_gone(report, engines)
     answer(session, large[0])
-    assert len(session.loaded_models()) == 1
+    assert len(session.engines.loaded_models()) == 1
 
 
 def test_a_model_in_use_is_never_idle(session: Session, large: list[Path], report: Report) -> None:
     """A run longer than the time allowed goes on, and the time begins at its end."""
-    session.idle_unload_minutes = 0.5 / 60
+    session.engines.idle_unload_minutes = 0.5 / 60
     began = time.monotonic()
     slow = (lambda text: time.sleep(0.05),)
     run = ask(session, large[0], PROMPT, 25, content_filters=slow)
@@ -330,19 +332,19 @@ def test_idle_time_is_changed_at_any_time(
     session: Session, large: list[Path], report: Report
 ) -> None:
     """None keeps a model; a time set later counts from its last use; runs go on in between."""
-    session.idle_unload_minutes = 0.7 / 60
+    session.engines.idle_unload_minutes = 0.7 / 60
     answer(session, large[0])
-    session.idle_unload_minutes = None
+    session.engines.idle_unload_minutes = None
     (engine,) = engines_of()
     time.sleep(1)
     assert engine.is_running()
-    session.idle_unload_minutes = 0.5 / 60  # it has been idle for longer
+    session.engines.idle_unload_minutes = 0.5 / 60  # it has been idle for longer
     until(lambda: not engine.is_running(), 2)
-    session.idle_unload_minutes = 0.0
+    session.engines.idle_unload_minutes = 0.0
     for _ in range(2):
         assert answer(session, large[0]).status == "ok"
     until(lambda: not engines_of(), 4)
-    session.idle_unload_minutes = 60
+    session.engines.idle_unload_minutes = 60
     answer(session, large[0])
     engines = engines_of()
     session.close()
@@ -356,7 +358,7 @@ def test_runs_and_idle_unloading_race(
     session: Session, model: Path, report: Report, long: bool
 ) -> None:
     """Runs that come just when the model is unloaded are whole all the same."""
-    session.idle_unload_minutes = 0.05 / 60
+    session.engines.idle_unload_minutes = 0.05 / 60
     chance = random.Random(8)
     count = 100 if long else 6
     for number in range(count):

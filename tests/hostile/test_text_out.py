@@ -280,8 +280,8 @@ def test_what_the_magics_print(
     shell.user_ns["said"] = said
     shell.run_line_magic("infer_models", "")
     assert len(capsys.readouterr().out.splitlines()) == (1 if not session.aliases else 3)
-    session.loaded_models = lambda: [(said, 1)]
-    session.unload = lambda name=None: [said] if name is None else []
+    session.engines.loaded_models = lambda: [(said, 1)]
+    session.engines.unload = lambda name=None: [said] if name is None else []
     shell.run_line_magic("infer_models", "")
     with pytest.raises(UsageError) as caught:
         shell.run_line_magic("infer_unload", "x")
@@ -302,7 +302,7 @@ def test_what_the_magics_print(
     assert str(failed.value).isprintable()
     assert_harmless_on_a_terminal(capsys.readouterr().out)
     report.tried("text out: magics", "inert")
-    del session.loaded_models, session.unload
+    del session.engines.loaded_models, session.engines.unload
 
 
 @every_text

@@ -93,7 +93,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, st
 def one_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """One session for all prompts: what one does to its engine, the next one feels."""
     session = Session(tmp_path_factory.mktemp("prompts") / "runs.sqlite3")
-    session.max_loaded_models = len(KINDS)
+    session.engines.max_loaded_models = len(KINDS)
     yield session
     session.close()
 
@@ -104,7 +104,7 @@ def try_prompt(
 ) -> None:  # fmt: skip
     """A result or an error of one line, logged, in bounded time, from the same process."""
     path, model_type = model
-    before, rows = dict(session.loaded_models()), len(session.log)
+    before, rows = dict(session.engines.loaded_models()), len(session.log)
     began = time.monotonic()
     try:
         request = Request(
@@ -130,7 +130,7 @@ def try_prompt(
     row = session.log.row(run.run_id or 0)
     assert row["prompt"] == prompt
     assert row["status"] == run.status
-    after = dict(session.loaded_models())
+    after = dict(session.engines.loaded_models())
     assert all(after[name] == pid for name, pid in before.items() if name in after)
     assert str(path) in after
 

@@ -161,7 +161,7 @@ def test_a_filter_that_backtracks_for_ever_ends_its_run(
 ) -> None:
     """In bounded time, with one line that names it; the engine goes on."""
     assert ask(session, repeating_model, ["zzz"]).wait(60)
-    engines = session.loaded_models()
+    engines = session.engines.loaded_models()
     began = time.monotonic()
     run = ask(session, repeating_model, [pattern])
     assert run.wait(len(CODE) * FILTER_SECONDS + 10)
@@ -183,7 +183,7 @@ def test_a_filter_that_backtracks_for_ever_ends_its_run(
     again = ask(session, repeating_model, [])
     assert again.wait(60)
     assert again.text == "".join(CODE)
-    assert session.loaded_models() == engines
+    assert session.engines.loaded_models() == engines
 
 
 def raises(text: str) -> int | None:

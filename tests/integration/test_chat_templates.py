@@ -44,7 +44,7 @@ def test_a_template_that_does_not_end_costs_the_engine(
     assert time.monotonic() - begin < 10
     with pytest.raises(ModelNotSupported, match=r"had not ended after 5 s: leave out --chat"):
         run.raise_failure()
-    assert session.loaded_models() == []
+    assert session.engines.loaded_models() == []
     assert not engines_of()
     assert session.run(asked.model_copy(update={"chat": False})).wait(15)
     assert session.log.rows()[-1]["status"] == "ok"
@@ -79,13 +79,13 @@ def test_a_template_cannot_take_the_memory(template: str, session: Session, tmp_
     """A gigabyte is refused before it is taken; the engine goes on."""
     asked = request(tmp_path, template, chat=True)
     session.run(asked.model_copy(update={"chat": False})).wait(15)
-    ((_, pid),) = session.loaded_models()
+    ((_, pid),) = session.engines.loaded_models()
     before = psutil.Process(pid).memory_info().rss
     run = session.run(asked)
     assert run.wait(15)
     with pytest.raises(ModelNotSupported, match="wants more memory"):
         run.raise_failure()
-    assert session.loaded_models()[0][1] == pid
+    assert session.engines.loaded_models()[0][1] == pid
     peak = next(
         int(line.split()[1]) * 1024
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -68,7 +68,7 @@ def test_every_kind_of_model_answers(
     first = answer(session, path, model_type=model_type)
     assert first.usage.prompt_token_count > 0
     assert first.usage.generated_token_count == 8 or first.finish_detail is FinishDetail.EOS
-    session.unload()
+    session.engines.unload()
     again = answer(session, path, model_type=model_type)
     assert (again.text, again.usage.generated_token_count) == (
         first.text,
@@ -126,8 +126,8 @@ def test_going_back_to_an_earlier_prompt(
     prompts = [f"{word} {'one ' * 120}" for word in ("A", "I", "O")]
     texts = []
     for kept, known in ((3, True), (1, False)):
-        session.unload()
-        session.kept_prompts = kept
+        session.engines.unload()
+        session.engines.kept_prompts = kept
         first, again = (
             [answer(session, kinds[name][0], prompt=prompt) for prompt in prompts] for _ in range(2)
         )
@@ -159,16 +159,16 @@ def test_the_child_ignores_interrupts_and_dies_by_name(session: Session, tiny_mo
     import signal
 
     answer(session, tiny_model)
-    ((_, pid),) = session.loaded_models()
+    ((_, pid),) = session.engines.loaded_models()
     os.kill(pid, signal.SIGINT)
     assert answer(session, tiny_model).status == "ok"
-    assert session.loaded_models()[0][1] == pid
+    assert session.engines.loaded_models()[0][1] == pid
     os.kill(pid, signal.SIGSEGV)
     psutil.wait_procs([psutil.Process(pid)], timeout=5) if psutil.pid_exists(pid) else None
     run = ask(session, tiny_model)
     assert run.status == "ok" or isinstance(run.error, EngineDied)
     assert answer(session, tiny_model).status == "ok"
-    assert session.loaded_models()[0][1] != pid
+    assert session.engines.loaded_models()[0][1] != pid
 
 
 def test_runs_on_one_engine_wait_their_turn(session: Session, tiny_model: Path) -> None:
@@ -186,7 +186,7 @@ def test_runs_on_one_engine_wait_their_turn(session: Session, tiny_model: Path) 
     for thread in threads:
         thread.join(50)
     assert [run.text for run in runs] == [alone] * 6
-    assert len(session.loaded_models()) == 1
+    assert len(session.engines.loaded_models()) == 1
 
 
 def test_a_waiting_run_can_be_cancelled(session: Session, tiny_model: Path) -> None:
@@ -206,12 +206,12 @@ def test_models_beyond_the_limit_are_unloaded(
     session: Session, kinds: dict[str, tuple[Path, str | None]]
 ) -> None:
     """The model unused for longest makes room; its process is gone."""
-    session.max_loaded_models = 2
+    session.engines.max_loaded_models = 2
     pids = []
     for name in ("bpe", "spm", "falcon"):
         answer(session, kinds[name][0])
-        pids.append(session.loaded_models()[-1][1])
-    assert len(session.loaded_models()) == 2
+        pids.append(session.engines.loaded_models()[-1][1])
+    assert len(session.engines.loaded_models()) == 2
     assert not psutil.pid_exists(pids[0])
     assert psutil.pid_exists(pids[2])
 
@@ -255,8 +255,8 @@ def test_embeddings_do_not_depend_on_what_came_before(session: Session, tiny_mod
 def test_unloading_ends_the_process(session: Session, tiny_model: Path) -> None:
     """Memory is given back when `unload` returns; the next run loads again."""
     answer(session, tiny_model)
-    ((name, pid),) = session.loaded_models()
-    assert session.unload() == [name]
+    ((name, pid),) = session.engines.loaded_models()
+    assert session.engines.unload() == [name]
     assert not psutil.pid_exists(pid)
     assert answer(session, tiny_model).status == "ok"
 
@@ -277,7 +277,7 @@ def test_a_killed_child_is_not_waited_for(session: Session, tiny_model: Path) ->
     from llmwit_magic.engines import process
 
     answer(session, tiny_model)
-    ((_, pid),) = session.loaded_models()
+    ((_, pid),) = session.engines.loaded_models()
     os.kill(pid, signal.SIGSTOP)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "GRACE_SECONDS", 0.5)
@@ -299,7 +299,7 @@ def test_unloading_during_a_run_is_said(session: Session, tiny_model: Path) -> N
         while run.generated_token_count < 3:
             time.sleep(0.01)
         began = time.monotonic()
-        session.unload()
+        session.engines.unload()
         assert run.wait(5)
         assert time.monotonic() - began < 3
         assert "was unloaded while it was generating" in str(run.error)
@@ -330,7 +330,7 @@ def test_another_log_does_not_disturb_a_run(
 
 def test_models_at_once_are_never_taken_away(session: Session, tiny_model: Path) -> None:
     """Four threads with four contexts and room for one model: every run is whole."""
-    session.max_loaded_models = 1
+    session.engines.max_loaded_models = 1
     failures: list[BaseException] = []
 
     def work(length: int) -> None:
@@ -351,11 +351,11 @@ def test_models_at_once_are_never_taken_away(session: Session, tiny_model: Path)
 def test_a_failed_load_ends_no_other_model(session: Session, tiny_model: Path) -> None:
     """Wrong options do not count as loaded models."""
     answer(session, tiny_model)
-    loaded = session.loaded_models()
+    loaded = session.engines.loaded_models()
     for length in (99_999, 88_888, 77_777):
         with pytest.raises(InvalidInput):
             answer(session, tiny_model, context_length=length)
-    assert session.loaded_models() == loaded
+    assert session.engines.loaded_models() == loaded
 
 
 @pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt, ValueError])

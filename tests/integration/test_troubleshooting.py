@@ -44,7 +44,7 @@ def cut(path: str, size: int) -> Path:
 def killed(session: Session) -> None:
     write_llama_gguf("tiny.gguf")
     ask(session, "tiny.gguf")
-    (engine,) = session._engines.values()
+    (engine,) = session.engines._engines.values()
 
     def kill(text: str) -> None:  # in the middle of the run, after its prompt
         os.kill(engine.pid or 0, signal.SIGKILL)

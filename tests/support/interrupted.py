@@ -96,7 +96,7 @@ def _outcome(
     for run in runs:
         run.wait(10)
     engines = {engine.pid for engine in engines_of()}
-    known = {pid for _, pid in session.loaded_models()}
+    known = {pid for _, pid in session.engines.loaded_models()}
     others = [
         " ".join(child.cmdline())
         for child in psutil.Process().children(recursive=True)

@@ -85,17 +85,17 @@ def test_a_bad_default_is_refused_when_it_is_set(shell: Any) -> None:
 def test_idle_models_are_configured(shell: Any) -> None:
     """`None` keeps models; what is no span of time is refused, and the old one stays."""
     magics = shell.find_cell_magic("infer").__self__
-    assert magics.session.idle_unload_minutes is None
+    assert magics.session.engines.idle_unload_minutes is None
     shell.run_line_magic("config", "InferMagics.idle_unload_minutes = 30")
-    assert magics.session.idle_unload_minutes == 30
+    assert magics.session.engines.idle_unload_minutes == 30
     with pytest.raises(TraitError):
         magics.idle_unload_minutes = -1
     with pytest.raises(InvalidInput, match="idle_unload_minutes: nan is not valid"):
-        magics.session.idle_unload_minutes = float("nan")
-    assert magics.session.idle_unload_minutes == 30
-    magics.session.idle_unload_minutes = float("inf")
+        magics.session.engines.idle_unload_minutes = float("nan")
+    assert magics.session.engines.idle_unload_minutes == 30
+    magics.session.engines.idle_unload_minutes = float("inf")
     shell.run_line_magic("config", "InferMagics.idle_unload_minutes = None")
-    assert magics.session.idle_unload_minutes is None
+    assert magics.session.engines.idle_unload_minutes is None
 
 
 @pytest.mark.parametrize("line", ["", "--temperature 0,1"])
