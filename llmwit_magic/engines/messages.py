@@ -24,12 +24,10 @@ def message(kind: str, value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """What the encoder does not know: records, events and mappings."""
-    if isinstance(value, Record):
-        return value.model_dump(mode="json")
-    if isinstance(value, Mapping):
-        return dict(value)
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    """What the encoder does not know: events, records and mappings."""
+    if fields := getattr(value, "__dataclass_fields__", None):
+        return {name: getattr(value, name) for name in fields}
+    return value.model_dump(mode="json") if isinstance(value, Record) else dict(value)
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode

@@ -219,6 +219,9 @@ def byte_to_character() -> dict[int, str]:
     }
 
 
+_SPACE_CHARACTER = byte_to_character()[0x20].encode()
+
+
 class ByteLevelTokenizer(Tokenizer):
     """Byte-level BPE (`tokenizer.ggml.model` is `gpt2`), merged by Hugging Face tokenizers.
 
@@ -304,6 +307,10 @@ class ByteLevelTokenizer(Tokenizer):
     def _decode_normal(self, token: bytes) -> bytes:
         if self._raw:
             return token
+        # Most tokens are ASCII, which stands for itself, but for the space before them.
+        spaced = token.replace(_SPACE_CHARACTER, b" ")
+        if spaced.isascii():
+            return spaced
         return b"".join(
             bytes([self._char_to_byte[char]]) if char in self._char_to_byte else char.encode()
             for char in token.decode("utf-8", "replace")
