@@ -1,11 +1,53 @@
-"""A limit on the memory of this process, for work whose size a model file decides."""
+"""The memory that this process may take: what there is, and a limit for work that a file decides."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
+
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
+# Of Linux control groups of version 2, then 1: the limit, what is taken, and the part of that
+# which is cache that the system would give back first.
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def available_memory() -> int:
+    """Bytes that this process can still take: what is free, and no more than its container may.
+
+    A container's own count is the limit of its control group less the working
+    set, as Kubernetes counts it: what is taken without inactive file cache.
+    """
+    left = [psutil.virtual_memory().available]
+    for folder in _groups():
+        for limit, taken, cache in _FILES:
+            with suppress(OSError, ValueError):  # not that version; "max", which is no limit
+                most = int((folder / limit).read_text())
+                stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+                left.append(most - int((folder / taken).read_text()) + int(stat.get(cache, 0)))
+    return max(0, min(left))
+
+
+def _groups() -> Iterator[Path]:
+    """The folders of this process's control groups for memory, and of those that they are in."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            root = _GROUPS / "memory" if controllers else _GROUPS
+            # Inside a container the path may be the host's, and the root is the container's own.
+            folder = root / path.lstrip("/")
+            yield from (folder, *(up for up in folder.parents if up.is_relative_to(root)))
 
 
 @contextmanager

@@ -6,8 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from ..errors import DeviceUnavailable, EngineFailed, InvalidInput, ModelNotSupported, OutOfMemory
 from ..models.gguf import Header, read_header
 from ..models.tokenizer import NativeTokenizer, Tokenizer, build_tokenizer
@@ -15,7 +13,7 @@ from ..wit import DeviceInfo
 from . import devices
 from .contexts import Contexts
 from .ctransformers import LogitsModel
-from .limits import limited_memory
+from .limits import available_memory, limited_memory
 from .threads import fixed_threads
 
 MAX_DEFAULT_CONTEXT = 8192
@@ -79,7 +77,7 @@ def load(
     )
 
     def open_another() -> LogitsModel | None:
-        if needed_memory(header, length) > psutil.virtual_memory().available * KEPT_SHARE:
+        if needed_memory(header, length) > available_memory() * KEPT_SHARE:
             return None
         return _open(loaded, None, length, 0)
 
@@ -95,7 +93,7 @@ def _load_old(
         raise DeviceUnavailable(
             "old GGML files run on the CPU: ctransformers offloads GGUF models only"
         )
-    size, free = Path(source).stat().st_size, psutil.virtual_memory().available
+    size, free = Path(source).stat().st_size, available_memory()
     if size > free:  # unlike a GGUF file's, these weights are read and not mapped
         raise OutOfMemory(
             f"{Path(source).name} needs {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: "
@@ -153,7 +151,7 @@ def choose_context(header: Header, asked: int | None, anyway: bool = False) -> i
         length = asked
     else:
         length = min(trained, MAX_DEFAULT_CONTEXT)
-    free = psutil.virtual_memory().available
+    free = available_memory()
     fitting = length
     while fitting > 64 and needed_memory(header, fitting) > free * MEMORY_SHARE:
         fitting //= 2

@@ -64,9 +64,9 @@ class EnginePool:
             if ahead is not None:
                 ahead.kill()
         try:
-            engine.load(emit, cancel)
             for surplus in self._take_surplus():
-                surplus.close()
+                surplus.close()  # first: there may be no room for one more
+            engine.load(emit, cancel)
             yield engine
         finally:
             with self._lock:

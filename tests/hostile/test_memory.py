@@ -27,7 +27,7 @@ def own_memory(process: psutil.Process) -> int:
 def test_the_estimate_is_no_less_than_what_is_taken(
     session: Session, default_model_source: Path, report: Report
 ) -> None:
-    """A context filled to its end takes less than was estimated, and more than a fifth of it."""
+    """A context filled to its end takes less than was estimated, and more than a sixth of it."""
     length = 1_024
     header = read_header(default_model_source)
     params = InferencingParams(max_tokens=1, seed=1)
@@ -45,7 +45,7 @@ def test_the_estimate_is_no_less_than_what_is_taken(
     before = run(1)
     taken = run(1_000) - before
     estimate = needed_memory(header, length)
-    assert estimate / 5 < taken < estimate, (taken, estimate)
+    assert estimate / 6 < taken < estimate, (taken, estimate)
     report.tried("memory: a context of the default model", "within its estimate")
 
 

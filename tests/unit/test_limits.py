@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import resource
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
-from llmwit_magic.engines.limits import limited_memory
+from llmwit_magic.engines import limits
+from llmwit_magic.engines.limits import available_memory, limited_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit")
 
@@ -29,3 +32,65 @@ def test_the_limit_ends_with_a_failure_too() -> None:
     with pytest.raises(MemoryError), limited_memory(2**20):
         bytes(128 * 2**20)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+MB = 2**20
+FREE = psutil.virtual_memory().available // 2  # more than is in the groups below
+
+
+def write_group(folder: Path, version: int, limit: str, taken: int, cache: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    )[version == 1]
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{taken}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cache}\nactive_file 7\n")
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the control groups are; `own` beside it says which are those of this process."""
+    monkeypatch.setattr(limits, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(limits, "_OWN_GROUPS", tmp_path / "own")
+    return tmp_path / "cgroup"
+
+
+@pytest.mark.parametrize(
+    ("version", "own", "folder"),
+    [
+        (2, "0::/\n", "."),
+        (2, "0::/user.slice/notebook.scope\n", "user.slice/notebook.scope"),
+        (2, "0::/user.slice/notebook.scope\n", "user.slice"),
+        (2, "1:name=systemd:/x\n0::/host/docker/1234\n", "."),
+        (1, "9:cpu,cpuacct:/x\n4:memory:/docker/1234\n0::/\n", "memory/docker/1234"),
+        (1, "4:hugetlb,memory:/docker/1234\n", "memory"),
+    ],
+)
+def test_no_more_is_available_than_the_container_may_take(
+    groups: Path, version: int, own: str, folder: str
+) -> None:
+    """Its limit, less what is taken, with inactive cache given back; also of a group around it."""
+    (groups.parent / "own").write_text(own)
+    write_group(groups / folder, version, str(300 * MB), 120 * MB, 20 * MB)
+    assert available_memory() == 200 * MB
+
+
+def test_a_full_container_has_nothing(groups: Path) -> None:
+    """A limit that was lowered below what is taken gives zero, not less."""
+    (groups.parent / "own").write_text("0::/\n")
+    write_group(groups, 2, str(MB), 2 * MB, 0)
+    assert available_memory() == 0
+
+
+@pytest.mark.parametrize("own", ["0::/\n", "4:memory:/\n", "3:cpuset:/a\n", ""])
+def test_without_a_limit_it_is_what_the_machine_has(groups: Path, own: str) -> None:
+    """`max` and version 1's largest number are no limits, and other controllers say nothing."""
+    (groups.parent / "own").write_text(own)
+    write_group(groups, 2, "max", MB, 0)
+    write_group(groups / "memory", 1, str(2**63 - 4096), MB, 0)
+    write_group(groups / "a", 2, str(MB), 0, 0)
+    assert available_memory() > FREE
+    (groups.parent / "own").unlink()
+    assert available_memory() > FREE
