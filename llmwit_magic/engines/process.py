@@ -6,8 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,8 @@ from ..errors import (
     error_named,
 )
 from ..protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
-from ..wit import (
-    U32_MAX,
-    ModelInfo,
-)
+from ..wit import ModelInfo
+from .judging import judgement
 from .messages import event_of
 from .pipe import ChildProcess
 from .turns import Turns
@@ -201,27 +197,19 @@ class EngineProcess:
         cancel: threading.Event,
     ) -> int | None:
         """Ask a content filter of this process, and do not wait for ever when cancelled."""
-        verdict: Future[int | None] = Future()
-
-        def ask() -> None:
-            try:
-                verdict.set_result(_judge(functions[value["filter"]], value["text"]))
-            except BaseException as error:
-                verdict.set_exception(error)
-
-        threading.Thread(target=ask, name="llmwit-filter", daemon=True).start()
         deadline: float | None = None
-        while True:
-            try:
-                return verdict.result(timeout=0.05)
-            except FutureTimeout:
-                if verdict.done():
-                    continue
-            if cancel.is_set() or self._closed:
-                deadline = deadline or time.monotonic() + GRACE_SECONDS
-                if time.monotonic() > deadline:
-                    self._kill()
-                    raise Cancelled
+
+        def give_up() -> bool:
+            nonlocal deadline
+            if deadline is None and (cancel.is_set() or self._closed):
+                deadline = time.monotonic() + GRACE_SECONDS
+            return deadline is not None and time.monotonic() > deadline
+
+        try:
+            return judgement(functions[value["filter"]], value["text"], give_up)
+        except Cancelled:
+            self._kill()
+            raise
 
     def _request_command(self, what: str, request: Request) -> dict[str, Any]:
         return {
@@ -365,25 +353,6 @@ class EngineProcess:
 
 def _of_memory(said: str) -> bool:
     return any(word in said for word in _MEMORY_WORDS)
-
-
-def _judge(function: Callable[[str], int | None], text: str) -> int | None:
-    """What a content filter says of a text: where to cut it, or None."""
-    name = getattr(function, "__name__", repr(function))
-    try:
-        cut = function(text)
-    except BaseException as error:
-        raise InvalidInput(
-            f"the content filter {name} raised {type(error).__name__}: {error}"
-        ) from error
-    if cut is None:
-        return None
-    if isinstance(cut, bool) or not hasattr(cut, "__index__") or not 0 <= int(cut) <= U32_MAX:
-        raise InvalidInput(
-            f"the content filter {name} returned {cut!r}: it must return where to cut the text, "
-            "or None"
-        )
-    return int(cut)
 
 
 def _activity(event: Event, before: str) -> str:
