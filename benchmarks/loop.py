@@ -91,10 +91,9 @@ def loop(found: LocalModel, size: Size, say: Say) -> Figures:
                 }
                 for what, value in parts.items():
                     figures.setdefault(what, {}).setdefault(name, []).append(value)
-        figures["evaluation alone, tokens/s"] = {
-            f"threads: {count}": [_alone(model, count, size) for _ in range(size.rounds)]
-            for count in range(1, min(usable_cores(), 4) + 1)
-        }
+            for count in range(1, min(usable_cores(), 4) + 1):
+                alone = figures.setdefault("evaluation alone, tokens/s", {})
+                alone.setdefault(f"threads: {count}", []).append(_alone(model, count, size))
     return figures
 
 

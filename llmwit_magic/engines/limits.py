@@ -11,39 +11,45 @@ import psutil
 
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
-# Of Linux control groups of version 2, then 1: the limit, what is taken, and the part of that
-# which is cache that the system would give back first.
+# Of Linux control groups of version 2, then 1: the limit, what is taken, and what stands before
+# the names of the parts of that which are file cache.
 _FILES = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ("memory.max", "memory.current", ""),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 )
 
 
 def available_memory() -> int:
     """Bytes that this process can still take: what is free, and no more than its container may.
 
-    A container's own count is the limit of its control group less the working
-    set, as Kubernetes counts it: what is taken without inactive file cache.
+    File cache counts as free, since the system gives it back where it is needed.
     """
     left = [psutil.virtual_memory().available]
     for folder in _groups():
-        for limit, taken, cache in _FILES:
+        for limit, taken, prefix in _FILES:
             with suppress(OSError, ValueError):  # not that version; "max", which is no limit
                 most = int((folder / limit).read_text())
-                stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
-                left.append(most - int((folder / taken).read_text()) + int(stat.get(cache, 0)))
+                left.append(most - int((folder / taken).read_text()) + _cache(folder, prefix))
     return max(0, min(left))
+
+
+def _cache(folder: Path, prefix: str) -> int:
+    with suppress(OSError, ValueError):
+        stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
+        return sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+    return 0
 
 
 def _groups() -> Iterator[Path]:
     """The folders of this process's control groups for memory, and of those that they are in."""
     try:
-        lines = _OWN_GROUPS.read_text().splitlines()
+        lines = _OWN_GROUPS.read_text(errors="surrogateescape").split("\n")
     except OSError:  # not Linux
         return
     for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "memory" in controllers.split(","):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" or "memory" in controllers.split(","):
             root = _GROUPS / "memory" if controllers else _GROUPS
             # Inside a container the path may be the host's, and the root is the container's own.
             folder = root / path.lstrip("/")

@@ -56,11 +56,13 @@ def load(
     gpu = "" if gpu_layers == 0 else devices.find_gpu()
     layers, reason = devices.choose_layers(gpu_layers, gpu, *devices.layer_sizes(header, length))
     before = devices.free_memory() if layers else None
-    # Native code opens the model; meanwhile Python has a core for the vocabulary.
+    # The vocabulary takes Python as long as the file takes native code, which stays in one thread.
     with ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(_open, loaded, None, length, layers)
-        tokenizer = build_tokenizer(header.metadata)
-        model = opening.result()
+        building = pool.submit(build_tokenizer, header.metadata)
+        try:
+            model = _open(loaded, None, length, layers)
+        finally:
+            tokenizer = building.result()  # its refusal says more than a failure to open
     if model.vocabulary_size != len(tokenizer):
         raise ModelNotSupported(
             f"{Path(source).name}: ctransformers sees {model.vocabulary_size:,} tokens "

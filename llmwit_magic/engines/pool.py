@@ -64,8 +64,7 @@ class EnginePool:
             if ahead is not None:
                 ahead.kill()
         try:
-            for surplus in self._take_surplus():
-                surplus.close()  # first: there may be no room for one more
+            self._close_surplus()  # first: there may be no room for one more
             engine.load(emit, cancel)
             yield engine
         finally:
@@ -75,6 +74,7 @@ class EnginePool:
                 self._watch_idle()
                 if not engine.users and not engine.alive and self._engines.get(key) is engine:
                     del self._engines[key]
+            self._close_surplus()  # others may have been in use until now
 
     def _new_engine(
         self, model: LocalModel, request: Request, child: ChildProcess | None
@@ -95,12 +95,14 @@ class EnginePool:
         """Take a child for the first run; unused for some minutes, it ends."""
         self._standby.put(child)
 
-    def _take_surplus(self) -> list[EngineProcess]:
-        """Take out the engines beyond the limit: the longest unused first, used ones never."""
+    def _close_surplus(self) -> None:
+        """Close the engines beyond the limit: the longest unused first, used ones never."""
         with self._lock:
             idle = [key for key, engine in self._engines.items() if not engine.users]
             count = len(self._engines) - max(1, self.max_loaded_models)
-            return [self._engines.pop(key) for key in idle[: max(0, count)]]
+            surplus = [self._engines.pop(key) for key in idle[: max(0, count)]]
+        for engine in surplus:
+            engine.close()
 
     @property
     def idle_unload_minutes(self) -> float | None:

@@ -39,8 +39,11 @@ _ADVICE = {
     "SIGFPE": "the model file is likely damaged: fetch it again",
     "SIGILL": "ctransformers uses instructions that this processor lacks",
 }
-# In the last words of what ran out of it: Python, numpy's BLAS, the dynamic linker, C++.
-_MEMORY_WORDS = ("MemoryError", "Memory allocation", "failed to map segment", "bad_alloc")
+# In the last words of what ran out of it: Python, its threads, numpy's BLAS, the dynamic linker,
+# C++.
+_MEMORY_WORDS = (
+    "MemoryError", "start new thread", "Memory allocation", "failed to map segment", "bad_alloc",
+)  # fmt: skip
 _MEMORY_ADVICE = "it ran out of memory: try a smaller model or context"
 
 
@@ -71,9 +74,9 @@ class EngineProcess:
         self._doing = "starting"
         self._closed = False
         self.users = 0
-        """How many are about to use the engine or do; kept by the session."""
+        """How many are about to use the engine or do; kept by the pool."""
         self.unused_since = time.monotonic()
-        """When the last of them had done; kept by the session."""
+        """When the last of them had done; kept by the pool."""
 
     @property
     def alive(self) -> bool:

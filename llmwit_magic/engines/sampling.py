@@ -156,7 +156,7 @@ def _likeliest(
     return ids[order], scores[order]
 
 
-def _bound(values: Scores, k: int) -> Any:
+def _bound(values: Scores, k: int) -> float:
     """A number that at least k of the values reach, and few more than k.
 
     Of groups of the values, the k-th highest maximum is such a bound; finding
@@ -166,7 +166,7 @@ def _bound(values: Scores, k: int) -> Any:
     if width >= 2:
         whole = values.size // width * width
         values = values[:whole].reshape(width, -1).max(axis=0)
-    return np.sort(values)[-k]
+    return float(np.sort(values)[-k])
 
 
 class Sampler:
@@ -190,8 +190,11 @@ class Sampler:
         return (self._raw.pop() >> 11) * 2.0**-53
 
     def next(self, logits: Logits, context: Sequence[int]) -> int:
-        """The id of the next token. Raises `EngineFailed` on logits that are no numbers."""
-        # argmax finds a NaN before any number, and infinities at the ends.
+        """The id of the next token; see `distribution` for logits and context.
+
+        Raises `EngineFailed` on logits that are no numbers.
+        """
+        # The maximum of anything with a NaN is NaN; minus infinity forbids a token, and may stand.
         if not math.isfinite(logits.max()):
             raise EngineFailed(
                 "the model computed NaN or infinite logits: its file is damaged; fetch it again"

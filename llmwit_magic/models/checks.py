@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from ..errors import ModelDamaged, ModelNotSupported
 from .gguf import Header
+from .pretokenizers import pretokenizer_named
 
 ARCHITECTURES = ("llama", "falcon")
 OLD_FORMATS = (
@@ -138,6 +139,11 @@ def _check_vocabulary(header: Header) -> None:
     merges = header.metadata.get("tokenizer.ggml.merges")
     if kind == "gpt2" and not (isinstance(merges, list) and merges):
         raise _damaged(header, "'tokenizer.ggml.merges' is missing")
+    if kind == "gpt2":
+        try:
+            pretokenizer_named(header.metadata.get("tokenizer.ggml.pre"))
+        except ModelNotSupported as error:
+            raise _refuse(header, str(error)) from None
     if kind == "llama" and b"<0x0A>" not in tokens:
         raise _refuse(header, "the vocabulary has no byte tokens such as <0x0A>")
     # The loader looks the line end up: as itself, or as what `adapt.py` makes of it.

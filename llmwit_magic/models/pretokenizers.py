@@ -11,6 +11,9 @@ for Oniguruma, so that both split a text alike. Two differences matter:
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ModelNotSupported
 
 
 @dataclass(frozen=True)
@@ -115,3 +118,11 @@ _BY_PATTERNS = {
 PRETOKENIZERS: dict[str, PreTokenizer] = {
     name: pretokenizer for pretokenizer, names in _BY_PATTERNS.items() for name in names.split()
 }
+
+
+def pretokenizer_named(name: Any) -> PreTokenizer:
+    """That of a file's `tokenizer.ggml.pre`, None where it has none; raises ModelNotSupported."""
+    name = name or "default"
+    if not isinstance(name, str) or name not in PRETOKENIZERS:
+        raise ModelNotSupported(f"pre-tokenizer '{name}': not one that llmwit-magic knows")
+    return PRETOKENIZERS[name]

@@ -21,7 +21,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from ..errors import InvalidInput, ModelNotSupported
-from .pretokenizers import PRETOKENIZERS
+from .pretokenizers import pretokenizer_named
 
 # llama.cpp ends generation at these texts whatever their token type says.
 END_TEXTS = frozenset({
@@ -230,10 +230,7 @@ class ByteLevelTokenizer(Tokenizer):
     """
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
-        name = metadata.get("tokenizer.ggml.pre") or "default"
-        if not isinstance(name, str) or name not in PRETOKENIZERS:
-            raise ModelNotSupported(f"pre-tokenizer '{name}': not one that llmwit-magic knows")
-        pretokenizer = PRETOKENIZERS[name]
+        pretokenizer = pretokenizer_named(metadata.get("tokenizer.ggml.pre"))
         # 11 is llama.cpp's default, from Falcon, whose <|endoftext|> it is.
         super().__init__(metadata, bos_id=11, eos_id=11, add_bos=pretokenizer.add_bos)
         if self._value("merges") is None:
@@ -250,7 +247,7 @@ class ByteLevelTokenizer(Tokenizer):
                 vocabulary[token.decode()] = token_id
             except UnicodeDecodeError:
                 continue  # no text has such a token in it
-        merges = list(self._read_merges())
+        merges = list(dict.fromkeys(self._read_merges()))
         self._stand_ins = self._add_stand_ins(vocabulary, merges)
 
         self._bpe = HuggingFaceTokenizer(
@@ -262,8 +259,7 @@ class ByteLevelTokenizer(Tokenizer):
         )
 
     def _read_merges(self) -> Iterator[tuple[str, str]]:
-        """Each once, at its first place."""
-        for line in dict.fromkeys(self._value("merges")):
+        for line in self._value("merges"):
             text = line.decode("utf-8", "replace")
             # A merge's first half may itself begin with a space.
             if (space := text.find(" ", 1)) > 0:

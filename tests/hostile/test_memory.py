@@ -27,7 +27,11 @@ def own_memory(process: psutil.Process) -> int:
 def test_the_estimate_is_no_less_than_what_is_taken(
     session: Session, default_model_source: Path, report: Report
 ) -> None:
-    """A context filled to its end takes less than was estimated, and more than a sixth of it."""
+    """A context filled to its end takes less than was estimated, and more than a sixth of it.
+
+    At so short a length most of the estimate is the library's work buffer, of which a model of
+    this size fills little: a fifth of the whole is what is seen.
+    """
     length = 1_024
     header = read_header(default_model_source)
     params = InferencingParams(max_tokens=1, seed=1)

@@ -115,6 +115,15 @@ def test_a_vocabulary_has_a_limit(bpe: Header) -> None:
     assert "a vocabulary of 1,048,577 tokens: at most 1,048,576" in message
 
 
+def test_an_unknown_pretokenizer(bpe: Header) -> None:
+    """It is known before an engine opens the file; a file that names none has llama.cpp's."""
+    header = with_metadata(bpe, {"tokenizer.ggml.pre": "xyz"}, 8)
+    assert "pre-tokenizer 'xyz': not one that llmwit-magic knows" in refusal(
+        header, ModelNotSupported
+    )
+    check_runnable(with_metadata(bpe, {"tokenizer.ggml.pre": None}))
+
+
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "LLAMA", "", "llama\n"])
 def test_other_architectures(architecture: str, bpe: Header) -> None:
     """Only llama and falcon run."""

@@ -41,12 +41,14 @@ FREE = psutil.virtual_memory().available // 2  # more than is in the groups belo
 def write_group(folder: Path, version: int, limit: str, taken: int, cache: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     names = (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     )[version == 1]
     (folder / names[0]).write_text(f"{limit}\n")
     (folder / names[1]).write_text(f"{taken}\n")
-    (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cache}\nactive_file 7\n")
+    counts = {"anon": 5, f"{names[2]}active_file": cache - MB, f"{names[2]}inactive_file": MB}
+    lines = [f"{name} {count}\n" for name, count in counts.items()]
+    (folder / "memory.stat").write_text("".join(lines))
 
 
 @pytest.fixture
@@ -65,14 +67,15 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (2, "0::/user.slice/notebook.scope\n", "user.slice"),
         (2, "1:name=systemd:/x\n0::/host/docker/1234\n", "."),
         (1, "9:cpu,cpuacct:/x\n4:memory:/docker/1234\n0::/\n", "memory/docker/1234"),
+        (2, "\n\nodd\n1:x\n0::/caf\udce9\x0b\u2028\n", "."),
         (1, "4:hugetlb,memory:/docker/1234\n", "memory"),
     ],
 )
 def test_no_more_is_available_than_the_container_may_take(
     groups: Path, version: int, own: str, folder: str
 ) -> None:
-    """Its limit, less what is taken, with inactive cache given back; also of a group around it."""
-    (groups.parent / "own").write_text(own)
+    """Its limit, less what is taken and is no file cache; also that of a group around it."""
+    (groups.parent / "own").write_text(own, encoding="utf-8", errors="surrogateescape")
     write_group(groups / folder, version, str(300 * MB), 120 * MB, 20 * MB)
     assert available_memory() == 200 * MB
 
@@ -80,17 +83,28 @@ def test_no_more_is_available_than_the_container_may_take(
 def test_a_full_container_has_nothing(groups: Path) -> None:
     """A limit that was lowered below what is taken gives zero, not less."""
     (groups.parent / "own").write_text("0::/\n")
-    write_group(groups, 2, str(MB), 2 * MB, 0)
+    write_group(groups, 2, str(MB), 4 * MB, MB)
     assert available_memory() == 0
+
+
+@pytest.mark.parametrize("stat", [None, "odd\n"])
+def test_a_limit_counts_though_the_cache_is_not_told(groups: Path, stat: str | None) -> None:
+    """Then nothing of what is taken is taken for cache."""
+    (groups.parent / "own").write_text("0::/\n")
+    write_group(groups, 2, str(300 * MB), 120 * MB, 20 * MB)
+    (groups / "memory.stat").unlink()
+    if stat:
+        (groups / "memory.stat").write_text(stat)
+    assert available_memory() == 180 * MB
 
 
 @pytest.mark.parametrize("own", ["0::/\n", "4:memory:/\n", "3:cpuset:/a\n", ""])
 def test_without_a_limit_it_is_what_the_machine_has(groups: Path, own: str) -> None:
     """`max` and version 1's largest number are no limits, and other controllers say nothing."""
     (groups.parent / "own").write_text(own)
-    write_group(groups, 2, "max", MB, 0)
-    write_group(groups / "memory", 1, str(2**63 - 4096), MB, 0)
-    write_group(groups / "a", 2, str(MB), 0, 0)
+    write_group(groups, 2, "max", MB, MB)
+    write_group(groups / "memory", 1, str(2**63 - 4096), MB, MB)
+    write_group(groups / "a", 2, str(MB), MB, MB)
     assert available_memory() > FREE
     (groups.parent / "own").unlink()
     assert available_memory() > FREE
