@@ -7,8 +7,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -215,12 +214,10 @@ def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None)
     with ThreadPoolExecutor(1, "llmwit-work") as pool:
         try:
             future = pool.submit(work, emit, cancel)
-            while True:
-                try:
-                    return future.result(timeout=0.1)
-                except FutureTimeout:
-                    if show and latest and not future.done():
-                        show(latest[0])
+            while not wait([future], 0.1).done:
+                if show and latest:
+                    show(latest[0])
+            return future.result()
         except (KeyboardInterrupt, Cancelled):
             raise Interrupted("stopped; nothing was run") from None
         finally:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 
+from ..background import in_background
 from ..errors import InvalidInput
 from ..protocol import Cancelled
 from ..wit import U32_MAX
@@ -17,25 +15,16 @@ Function = Callable[[str], int | None]
 def judgement(function: Function, text: str, give_up: Callable[[], bool]) -> int | None:
     """Where the filter cuts the text, or None.
 
-    It may never return, so it has a thread of its own; `give_up()` is asked 20
-    times a second whether to wait no longer, which raises `Cancelled`. Raises
-    `InvalidInput` for a filter that fails or returns something else.
+    It may never return: `give_up()` is asked 20 times a second whether to wait
+    no longer, which raises `Cancelled`. Raises `InvalidInput` for a filter that
+    fails or returns something else.
     """
-    verdict: Future[int | None] = Future()
 
-    def ask() -> None:
-        try:
-            verdict.set_result(_judge(function, text))
-        except BaseException as error:
-            verdict.set_exception(error)
+    def check() -> None:
+        if give_up():
+            raise Cancelled
 
-    threading.Thread(target=ask, name="llmwit-filter", daemon=True).start()
-    while True:
-        try:
-            return verdict.result(timeout=0.05)
-        except FutureTimeout:
-            if not verdict.done() and give_up():
-                raise Cancelled from None
+    return in_background(lambda: _judge(function, text), check, 0.05, "llmwit-filter")
 
 
 def _judge(function: Function, text: str) -> int | None:

@@ -11,14 +11,13 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
+from ..background import in_background
 from ..errors import DownloadFailed, ModelNotFound
 from ..protocol import Progress
-from .files import Check, cache_folder, exclusive
+from .files import cache_folder, exclusive
 
 Report = Callable[[Progress], None]
 """Takes the progress of a stage; raises where the run was cancelled."""
@@ -155,7 +154,8 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
 
     try:
         report(latest)
-        path = _polled(fetch, lambda: report(latest))
+        # It may be left behind: the hub's client retries for long.
+        path = in_background(fetch, lambda: report(latest), 0.5, "llmwit-hub")
     except errors.GatedRepoError:
         raise DownloadFailed(
             f"{repo} is gated: accept its terms on the hub and log in (hf auth login)"
@@ -192,25 +192,6 @@ def _files_of(repo: str, revision: str | None) -> list[str]:
     except (errors.HTTPError, OSError):
         folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
         return [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.gguf")]
-
-
-def _polled(work: Callable[[], str], check: Check) -> str:
-    """Work in a thread that may be left behind: the hub's client retries for long."""
-    outcome: Future[str] = Future()
-
-    def carry_out() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=carry_out, name="llmwit-hub", daemon=True).start()
-    while True:
-        try:
-            return outcome.result(timeout=0.5)
-        except FutureTimeout:
-            if not outcome.done():
-                check()
 
 
 def _only_model_file(repo: str, files: list[str]) -> str:
