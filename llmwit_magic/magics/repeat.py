@@ -46,7 +46,7 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         words += _option_words(option, value)
     if "{{" in request.prompt:
         words.append("--no-interpolate")
-    words += [f"--tag {_quoted(f'{key}={value}')}" for key, value in request.tags.items()]
+    words += [_word("--tag", f"{key}={value}") for key, value in request.tags.items()]
     return " ".join(words)
 
 
@@ -54,10 +54,15 @@ def _option_words(option: Option, value: Any) -> list[str]:
     if option.is_flag:
         return [option.flag] if value else []
     if option.dest == "stop":
-        return [f"{option.flag} {_quoted(text, escapes=True)}" for text in value]
+        return [_word(option.flag, text, escapes=True) for text in value]
     if isinstance(value, str):
-        return [f"{option.flag} {_quoted(value, escapes=option.dest == 'system')}"]
+        return [_word(option.flag, value, escapes=option.dest == "system")]
     return [f"{option.flag} {'none' if value is None else _number(value)}"]
+
+
+def _word(flag: str, text: str, escapes: bool = False) -> str:
+    """The option with its value, which after a space would be taken for another option."""
+    return f"{flag}{'=' if text.startswith('--') else ' '}{_quoted(text, escapes)}"
 
 
 def _number(value: float) -> str:

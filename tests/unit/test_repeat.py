@@ -53,6 +53,16 @@ def test_the_cell_runs_the_same_request(
     assert again.model_dump() == request.model_dump()
 
 
+@pytest.mark.parametrize("text", ["--top-p", "--top-p=5", "--x y", "--", "--it's", '--"\\n\n'])
+def test_values_that_look_like_options(text: str) -> None:
+    """A stop sequence, a system message or a tag that begins as an option does is read back."""
+    request = Request(
+        model=DEFAULT_NAME, prompt="A", params=InferencingParams(stop=(text, "b"), seed=1),
+        system=text, tags={"--seed": "1"},
+    )  # fmt: skip
+    assert read_back(cell_text(request, STANDARD), STANDARD).model_dump() == request.model_dump()
+
+
 @given(prompt=texts, params=params, system=system)
 def test_the_python_makes_the_same_call(
     prompt: str, params: InferencingParams, system: str | None
