@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -48,8 +50,21 @@ def last_row(lab: Lab) -> dict[str, Any]:
     return lab.log.rows()[-1]
 
 
+STAGES = ["■", "loading", "reading", "writing"]
+"""How the status begins, in order: with the Stop button alone at first."""
+
+
+def stages(seen: list[tuple[int, str]]) -> list[str]:
+    """The first word of each status that was seen, in the order in which they came."""
+    words = [status.split(" ")[0] for _, status in seen]
+    return [word for word, _ in itertools.groupby(words)]
+
+
 def test_text_grows_while_the_cell_runs(open_notebook: Open, lab: Lab) -> None:
-    """The text gets longer at least three times before the end; the status says what goes on."""
+    """The text gets longer at least three times before the end; the status follows the stages.
+
+    A stage that is over between two looks, such as reading a short prompt, need not be seen.
+    """
     notebook = open_notebook(LONG.replace("1500", "300"))
     notebook.page.evaluate(WATCH, LIVE)
     output = notebook.run(1)
@@ -61,9 +76,28 @@ def test_text_grows_while_the_cell_runs(open_notebook: Open, lab: Lab) -> None:
     text = last_row(lab)["text"].replace("\n", "")
     assert text.startswith(notebook.page.evaluate("window.text"))
     assert lengths[-1] > 0.9 * len(text)
-    said = {status.split(" ")[0] for _, status in seen}
-    assert {"loading", "reading", "writing"} <= said, sorted({status for _, status in seen})
+    said = stages(seen)
+    assert said == [stage for stage in STAGES if stage in said], seen
+    assert said[-1] == "writing"
     expect(output.locator(".llmwit-text")).to_have_text(last_row(lab)["text"], use_inner_text=True)
+
+
+def test_a_long_prompt_is_seen_being_read(open_notebook: Open, lab: Lab) -> None:
+    """While a prompt of many blocks is read, the status counts its tokens up."""
+    notebook = open_notebook("%%infer --max-tokens 30\n" + "Once upon a time. " * 200)
+    notebook.page.evaluate(WATCH, LIVE)
+    notebook.run(1)
+    seen = notebook.page.evaluate("window.seen")
+    said = stages(seen)
+    assert said == [stage for stage in STAGES if stage in said], seen
+    counts = [
+        int(match[1].replace(",", ""))
+        for _, status in seen
+        if (match := re.match(r"reading\D*([\d,]+)", status))
+    ]
+    assert len(set(counts)) > 1, seen
+    assert counts == sorted(counts)
+    assert counts[-1] <= last_row(lab)["prompt_token_count"]
 
 
 def test_stop_ends_the_run_and_keeps_its_text(open_notebook: Open, lab: Lab) -> None:
