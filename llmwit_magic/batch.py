@@ -17,13 +17,15 @@ from tqdm import tqdm
 
 from .engines.filters import PatternFilter
 from .errors import Interrupted, InvalidInput, LogError
-from .magics.interpolation import interpolate, names_in
+from .magics.cell_args import interpolated
+from .magics.interpolation import Columns, fill, names_in, python_name
 from .protocol import Emit, Request
 from .runlog.columns import COLUMNS
 from .runlog.filters import Filter
 from .runlog.rows import Row, ended_row, request_row
 from .runlog.run import Run
 from .session import Session, interruptible
+from .spans import Spans
 from .views import INTERVAL
 from .views.text import progress_text
 from .wit import InferencingParams
@@ -38,8 +40,8 @@ RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
 
 _COLUMNS = {column.name: column for column in COLUMNS}
 
-_SAME = ("prompt", "system", "chat", "model_type", "context_length_requested", "content_filters",
-         "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
+_SAME = ("prompt", "system", "chat", "chat_template", "control_tokens", "model_type",
+         "context_length_requested", "content_filters", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
          "seed")  # fmt: skip
 """What makes a row of the log the answer to a request, beside the hash of its model; seed last."""
 
@@ -57,7 +59,7 @@ def run_batch(
     prefix: str = "infer_",
 ) -> pandas.DataFrame:
     """Run the template over the rows; see `infer_frame`. `request` has all but the prompt."""
-    _check(frame, template, prefix, executor, workers)
+    _check(frame, template, request, prefix, executor, workers)
     for item in request.content_filters:
         if isinstance(item, str):
             PatternFilter(item)  # says so where it is none, before any row is run
@@ -67,7 +69,7 @@ def run_batch(
 
     def carry_out(emit: Emit, cancel: threading.Event) -> None:
         known = _known(session, request, info.sha256) if resume else {}
-        todo = work.left(_prompts(frame, template), request, known)
+        todo = work.left(_requests(frame, template, request), known)
         if executor is None:
             work.here(todo, cancel)
         else:
@@ -94,7 +96,9 @@ def batch_name(template: str, request: Request) -> str:
     return "batch-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
-def _check(frame: Any, template: Any, prefix: str, executor: Any, workers: int | None) -> None:
+def _check(
+    frame: Any, template: Any, request: Request, prefix: str, executor: Any, workers: int | None
+) -> None:
     import pandas
 
     if not isinstance(frame, pandas.DataFrame):
@@ -109,8 +113,10 @@ def _check(frame: Any, template: Any, prefix: str, executor: Any, workers: int |
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers: {workers} is not valid: it must be a whole number ≥ 1")
     columns = list(frame.columns)
+    others = [request.system or "", *request.params.stop]
+    others += (text for pair in request.tags.items() for text in pair)
     try:
-        names = names_in(template)
+        names = [name for text in (template, *others) for name in names_in(text)]
     except InvalidInput as error:
         raise InvalidInput(f"{error}; a column of any name is {{{{row['its name']}}}}") from None
     if not names:
@@ -118,9 +124,13 @@ def _check(frame: Any, template: Any, prefix: str, executor: Any, workers: int |
     for name in names:
         if columns.count(name) != 1 and not (name == "row" and not columns.count(name)):
             what = "twice a" if columns.count(name) else "no"
+            alike = [
+                str(other) for other in columns if python_name(str(other)) == python_name(name)
+            ]
+            hint = f" ({alike[0]!a} is written with other signs)" if alike else ""
             raise InvalidInput(
                 f"{{{{{name}}}}}: that is {what} column of the DataFrame, which has "
-                f"{', '.join(map(str, columns)) or 'none'}"
+                f"{', '.join(map(str, columns)) or 'none'}{hint if what == 'no' else ''}"
             )
     taken = [prefix + name for name in RESULTS if prefix + name in columns]
     if taken:
@@ -129,18 +139,33 @@ def _check(frame: Any, template: Any, prefix: str, executor: Any, workers: int |
         )
 
 
-def _prompts(frame: pandas.DataFrame, template: str) -> Iterator[str | InvalidInput]:
+def _requests(
+    frame: pandas.DataFrame, template: str, request: Request
+) -> Iterator[Request | InvalidInput]:
+    """The request of each row, its values put in."""
     for values in frame.itertuples(index=False, name=None):
         row = _RowValues(zip(frame.columns, values, strict=True))
         row.setdefault("row", row)
         try:
-            prompt = interpolate(template, row)
-            yield Request(model="-", prompt=prompt).prompt
+            yield _request(template, request, row)
         except InvalidInput as error:
             yield error
 
 
-class _RowValues(dict[Any, Any]):
+def _request(template: str, request: Request, row: Mapping[str, Any]) -> Request:
+    prompt, data_spans = fill(template, row)
+    Request(model="-", prompt=prompt)  # raises for what is no text
+    changes: dict[str, Any] = {"prompt": prompt, "data_spans": data_spans}
+    others = {"system": request.system, "stop": request.params.stop, "tags": request.tags}
+    if others := interpolated(others, row):
+        stop = others.pop("stop", request.params.stop)
+        Request(model="-", prompt="", **others)
+        params = InferencingParams(**request.params.model_dump() | {"stop": stop})
+        changes |= others | {"params": params}
+    return request.model_copy(update=changes)
+
+
+class _RowValues(Columns):
     """A row by its columns; a missing value is an error, and not the text `nan`."""
 
     def __missing__(self, name: Any) -> Any:
@@ -159,9 +184,14 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in _SAME)
 
 
+def _spans(row: Row) -> Spans:
+    """The spans of a row of the log that kept a control token from being recognised."""
+    return tuple((start, end) for start, end in json.loads(row["data_spans"] or "[]"))
+
+
 def _known(session: Session, request: Request, sha256: str) -> dict[tuple[Any, ...], list[Row]]:
     """The finished rows of this batch in the log, by what was asked."""
-    names = (*_SAME, *RESULTS, "model_sha256")
+    names = (*_SAME, *RESULTS, "model_sha256", "data_spans")
     with suppress(LogError):  # a log that cannot be read costs the work again, not the batch
         found = session.log.tuples(Filter(group=request.group_id, status="ok"), names)
         known = defaultdict[tuple[Any, ...], list[Row]](list)
@@ -210,23 +240,24 @@ class _Work:
 
     def left(
         self,
-        prompts: Iterable[str | InvalidInput],
-        request: Request,
+        requests: Iterable[Request | InvalidInput],
         known: Mapping[tuple[Any, ...], list[Row]],
     ) -> list[tuple[int, Request]]:
         """Place and request of the rows that must be run; of the others, what is known is kept."""
         todo: list[tuple[int, Request]] = []
-        for place, prompt in enumerate(prompts):
-            if isinstance(prompt, InvalidInput):
-                error_type = type(prompt).__name__
+        for place, wanted in enumerate(requests):
+            if isinstance(wanted, InvalidInput):
                 self.take(place, {
-                    "status": "error", "error_type": error_type, "error_message": str(prompt),
+                    "status": "error", "error_type": type(wanted).__name__,
+                    "error_message": str(wanted),
                 })  # fmt: skip
                 continue
-            wanted = request.model_copy(update={"prompt": prompt})
-            earlier = known.get(_key(request_row(wanted)))
-            if earlier:
-                self.take(place, earlier.pop(0), from_log=True)
+            earlier = known.get(_key(request_row(wanted)), [])
+            # The same text may be made of other values.
+            same = [row for row in earlier if set(_spans(row)) <= set(wanted.data_spans)]
+            if same:
+                earlier.remove(same[0])
+                self.take(place, same[0], from_log=True)
             else:
                 todo.append((place, wanted))
         return todo

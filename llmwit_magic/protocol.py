@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from .spans import Spans, in_order
 from .wit import (
     U32,
     DeviceInfo,
@@ -24,6 +25,7 @@ from .wit import (
     Record,
     Text,
     TokenInfo,
+    lists,
     strings,
     valid,
 )
@@ -43,6 +45,20 @@ class Request(Record):
     )
     chat: bool = Field(False, description="put the prompt into the model's own chat template")
     system: Text | None = Field(None, description="the system message of the chat")
+    chat_template: Text | None = Field(
+        None, description="which of the model's named chat templates; the default one otherwise"
+    )
+    control_tokens: Literal["none", "typed", "all"] = Field(
+        "typed",
+        description="where a text such as <|im_end|> is a control token: nowhere but in the chat "
+        "template, also where the prompt was typed, or in values and chat messages too",
+        json_schema_extra=valid("none, typed or all"),
+    )
+    data_spans: Annotated[Spans, AfterValidator(in_order), BeforeValidator(lists)] = Field(
+        (),
+        description="parts of the prompt that were not typed but put in as values, as pairs of "
+        "positions in characters: no control token is recognised there",
+    )
     context_length: Annotated[U32, Field(ge=1)] | None = Field(
         None,
         description="tokens of prompt and answer together; by default what the model was trained "
@@ -70,6 +86,11 @@ class Request(Record):
     group_id: str | None = None
     replay_of: int | None = None
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompt is put into the model's chat template."""
+        return self.chat or self.system is not None or self.chat_template is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -92,6 +113,10 @@ class Prepared:
     params: InferencingParams
     model: ModelInfo
     device: DeviceInfo
+    data_spans: Spans = ()
+    """Those of the request's that keep a control token from being recognised."""
+    notices: tuple[str, ...] = ()
+    """What a person should know of how the prompt was made, a line each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from .protocol import ContentFilter, Request
 from .runlog.logged import LoggedRun
 from .runlog.rows import filter_name, function_filters
 from .session import Session, Show
+from .spans import common
 from .wit import InferencingParams, InferencingResult
 
 _AROUND = 30
@@ -58,9 +59,7 @@ class Replay:
 def _difference(one: InferencingResult, other: InferencingResult) -> str:
     if one.text == other.text:
         return f"the same text, ended by {_ending(other)} and not by {_ending(one)}"
-    pairs = zip(one.text, other.text, strict=False)
-    shorter = min(len(one.text), len(other.text))
-    place = next((at for at, (a, b) in enumerate(pairs) if a != b), shorter)
+    place = common(one.text, other.text)
     first, second = (text[place : place + _AROUND] for text in (one.text, other.text))
     first, second = (repr(text) if text else "the end" for text in (first, second))
     return f"at character {place + 1:,} it had {first}, now {second}"
@@ -88,6 +87,8 @@ def replay_request(
     """
     fields = {key: value for key, value in changes.items() if key in Request.model_fields}
     params = {key: value for key, value in changes.items() if key not in fields}
+    if "prompt" in fields:
+        fields.setdefault("data_spans", ())
     if "content_filters" not in fields:
         fields["content_filters"] = _filters(original, functions, anyway)
     request = Request(

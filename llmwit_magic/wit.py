@@ -31,6 +31,8 @@ from .errors import InvalidInput
 U32_MAX = 2**32 - 1
 F32_MAX = 3.4028234663852886e38
 SEED_MAX = 2**63 - 1
+NO_PENALTY = 1.0
+"""The repeat penalty that changes nothing."""
 
 
 def _integer(value: Any) -> Any:
@@ -65,6 +67,11 @@ def strings(value: Any) -> Any:
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
+
+
+def lists(value: Any) -> Any:
+    """Lists in lists, as JSON has them, as tuples."""
+    return tuple(map(lists, value)) if isinstance(value, list | tuple) else value
 
 
 def _encodable(text: str, info: ValidationInfo) -> str:
@@ -153,7 +160,8 @@ class InferencingParams(Record):
     )
     repeat_penalty: Annotated[F32, Field(gt=0), REAL] = Field(
         1.1,
-        description="above 1 makes recent tokens less likely; 1 switches it off",
+        description="above 1 makes recent tokens less likely; 1 switches it off, as it is where "
+        "the temperature is 0 and no penalty is given",
         json_schema_extra=valid("a finite number > 0"),
     )
     repeat_penalty_last_n_token_count: U32 = Field(
@@ -170,7 +178,8 @@ class InferencingParams(Record):
     )
     temperature: Annotated[F32, Field(ge=0), REAL] = Field(
         0.8,
-        description="how random the choice is; 0 always takes the likeliest token",
+        description="how random the choice is; 0 always takes the likeliest token (after a repeat "
+        "penalty, if one is given)",
         json_schema_extra=valid("a finite number ≥ 0; 0 is greedy"),
     )
     top_k: U32 = Field(
@@ -189,6 +198,16 @@ class InferencingParams(Record):
         description="the same seed gives the same text; without one it is drawn, and recorded",
         json_schema_extra=valid("a whole number from 0 to 2⁶³−1, or none"),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _greedy_is_greedy(cls, values: Any) -> Any:
+        """At temperature 0 the likeliest token is taken: a penalty must be asked for."""
+        if isinstance(values, Mapping) and "repeat_penalty" not in values:
+            temperature = _real(values.get("temperature"))
+            if isinstance(temperature, float) and temperature == 0:
+                return {**values, "repeat_penalty": NO_PENALTY}
+        return values
 
 
 class FinishReason(StrEnum):
@@ -304,6 +323,7 @@ class InferencingResult(Record):
     timings: Timings = Timings()
     tokens: tuple[TokenInfo, ...] | None = None
     prompt: str = ""
+    notices: tuple[str, ...] = ()
     status: Literal["running", "ok", "interrupted", "error", "lost"] = "ok"
     run_id: int | None = None
 

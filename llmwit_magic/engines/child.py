@@ -16,11 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InferenceError, InvalidInput, PromptTooLong
-from ..models.chat import render_chat
+from ..models.tokenizer import NativeTokenizer
 from ..protocol import ContentFilter, Event, Prepared
+from ..spans import Spans, touched
 from ..wit import InferencingParams, ModelInfo
 from .ctransformers import LogitsModel
 from .generate import generate
@@ -29,6 +30,9 @@ from .loading import Loaded, load
 from .messages import message
 from .stopping import TextStream
 from .threads import AdaptiveThreads, Threads, fixed_threads
+
+if TYPE_CHECKING:
+    from ..models.chat import Rendered
 
 PARENT_POLL_SECONDS = 1.0
 TEMPLATE_BYTES = 256 * 2**20
@@ -140,10 +144,12 @@ class Child:
         """The request as it will run, the ids of its prompt, and the copy that evaluates them."""
         loaded, info = self._model, self._info
         assert info is not None
-        text = command["prompt"]
-        if command["chat"]:
-            text = self._render(text, command["system"])
-        ids = loaded.tokenizer.encode(text)
+        text, data, notices = self._text(command)
+        withheld = loaded.tokenizer.withheld(text, data)
+        if withheld:
+            names = dict.fromkeys(text[start:end] for start, end in withheld)
+            notices.append(f"text, and no control token, in the data: {', '.join(names)}")
+        ids = loaded.tokenizer.encode(text, data)
         length = loaded.model.context_length
         if not ids:
             raise InvalidInput(
@@ -164,40 +170,47 @@ class Child:
             params=InferencingParams(**command["params"]),
             model=info,
             device=loaded.device.model_copy(update={"threads": threads()}),
+            data_spans=() if command["chat"] else touched(data, withheld),
+            notices=tuple(notices),
         )
         return prepared, ids, model
+
+    def _text(self, command: dict[str, Any]) -> tuple[str, Spans, list[str]]:
+        """The whole prompt, the spans of it that are data, and what is to be said of it."""
+        control_tokens, prompt = command["control_tokens"], command["prompt"]
+        if command["chat"]:
+            rendered = self._render(command)
+            data = () if control_tokens == "all" else rendered.data
+            return rendered.text, data, [rendered.notice] if rendered.notice else []
+        spans = tuple((start, end) for start, end in command["data_spans"])
+        whole = ((0, len(prompt)),)
+        return prompt, {"none": whole, "typed": spans, "all": ()}[control_tokens], []
 
     def _longer_context(self, length: int) -> str:
         header = self._model.header
         trained = header.hyperparameter("context_length") if header else length
         return f" or raise --context-length (up to {trained:,})" if trained > length else ""
 
-    def _render(self, prompt: str, system: str | None) -> str:
+    def _render(self, command: dict[str, Any]) -> Rendered:
+        # jinja2 is needed here only, and takes long to import.
+        from ..models.chat import render_chat
+        from ..models.template import template_of
+
         loaded = self._model
-        if loaded.header is None:
+        if loaded.header is None or isinstance(loaded.tokenizer, NativeTokenizer):
             raise InvalidInput("an old GGML file has no chat template: leave out --chat")
-
-        def text_of(key: str) -> str:
-            token = loaded.header.metadata.get(f"tokenizer.ggml.{key}") if loaded.header else None
-            return (
-                ""
-                if token is None
-                else loaded.tokenizer.token_bytes(token).decode("utf-8", "replace")
-            )
-
+        template = template_of(loaded.header.metadata, command["chat_template"])
+        messages = [("user", command["prompt"])]
+        if command["system"] is not None:
+            messages.insert(0, ("system", command["system"]))
+        variables = loaded.tokenizer.template_variables()
         # The parent ends this process where the template does not end. Only it can: most of
         # Python's own functions cannot be interrupted from inside.
         self._send("rendering", True)
         with limited_memory(TEMPLATE_BYTES):
-            text = render_chat(
-                loaded.header.metadata,
-                prompt,
-                system,
-                bos=text_of("bos_token_id"),
-                eos=text_of("eos_token_id"),
-            )
+            rendered = render_chat(template, messages, variables)
         self._send("rendering", False)
-        return text
+        return rendered
 
     def _prepare(self, command: dict[str, Any]) -> None:
         self._send_event(self._prepared(command)[0])

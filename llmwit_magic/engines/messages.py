@@ -15,6 +15,7 @@ from ..wit import (
     ModelInfo,
     Record,
     TokenInfo,
+    lists,
 )
 
 
@@ -55,5 +56,7 @@ def event_of(kind: str, value: Mapping[str, Any]) -> Event:
             "params": InferencingParams(**value["params"]),
             "model": ModelInfo(**value["model"]),
             "device": DeviceInfo(**value["device"]),
+            "data_spans": lists(value["data_spans"]),
+            "notices": tuple(value["notices"]),
         }
     )

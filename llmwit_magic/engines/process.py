@@ -219,8 +219,11 @@ class EngineProcess:
             "do": what,
             "prompt": request.prompt,
             "params": request.params.model_dump(mode="json"),
-            "chat": request.chat or request.system is not None,
+            "chat": request.is_chat,
             "system": request.system,
+            "chat_template": request.chat_template,
+            "control_tokens": request.control_tokens,
+            "data_spans": request.data_spans,
             "threads": request.threads,
         }
 

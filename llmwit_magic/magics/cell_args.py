@@ -23,7 +23,7 @@ from IPython.core.error import UsageError
 from ..errors import InvalidInput, one_line
 from ..protocol import Request
 from ..wit import InferencingParams
-from .interpolation import interpolate
+from .interpolation import fill, interpolate, python_name
 
 MAX_SWEEP = 1000
 
@@ -94,6 +94,9 @@ OPTIONS = (
     Option("seed", ("--seed",), "S|none", int, NONE, sweeps=True, slider=(0, 9999, 1)),
     Option("chat", ("--chat",), type=bool),
     Option("system", ("--system",), "TEXT"),
+    Option("chat_template", ("--chat-template",), "NAME"),
+    Option("control_tokens", ("--control-tokens",), "none|typed|all",
+           words={"none": "none", "typed": "typed", "all": "all"}),
     Option("context_length", ("--context-length",), "N|none", int, NONE),
     Option("anyway", ("--anyway",), type=bool),
     Option("gpu_layers", ("--gpu-layers",), "N|auto", int, AUTO),
@@ -104,7 +107,7 @@ OPTIONS = (
            own_help="put the result into this variable; the newest is always in _infer"),
     Option("tags", ("--tag",), "KEY=VALUE", repeats=True),
     Option("no_interpolate", ("--no-interpolate",), type=bool,
-           own_help="leave {{name}} in the cell as it is"),
+           own_help="leave {{name}} in the cell and its options as it is"),
     Option("dry_run", ("--dry-run",), type=bool,
            own_help="show the prompt and parameters as the model would get them; run nothing"),
     Option("tune", ("--tune",), type=bool,
@@ -186,21 +189,24 @@ def _read_cell(
     given = _parse(split_line(line))
     if not cell.strip():
         raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
-    # The notebook puts a newline after the last line, which nobody typed.
-    prompt = cell.removesuffix("\n")
-    if not given.get("no_interpolate"):
-        try:
-            prompt = interpolate(prompt, namespace)
-        except InvalidInput as error:
-            hint = "--no-interpolate leaves the braces as they are"
-            raise InvalidInput(f"{error} ({hint})") from None
-
+    # Line ends are those of the file that the cell comes from; models know one kind. The notebook
+    # puts one after the last line, which nobody typed.
+    prompt = cell.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     fixed = dict(defaults)
     fixed |= {
         key: value for key, value in given.items()
         if key in Request.model_fields and key not in ("model", "tags")
     }  # fmt: skip
     fixed["tags"] = given.get("tags", {})
+    if "stop" in given:
+        fixed["stop"] = given["stop"]
+    if not given.get("no_interpolate"):
+        try:
+            prompt, fixed["data_spans"] = fill(prompt, namespace)
+            fixed |= interpolated(fixed, namespace)
+        except InvalidInput as error:
+            hint = "--no-interpolate leaves the braces as they are"
+            raise InvalidInput(f"{error} ({hint})") from None
 
     axes = {
         option.dest: given[option.dest]
@@ -217,12 +223,11 @@ def _read_cell(
         raise InvalidInput(f"a sweep of {count:,} runs: at most {MAX_SWEEP:,} are done in one cell")
 
     param_values = {name: fixed.pop(name) for name in list(fixed) if name in _PARAMS}
-    if "stop" in given:
-        param_values["stop"] = given["stop"]
-        # The standard limit makes room for the stop sequence; one that was configured stays.
-        standard = InferencingParams.model_fields["max_tokens"].default
-        if "max_tokens" not in given and param_values.get("max_tokens", standard) == standard:
-            param_values["max_tokens"] = None
+    # A standard makes room for what the line says; a default that was configured stays.
+    if "stop" in given and "max_tokens" not in given and _is_standard(param_values, "max_tokens"):
+        param_values["max_tokens"] = None
+    if "repeat_penalty" not in given and _is_standard(param_values, "repeat_penalty"):
+        param_values.pop("repeat_penalty", None)
     group = uuid.uuid4().hex[:12] if count > 1 else None
     requests = []
     for combination in itertools.product(*axes.values()):
@@ -234,6 +239,8 @@ def _read_cell(
                 "model": model, "prompt": prompt, "params": params, "group_id": group,
             }))
         )  # fmt: skip
+    if len({request.params.repeat_penalty for request in requests}) > 1:
+        varying = tuple(dict.fromkeys([*varying, "repeat_penalty"]))  # off where T is 0
     return Cell(
         requests=tuple(requests),
         is_sweep=count > 1,
@@ -248,7 +255,32 @@ def _read_cell(
 _PARAMS = frozenset(InferencingParams.model_fields)
 
 
-def read_changes(words: Sequence[str]) -> dict[str, Any]:
+def _is_standard(values: Mapping[str, Any], name: str) -> bool:
+    """Whether a param has the contract's own default."""
+    standard = InferencingParams.model_fields[name].default
+    return bool(values.get(name, standard) == standard)
+
+
+def interpolated(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `system`, `stop` and `tags` that have `{{…}}` in them, with the values put in.
+
+    Raises `InvalidInput` as `fill` does.
+    """
+    found: dict[str, Any] = {}
+    system, stop, tags = fields.get("system"), fields.get("stop") or (), fields.get("tags") or {}
+    if system and "{{" in system:
+        found["system"] = interpolate(system, namespace)
+    if any("{{" in text for text in stop):
+        found["stop"] = tuple(interpolate(text, namespace) for text in stop)
+    if any("{{" in text for pair in tags.items() for text in pair):
+        found["tags"] = {
+            interpolate(key, namespace): interpolate(value, namespace)
+            for key, value in tags.items()
+        }
+    return found
+
+
+def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of params and request that the options in `words` set, each to one value.
 
     Raises `UsageError` as `read_cell` does.
@@ -263,7 +295,7 @@ def read_changes(words: Sequence[str]) -> dict[str, Any]:
                 if len(value) > 1:
                     raise InvalidInput(f"{option.flag}: one value, and no sweep")
                 given[dest] = value[0]
-        return given
+        return given | interpolated(given, namespace)
     except InvalidInput as error:
         raise usage_error(in_words_of_the_line(str(error))) from None
 
@@ -285,7 +317,7 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
         return True
     if option.sweeps:
         return _sweep(option, texts[-1])
-    if option.type is int:
+    if option.type is int or option.words:
         return _number(option, texts[-1])
     if option.dest == "stop":
         return tuple(_unescape(option.flag, text) for text in texts)
@@ -368,6 +400,8 @@ def _number(option: Option, text: str) -> Any:
     if option.words and word in option.words:
         return option.words[word]
     try:
+        if option.type is str:
+            raise ValueError
         return option.type(word.replace("_", "x"))  # 1_000 is Python's, not a user's
     except ValueError:
         raise InvalidInput(
@@ -411,7 +445,7 @@ def is_variable(name: str) -> bool:
 def _variable(name: str | None) -> str | None:
     if name is not None and not is_variable(name):
         raise InvalidInput(f"-o: '{name}' is not the name of a variable")
-    return name
+    return name and python_name(name)
 
 
 def usage_error(message: str) -> UsageError:

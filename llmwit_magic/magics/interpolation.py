@@ -4,81 +4,161 @@ from __future__ import annotations
 
 import ast
 import difflib
+import inspect
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InvalidInput
+from ..spans import Spans, joined
 
-# Single braces are never touched, so JSON and code survive; nor is `{{}}`.
-_PLACE = re.compile(r"\{\{([^{}\n]+)\}\}")
+# Single braces are never touched, so JSON and code survive; nor is `{{}}`. A quoted text may have
+# braces in it; where a quote is not closed, braces count as everywhere else. Possessive, so that
+# nothing is read twice.
+_PLACE = re.compile(r"""\{\{(?:((?:'[^'\n]*+'|"[^"\n]*+"|[^{}\n'"])++)\}\}|([^{}\n]++)\}\})""")
 
 
-def interpolate(text: str, namespace: Mapping[str, Any]) -> str:
+class Filled(NamedTuple):
+    """A text with its values put in, and where these stand."""
+
+    text: str
+    data: Spans
+
+
+def fill(text: str, namespace: Mapping[str, Any]) -> Filled:
     """The text with each `{{…}}` replaced by the value it names.
 
     A name, with attributes (`{{row.title}}`, none that begins with `_`) and
-    subscripts by literals (`{{data['key'][0]}}`). Raises `InvalidInput`.
+    subscripts by literals (`{{data['key'][0]}}`); or a quoted text, which
+    stands for itself (`{{"{{"}}`). Raises `InvalidInput`.
     """
-    return _PLACE.sub(lambda match: _text_of(match[1].strip(), namespace), text)
+    parts: list[str] = []
+    spans: list[tuple[int, int]] = []
+    done = length = 0
+    for match in _PLACE.finditer(text):
+        value = _text_of((match[1] or match[2]).strip(), namespace)
+        parts += (text[done : match.start()], value)
+        length += match.start() - done + len(value)
+        spans.append((length - len(value), length))
+        done = match.end()
+    return Filled("".join([*parts, text[done:]]), joined(spans))
+
+
+def interpolate(text: str, namespace: Mapping[str, Any]) -> str:
+    """The text of `fill`."""
+    return fill(text, namespace).text
+
+
+def literal(text: str) -> str:
+    """The place that puts this very text in, on one line."""
+    quoted = repr('"' + text)[2:-1]  # with a double quote in it, Python takes single ones around
+    return "{{'" + re.sub(r"\\(.)", lambda m: r"\x27" if m[1] == "'" else m[0], quoted) + "'}}"
 
 
 def names_in(text: str) -> list[str]:
-    """The variables that a text names, each once. Raises `InvalidInput` as `interpolate` does."""
+    """The variables that a text names, as written, each once.
+
+    Raises `InvalidInput` as `fill` does.
+    """
     names: dict[str, None] = {}
     for match in _PLACE.finditer(text):
-        expression = match[1].strip()
-        node = _parsed(expression)
+        place = _Place((match[1] or match[2]).strip())
+        node = place.tree
         while isinstance(node, ast.Attribute | ast.Subscript):
             node = node.value
-        if not isinstance(node, ast.Name):
-            raise _not_allowed("{{" + expression + "}}")
-        names[node.id] = None
+        if isinstance(node, ast.Name):
+            names[place.written(node)] = None
+        elif not _is_text(node):
+            raise place.not_allowed()
     return list(names)
 
 
-def _parsed(expression: str) -> ast.expr:
-    try:
-        with warnings.catch_warnings():
-            # Of what is refused or taken as it stands (`'\d'`), Python need not warn too.
-            warnings.simplefilter("ignore")
-            return ast.parse(expression, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise _not_allowed("{{" + expression + "}}") from None
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _text_of(expression: str, namespace: Mapping[str, Any]) -> str:
-    shown = "{{" + expression + "}}"
-    tree = _parsed(expression)
+    place = _Place(expression)
     try:
-        return str(_value(tree, shown, namespace))
+        return str(place.value(place.tree, namespace))
     except InvalidInput:
         raise
     except Exception as error:
-        raise InvalidInput(f"{shown}: {type(error).__name__}: {error}") from None
+        raise InvalidInput(f"{place.shown}: {type(error).__name__}: {error}") from None
 
 
-def _value(node: ast.expr, shown: str, namespace: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Name):
-        if node.id not in namespace:
-            public = [name for name in namespace if not name.startswith("_")]
-            near = difflib.get_close_matches(node.id, public, 3)
-            hint = f": did you mean {' or '.join(near)}?" if near else ""
-            raise InvalidInput(f"{shown}: there is no variable '{node.id}'{hint}")
-        return namespace[node.id]
-    if isinstance(node, ast.Attribute) and not node.attr.startswith("_"):
-        return getattr(_value(node.value, shown, namespace), node.attr)
-    if isinstance(node, ast.Subscript):
+class _Place:
+    """What stands between double braces."""
+
+    def __init__(self, expression: str) -> None:
+        self.shown = "{{" + expression + "}}"
+        if "\r" in expression:  # a line end for the parser, which counts positions by lines
+            raise self.not_allowed()
+        self._bytes = expression.encode(errors="surrogatepass")
         try:
-            index = ast.literal_eval(node.slice)
-        except ValueError:
-            raise _not_allowed(shown) from None
-        return _value(node.value, shown, namespace)[index]
-    raise _not_allowed(shown)
+            with warnings.catch_warnings():
+                # Of what is refused or taken as it stands (`'\d'`), Python need not warn too.
+                warnings.simplefilter("ignore")
+                self.tree = ast.parse(expression, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise self.not_allowed() from None
+
+    def not_allowed(self) -> InvalidInput:
+        return InvalidInput(
+            f"{self.shown}: only a variable, with attributes and subscripts by literals, or a "
+            "quoted text can stand there"
+        )
+
+    def written(self, node: ast.Name | ast.Attribute) -> str:
+        """A name as it is written: Python's parser has normalised it (º to o, µ to μ)."""
+        start = node.value.end_col_offset if isinstance(node, ast.Attribute) else node.col_offset
+        text = self._bytes[start : node.end_col_offset].decode(errors="surrogatepass")
+        return text.rpartition(".")[2].strip()
+
+    def value(self, node: ast.expr, namespace: Mapping[str, Any]) -> Any:
+        if isinstance(node, ast.Name):
+            return self._variable(node, namespace)
+        if isinstance(node, ast.Attribute) and not node.attr.startswith("_"):
+            return _attribute(self.value(node.value, namespace), self.written(node), node.attr)
+        if isinstance(node, ast.Subscript):
+            try:
+                index = ast.literal_eval(node.slice)
+            except ValueError:
+                raise self.not_allowed() from None
+            return self.value(node.value, namespace)[index]
+        if _is_text(node) and node is self.tree:
+            return ast.literal_eval(node)
+        raise self.not_allowed()
+
+    def _variable(self, node: ast.Name, namespace: Mapping[str, Any]) -> Any:
+        """By its name as written; a namespace of Python's has the normalised one."""
+        name = self.written(node) if isinstance(namespace, Columns) else node.id
+        if name in namespace:
+            return namespace[name]
+        public = [key for key in namespace if isinstance(key, str) and not key.startswith("_")]
+        near = difflib.get_close_matches(name, public, 3)
+        hint = f": did you mean {' or '.join(near)}?" if near else ""
+        raise InvalidInput(f"{self.shown}: there is no variable '{name}'{hint}")
 
 
-def _not_allowed(shown: str) -> InvalidInput:
-    return InvalidInput(
-        f"{shown}: only a variable, with attributes and subscripts by literals, can stand there"
-    )
+class Columns(dict[Any, Any]):
+    """A row by the names of its columns, which are compared as they are written."""
+
+
+def _attribute(value: Any, written: str, normalised: str) -> Any:
+    """An attribute by its name as written, such as a Series has; else as Python has it."""
+    try:
+        return getattr(value, written)
+    except AttributeError:
+        if written == normalised:
+            raise
+        # Only a real one: a Series would answer with the value of another label.
+        inspect.getattr_static(value, normalised)
+        return getattr(value, normalised)
+
+
+def python_name(name: str) -> str:
+    """The name under which Python keeps a variable that is written so."""
+    return unicodedata.normalize("NFKC", name)

@@ -134,7 +134,7 @@ class LogMagics(Magics):
         changes: dict[str, Any] = {}
         if "--with" in words:
             place = words.index("--with")
-            changes = read_changes(words[place + 1 :])
+            changes = read_changes(words[place + 1 :], self.shell.user_ns)
             words = words[:place]
         return self._replay(_run_number(words), changes, anyway, quiet)
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..models.fetch import DEFAULT_NAME
 from ..protocol import Request
-from ..wit import InferencingParams
+from ..wit import NO_PENALTY, InferencingParams
 from .cell_args import OPTIONS, Option
+from .interpolation import literal
+
+_OPTIONS = ("chat_template", "control_tokens", "data_spans")
+"""Fields that say how the prompt is read; forms have those that are not as by default."""
+
+
+def _default(name: str) -> Any:
+    return Request.model_fields[name].default
 
 
 def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
@@ -17,7 +26,10 @@ def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
         "cell": cell_text(request, defaults),
         "Python": python_text(request),
         "JSON": request.model_dump_json(
-            indent=2, include={"model", "prompt", "chat", "system", "params"}, exclude_none=True
+            indent=2,
+            exclude_none=True,
+            include={"model", "prompt", "chat", "system", "params"}
+            | {name for name in _OPTIONS if getattr(request, name) != _default(name)},
         ),
         "WAVE": wave_text(request.params),
     }
@@ -25,12 +37,35 @@ def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
 
 def cell_text(request: Request, defaults: Mapping[str, Any]) -> str:
     """The cell that runs this request again, with its seed."""
-    return f"%%infer {option_line(request, defaults)}".rstrip() + f"\n{request.prompt}\n"
+    prompt = _with_places(request) if _has_places(request) else request.prompt
+    return f"%%infer {option_line(request, defaults)}".rstrip() + f"\n{prompt}\n"
+
+
+def _has_places(request: Request) -> bool:
+    """Whether parts of the prompt can only be had as values: data, and line ends of another kind."""
+    return bool(request.data_spans) or "\r" in request.prompt
+
+
+def _with_places(request: Request) -> str:
+    """The prompt with those parts as quoted texts in double braces."""
+    prompt, parts, done = request.prompt, list[str](), 0
+    for start, end in (*request.data_spans, (len(prompt), len(prompt))):
+        typed = re.split(r"(\{\{|\r\n?)", prompt[done:start])
+        parts += (literal(text) if number % 2 else text for number, text in enumerate(typed))
+        if start < end:
+            parts.append(literal(prompt[start:end]))
+        done = end
+    return "".join(parts)
 
 
 def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
     """The options of that cell: those that are neither the contract's defaults nor the notebook's."""
     words = []
+    places = _has_places(request)
+
+    def as_it_is(text: str) -> str:
+        return text.replace("{{", literal("{{")) if places else text
+
     for option in OPTIONS:
         if option.field is None or option.dest == "tags":
             continue
@@ -41,22 +76,30 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         if option.dest == "max_tokens" and request.params.stop:
             # The standard limit makes room for a stop sequence.
             unsaid = [None if limit == standard else limit for limit in unsaid]
+        if option.dest == "repeat_penalty" and request.params.temperature == 0:
+            unsaid = [NO_PENALTY if penalty == standard else penalty for penalty in unsaid]
         if all(value == other for other in unsaid) or (value is None and not option.words):
             continue
-        words += _option_words(option, value)
-    if "{{" in request.prompt:
+        words += _option_words(option, value, as_it_is)
+    texts = [request.prompt, request.system or "", *request.params.stop]
+    texts += (text for pair in request.tags.items() for text in pair)
+    if not places and any("{{" in text for text in texts):
         words.append("--no-interpolate")
-    words += [_word("--tag", f"{key}={value}") for key, value in request.tags.items()]
+    words += [
+        _word("--tag", f"{as_it_is(key)}={as_it_is(value)}") for key, value in request.tags.items()
+    ]
     return " ".join(words)
 
 
-def _option_words(option: Option, value: Any) -> list[str]:
+def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) -> list[str]:
     if option.is_flag:
         return [option.flag] if value else []
     if option.dest == "stop":
-        return [_word(option.flag, text, escapes=True) for text in value]
+        return [_word(option.flag, as_it_is(text), escapes=True) for text in value]
+    if option.dest == "system":
+        return [_word(option.flag, as_it_is(value), escapes=True)]
     if isinstance(value, str):
-        return [_word(option.flag, value, escapes=option.dest == "system")]
+        return [_word(option.flag, value)]
     return [f"{option.flag} {'none' if value is None else _number(value)}"]
 
 
@@ -89,11 +132,13 @@ def _escaped(character: str) -> str:
 def python_text(request: Request) -> str:
     """The call of `infer` that runs this request again."""
     params = request.params.model_dump(exclude_defaults=True)
+    if request.params.temperature == 0:  # where another penalty is the default
+        params["repeat_penalty"] = request.params.repeat_penalty
     options = {
         name: getattr(request, name)
-        for name in ("model_type", "chat", "system", "context_length", "anyway", "gpu_layers", "threads",
-                     "top_logprobs")
-        if getattr(request, name) != Request.model_fields[name].default
+        for name in ("model_type", "chat", "system", "context_length", "anyway", "gpu_layers",
+                     "threads", "top_logprobs", *_OPTIONS)
+        if getattr(request, name) != _default(name)
     }  # fmt: skip
     arguments = [repr(request.model), repr(request.prompt), repr(params)]
     arguments += [f"{name}={value!r}" for name, value in options.items()]

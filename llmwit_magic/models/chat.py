@@ -1,74 +1,198 @@
-"""A model's own chat template, rendered where it can do no harm.
+"""The prompt of chat messages, by the chat template of the model.
 
-The template comes from the model file, so it runs in jinja2's immutable
-sandbox, and in the child process: one that loops for ever, or builds a
-gigabyte, costs at most that.
+Templates are written for many callers, and some of them lose what they are
+given: a message that is no list of parts, or a system message. So each
+message's text must be found again in the prompt. Where it stands there is
+data, in which no control token is recognised.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from datetime import datetime
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidInput, ModelNotSupported
+from ..errors import InferenceError, ModelNotSupported
+from ..spans import Spans, joined
+from .template import ChatTemplate, TemplateRefused
 
-LONGEST_PROMPT = 4_000_000
-"""Characters; more than any context that ctransformers has memory for."""
+MOVED = (
+    "the model's chat template has no place for a system message: it stands in front of the first "
+    "user message"
+)
+_PRIVATE = range(0xF0000, 0xFFFFE)
+"""Unicode's private plane: characters that hardly any text has, for marks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt, the spans of it that are messages' texts, and what a person should know of it."""
+
+    text: str
+    data: Spans
+    notice: str = ""
 
 
 def render_chat(
-    metadata: Mapping[str, Any], prompt: str, system: str | None, *, bos: str, eos: str
-) -> str:
-    """The prompt of one user message (and a system message) as the template writes it.
+    template: str, messages: Sequence[tuple[str, str]], variables: Mapping[str, Any]
+) -> Rendered:
+    """The prompt of messages, pairs of role and text, as the template writes it.
 
-    The variables are those that Hugging Face's templates expect. Time and
+    `variables` are the model's special tokens (`bos_token`, `eos_token` …). The
+    messages are given as texts and, where one is lost so, as lists of parts. A
+    system message that is lost, or that the template refuses, is put in front
+    of the first user message. Raises `InvalidInput` for what the template
+    refuses, `ModelNotSupported` where it fails or loses a message. Time and
     memory are for the caller to bound: the sandbox does not.
     """
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    template = metadata.get("tokenizer.chat_template")
-    if not isinstance(template, str):
-        raise InvalidInput("the model has no chat template: leave out --chat and --system")
-    messages = [{"role": "user", "content": prompt}]
-    if system is not None:
-        messages.insert(0, {"role": "system", "content": system})
-    # Hugging Face renders with these; templates rely on them.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-    try:
-        text = environment.from_string(template).render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True,
-            bos_token=bos, eos_token=eos,
-        )  # fmt: skip
-    except InvalidInput:
-        raise
-    except MemoryError:
-        raise ModelNotSupported(
-            "the chat template of the model wants more memory than any prompt takes: leave out "
-            "--chat and --system"
-        ) from None
-    except Exception as error:  # a template is a program: it may fail in any way
-        reason = str(error) or type(error).__name__
-        raise ModelNotSupported(f"the chat template of the model failed: {reason}") from None
-    if len(text) > LONGEST_PROMPT:
-        raise ModelNotSupported(
-            f"the chat template of the model makes a prompt of {len(text):,} characters: leave "
-            "out --chat and --system"
+    writer = ChatTemplate(template, variables)
+    problem: InferenceError | None = None
+    for attempt in _attempts(messages):
+        try:
+            plain = writer.write(attempt.contents(("", "") for _ in attempt.texts))
+            if attempt.as_parts and "{'type': 'text', " in plain:
+                continue  # it wrote a list out, as Python shows one
+            marks = _marks(template + "".join(attempt.texts), len(attempt.texts))
+            try:
+                marked = writer.write(attempt.contents(marks))
+            except TemplateRefused:  # its conditions look at the texts
+                marked = ""
+        except TemplateRefused as refused:
+            problem = problem or refused.error
+            continue
+        found = _locate(plain, marked, attempt.texts, marks)
+        lost = [role for role, spans in zip(attempt.roles, found, strict=True) if not spans]
+        if not lost:
+            data = joined(span for spans in found for span in spans)
+            return Rendered(plain, data, MOVED if attempt.moved else "")
+        problem = problem or ModelNotSupported(
+            f"the chat template of the model leaves out the {' and the '.join(lost)} message: leave "
+            "out --chat and --system, and write the prompt in the model's form"
         )
-    return text
+    assert problem is not None
+    raise problem
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    """As Hugging Face has it: jinja2's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+# The messages ----------------------------------------------------------------------
 
 
-def _refuse(message: str) -> None:
-    """What templates call where they do not like the messages."""
-    raise InvalidInput(f"the chat template of the model refuses this: {message}")
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A form of the messages to try: which texts stand in which message."""
+
+    roles: Sequence[str]
+    texts: Sequence[str]
+    messages: Sequence[tuple[str, Sequence[int]]]
+    """Role, and numbers of the texts that make the message."""
+    as_parts: bool
+    moved: bool
+
+    def contents(self, marks: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+        """The messages as templates take them, with marks around each text."""
+        pairs = zip(self.texts, marks, strict=True)
+        marked = [_between(text, first, last) for text, (first, last) in pairs]
+        made = []
+        for role, numbers in self.messages:
+            content: Any = "\n\n".join(filter(None, (marked[number] for number in numbers)))
+            if self.as_parts:
+                content = [{"type": "text", "text": content}]
+            made.append({"role": role, "content": content})
+        return made
+
+
+def _attempts(messages: Sequence[tuple[str, str]]) -> Iterator[_Attempt]:
+    """As they are; as parts; both with the system message in front of the first user message."""
+    roles = [role for role, _ in messages]
+    texts = [text for _, text in messages]
+    own = [(role, [number]) for number, role in enumerate(roles)]
+    yield _Attempt(roles, texts, own, as_parts=False, moved=False)
+    yield _Attempt(roles, texts, own, as_parts=True, moved=False)
+    if roles[0] == "system" and "user" in roles:
+        user = roles.index("user")
+        moved = [
+            (role, [0, number] if number == user else [number])
+            for number, role in enumerate(roles)
+            if number
+        ]
+        yield _Attempt(roles, texts, moved, as_parts=False, moved=True)
+        yield _Attempt(roles, texts, moved, as_parts=True, moved=True)
+
+
+# Where the texts stand ----------------------------------------------------------------
+
+
+def _marks(taken: str, count: int) -> list[tuple[str, str]]:
+    """A pair of characters for each of `count` texts, none of them in `taken`."""
+    used = {ord(sign) for sign in re.findall("[\U000f0000-\U000ffffd]", taken)}
+    free = (chr(code) for code in _PRIVATE if code not in used)
+    return [(next(free), next(free)) for _ in range(count)]
+
+
+def _between(text: str, first: str, last: str) -> str:
+    """The text with its words between marks; white space stays outside, where it may be trimmed."""
+    words = text.strip()
+    if not words:
+        return text
+    start = text.index(words)
+    return text[:start] + first + words + last + text[start + len(words) :]
+
+
+def _locate(
+    plain: str, marked: str, texts: Sequence[str], marks: Sequence[tuple[str, str]]
+) -> list[list[tuple[int, int]]]:
+    """The spans at which each text stands in `plain`; an empty text stands at one that is empty.
+
+    The marks tell where, if without them `marked` is `plain`. A template that
+    writes something else around marks, since its conditions look at the texts,
+    has the texts searched for, white space apart.
+    """
+    numbers = {
+        sign: (text, side) for text, pair in enumerate(marks) for side, sign in enumerate(pair)
+    }
+    places: list[list[tuple[int, int]]] = [[] for _ in texts]  # position and side of each mark
+    clean, position = [], 0
+    for piece in re.split(f"([{re.escape(''.join(numbers))}])", marked):
+        if piece in numbers:
+            number, side = numbers[piece]
+            places[number].append((position, side))
+        else:
+            clean.append(piece)
+            position += len(piece)
+    agree = "".join(clean) == plain
+    found: list[list[tuple[int, int]]] = []
+    after = 0
+    for text, seen in zip(texts, places, strict=True):
+        sides = [side for _, side in seen]
+        if not text.strip():
+            spans = [(0, 0)]
+        elif agree and sides == [0, 1] * (len(seen) // 2):
+            spans = [
+                _with_space(plain, text, start, end)
+                for (start, _), (end, _) in zip(seen[::2], seen[1::2], strict=True)
+            ]
+        else:
+            spans = _search(plain, text, after) or _search(plain, text, 0)
+        found.append(spans)
+        after = max([after, *(end for _, end in spans)])
+    return found
+
+
+def _with_space(plain: str, text: str, start: int, end: int) -> tuple[int, int]:
+    """The span of the text's words with the white space around them, where that was kept."""
+    before = text[: len(text) - len(text.lstrip())]
+    behind = text[len(text.rstrip()) :]
+    if plain.endswith(before, 0, start):
+        start -= len(before)
+    if plain.startswith(behind, end):
+        end += len(behind)
+    return start, end
+
+
+def _search(plain: str, text: str, after: int) -> list[tuple[int, int]]:
+    """The first span of `plain`, from a position on, that is the text but for white space."""
+    places = array("I", (at for at in range(after, len(plain)) if not plain[at].isspace()))
+    words = "".join(text.split())
+    start = "".join(plain[after:].split()).find(words)
+    return [] if start < 0 else [(places[start], places[start + len(words) - 1] + 1)]

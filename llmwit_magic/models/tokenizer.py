@@ -2,13 +2,15 @@
 
 Every convention here (defaults, order of special tokens, byte fallback) is llama.cpp's, from its
 `src/llama-vocab.cpp`, so that the ids equal `llama_tokenize(add_special=true, parse_special=true)`.
-There are two deliberate differences: a bos that the text already begins with is not put there
-again, and an eos is never appended, since a prompt is there to be continued.
+There are three deliberate differences: a bos that the text already begins with is not put there
+again, an eos is never appended, since a prompt is there to be continued, and no control token is
+recognised in the parts of a text that are data.
 """
 
 import heapq
 import re
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from functools import cache, lru_cache
@@ -21,6 +23,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from ..errors import InvalidInput, ModelNotSupported
+from ..spans import Spans
 from .pretokenizers import pretokenizer_named
 
 # llama.cpp ends generation at these texts whatever their token type says.
@@ -90,11 +93,20 @@ class Tokenizer(ABC):
         self.add_bos: bool = bool(self._value("add_bos_token", add_bos)) and self.bos_id is not None
         self.end_ids: frozenset[int] = self._find_end_ids(eos_id)
         self._special = self._find_special_texts()
+        # What a text is merged to: no data becomes a control token in that way either.
+        control = {token_id for _, token_id, _, is_control in self._special if is_control}
+        self._text_tokens = {
+            token: token_id
+            for token, token_id in self._ids.items()
+            if token_id not in control or len(token.decode("utf-8", "replace")) == 1
+        }
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, data: Spans = ()) -> list[int]:
         """The token ids of a text, special tokens in it recognised, bos in front where due.
 
-        Raises InvalidInput for a text with a lone surrogate, which has no UTF-8 form.
+        No control token is recognised where it touches one of the spans `data`; all other ids are
+        those of the whole text. Raises InvalidInput for a text with a lone surrogate, which has no
+        UTF-8 form.
         """
         try:
             text.encode()
@@ -104,15 +116,41 @@ class Tokenizer(ABC):
             ) from None
         ids: list[int] = []
         after_special = True
-        for part in self._split_at_special_tokens(text):
+        for part in self._split_at_special_tokens(text, data)[0]:
             if isinstance(part, int):
                 ids.append(part)
             else:
-                ids += self._encode_plain(part, after_special=after_special)
+                ids += self._encode_plain(text[slice(*part)], after_special=after_special)
             after_special = isinstance(part, int)
         if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
+
+    def withheld(self, text: str, data: Spans) -> list[tuple[int, int]]:
+        """Where the text of a control token stands that `data` keeps from being one."""
+        return sorted(self._split_at_special_tokens(text, data)[1]) if data else []
+
+    def template_variables(self) -> dict[str, Any]:
+        """The special tokens that the file names, as Hugging Face's chat templates call them."""
+        named = {
+            name: self._special_id(key)
+            for name, key in (
+                ("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("sep", "seperator"),
+                ("sep", "separator"), ("pad", "padding"), ("cls", "cls"), ("mask", "mask"),
+            )
+            if self._value(f"{key}_token_id") is not None
+        }  # fmt: skip
+        texts = {
+            f"{name}_token": self.token_bytes(token_id).decode("utf-8", "replace")
+            for name, token_id in named.items()
+            if token_id is not None
+        }
+        others = [
+            token.decode("utf-8", "replace")
+            for token_id, token in enumerate(self._tokens)
+            if self._types[token_id] == TokenType.CONTROL and token_id not in named.values()
+        ]
+        return {"bos_token": "", "eos_token": "", **texts, "additional_special_tokens": others}
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes a token stands for; a special token's are its text."""
@@ -172,12 +210,17 @@ class Tokenizer(ABC):
                 self._types[self._ids[text.encode()]] = TokenType.USER_DEFINED
         return frozenset(token_id for token_id in end_ids if token_id is not None)
 
-    def _find_special_texts(self) -> list[tuple[str, int, bool]]:
-        """(text, id, strip the white space that follows) of the special tokens, longest first."""
+    def _find_special_texts(self) -> list[tuple[str, int, bool, bool]]:
+        """The special tokens, longest first: (text, id, strips white space behind it, is control)."""
         # The one model family of this architecture whose special tokens llama.cpp lets swallow
         # white space; GGUF files do not carry that attribute.
         name = str(self._metadata.get("general.name", "")).lower()
         strips = "phi-3" in name or "phi3" in name
+        templates = "".join(
+            value
+            for key, value in self._metadata.items()
+            if key.startswith("tokenizer.chat_template") and isinstance(value, str)
+        )
         special = []
         for token, token_id in self._ids.items():
             if self._types[token_id] in SPECIAL_TYPES:
@@ -185,28 +228,57 @@ class Tokenizer(ABC):
                 # A text holds no invalid UTF-8, so such a token cannot be in one.
                 if text.encode() == token:
                     keeps = text in ("<unk>", "<s>", "<|endoftext|>")
-                    special.append((text, token_id, strips and not keeps))
+                    # As in llama.cpp, a user-defined token is a word like others; but some files
+                    # call the tokens so that build up a chat.
+                    control = self._types[token_id] != TokenType.USER_DEFINED or (
+                        text in ALWAYS_SPECIAL_TEXTS
+                        or (text[0] in "<[" and text[-1] in ">]" and text in templates)
+                    )
+                    special.append((text, token_id, strips and not keeps, control))
         return sorted(special, key=lambda entry: -len(entry[0].encode()))
 
-    def _split_at_special_tokens(self, text: str) -> list[str | int]:
-        """Texts and special ids in turn. A longer token wins over any shorter one it overlaps."""
-        parts: list[str | int] = [text] if text else []
-        for special, token_id, strips in self._special:
+    def _split_at_special_tokens(
+        self, text: str, data: Spans
+    ) -> tuple[list[tuple[int, int] | int], list[tuple[int, int]]]:
+        """Spans of text and special ids in turn, and the spans of control tokens that are data.
+
+        A longer token wins over any shorter one it overlaps.
+        """
+        ends = [end for _, end in data]
+
+        def in_data(start: int, end: int) -> bool:
+            following = bisect_right(ends, start)
+            return following < len(data) and data[following][0] < end
+
+        parts: list[tuple[int, int] | int] = [(0, len(text))] if text else []
+        withheld: list[tuple[int, int]] = []
+        for special, token_id, strips, control in self._special:
             if special not in text:
                 continue
-            divided: list[str | int] = []
+            divided: list[tuple[int, int] | int] = []
             for part in parts:
                 if isinstance(part, int):
                     divided.append(part)
                     continue
-                for number, piece in enumerate(part.split(special)):
-                    if number:
-                        divided.append(token_id)
-                        piece = piece.lstrip(" \t\n\v\f\r") if strips else piece
-                    if piece:
-                        divided.append(piece)
+                start, end = part
+                place = text.find(special, start, end)
+                while place >= 0:
+                    after = place + len(special)
+                    if control and in_data(place, after):
+                        withheld.append((place, after))
+                        place = text.find(special, place + 1, end)
+                        continue
+                    if place > start:
+                        divided.append((start, place))
+                    divided.append(token_id)
+                    start = after
+                    while strips and start < end and text[start] in " \t\n\v\f\r":
+                        start += 1
+                    place = text.find(special, start, end)
+                if start < end:
+                    divided.append((start, end))
             parts = divided
-        return parts
+        return parts, withheld
 
 
 @cache
@@ -239,7 +311,7 @@ class ByteLevelTokenizer(Tokenizer):
         self._char_to_byte = {char: byte for byte, char in byte_to_character().items()}
 
         vocabulary: dict[str, int] = {}
-        for token, token_id in self._ids.items():
+        for token, token_id in self._text_tokens.items():
             if self._raw:
                 vocabulary["".join(map(byte_to_character().__getitem__, token))] = token_id
                 continue
@@ -327,7 +399,7 @@ class SentencePieceTokenizer(Tokenizer):
         scores = self._value("scores") or [0.0] * len(self._tokens)
         self._text_ids: dict[str, int] = {}
         self._neighbours: set[str] = set()
-        for token, token_id in self._ids.items():
+        for token, token_id in self._text_tokens.items():
             text = token.decode("utf-8", "replace")
             if text.encode() == token:
                 self._text_ids[text] = token_id
@@ -431,9 +503,16 @@ class NativeTokenizer:
         self.add_bos = False
         self.end_ids = frozenset({model.native_end_id})
 
-    def encode(self, text: str) -> list[int]:
-        """The token ids of a text. Raises InvalidInput for what the library cannot take."""
+    def encode(self, text: str, data: Spans = ()) -> list[int]:
+        """The token ids of a text. Raises InvalidInput for what the library cannot take.
+
+        The library recognises no control tokens anywhere.
+        """
         return self._model.encode_natively(text)
+
+    def withheld(self, text: str, data: Spans) -> list[tuple[int, int]]:
+        """Nothing: see `Tokenizer.withheld`."""
+        return []
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for."""

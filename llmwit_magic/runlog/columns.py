@@ -62,6 +62,12 @@ COLUMNS = (
     Column("seed", "integer", "the seed as used, drawn or given", otel="gen_ai.request.seed"),
     Column("chat", "boolean", "whether the chat template was used", few=True),
     Column("system", "text", "the system message", otel="gen_ai.system_instructions", few=True),
+    Column("chat_template", "text", "which of the model's named chat templates; missing: its own",
+           few=True),
+    Column("control_tokens", "text", "where control tokens were recognised: none, typed, all; "
+           "missing: everywhere, as version 0.1 did", few=True),
+    Column("data_spans", "json", "parts of the prompt that are values which a control token stands "
+           "in, as pairs of positions in characters"),
     Column("first_token_seconds", "real", "from the start to the first token", "s",
            otel="gen_ai.response.time_to_first_chunk"),
     Column("tokens_per_second", "real",
@@ -90,6 +96,7 @@ COLUMNS = (
            few=True),
     Column("context_length", "integer", "room for prompt and answer", "tokens", few=True),
     Column("rendered_prompt", "text", "the prompt as the model got it, where a template was used"),
+    Column("notices", "json", "what there was to know of how the prompt was made"),
     Column("top_logprobs", "integer", "alternatives recorded for each token", "tokens", few=True),
     Column(
         "tokens",

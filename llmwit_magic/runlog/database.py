@@ -24,7 +24,7 @@ from .filters import holds
 
 T = TypeVar("T")
 
-VERSION = 3
+VERSION = 4
 """Of the schema. 1 had fewer columns and no indexes; later ones add columns, and take none away."""
 APPLICATION_ID = 0x6C6C6D77  # "llmw": other programs' databases are left alone
 BUSY_SECONDS = 5.0

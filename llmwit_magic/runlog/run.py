@@ -105,6 +105,8 @@ class Run:
                 self.progress = event
             elif isinstance(event, Prepared):
                 self.prepared, self.progress = event, None
+                # Of values put in, only those need to be known that keep something from its effect.
+                self.request = self.request.model_copy(update={"data_spans": event.data_spans})
                 self._time("load")
             elif isinstance(event, Chunk):
                 self.progress = None
@@ -266,6 +268,7 @@ class Run:
             ),
             tokens=tokens if wanted else None,
             prompt=prepared.prompt if prepared else self.request.prompt,
+            notices=prepared.notices if prepared else (),
             status=status,
             run_id=self.run_id,
         )

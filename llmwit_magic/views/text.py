@@ -64,6 +64,7 @@ def status_parts(result: InferencingResult, log_problem: str | None = None) -> l
         if result.stop_sequence is not None:
             detail += f" {json.dumps(result.stop_sequence, ensure_ascii=False)}"
         parts.append(detail)
+    parts += result.notices
     if result.model:
         parts += _usage_parts(result)
     if log_problem:

@@ -22,6 +22,7 @@ from ..errors import InferenceError, Interrupted, InvalidInput
 from ..protocol import Request
 from ..runlog.run import Run
 from ..session import Session
+from ..spans import moved
 from ..wit import InferencingParams
 from . import INTERVAL
 from .html import NO_MATH, Extras, escape, html_of
@@ -72,7 +73,9 @@ class TuningPanel:
         params = InferencingParams(**values, stop=tuple(s.replace("\\n", "\n") for s in stops))
         if not self.prompt.value.strip():
             raise InvalidInput("the prompt is empty")
-        return self._base.model_copy(update={"prompt": self.prompt.value, "params": params})
+        base, prompt = self._base, self.prompt.value
+        spans = moved(base.data_spans, base.prompt, prompt)
+        return base.model_copy(update={"prompt": prompt, "data_spans": spans, "params": params})
 
     # What is seen ----------------------------------------------------------------
 

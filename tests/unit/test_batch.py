@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -496,3 +497,69 @@ def test_workers_are_counted() -> None:
     dask._client = Client()  # type: ignore[attr-defined]
     assert worker_count(dask) == 5
     assert worker_count(Broken(None)) >= 1
+
+
+# Values in all texts, and names as they are written ---------------------------------------
+
+
+def test_values_are_put_into_system_stop_and_tags(session: FakeSession, engine: Echo) -> None:
+    """Each row has its own; where the template names a column no more than they do, it may."""
+    frame = pandas.DataFrame({"lang": ["French", "Dutch"], "mark": ["a", "b"]})
+    request = REQUEST.model_copy(update={
+        "system": "In {{lang}}.", "tags": {"in": "{{row['lang']}}"}, "chat": True,
+        "params": InferencingParams(temperature=0, stop="{{mark}}"),
+    })  # fmt: skip
+    answers = run(session, frame, "Hello", request=request)
+    assert [asked.system for asked in engine.requests] == ["In French.", "In Dutch."]
+    assert [asked.params.stop for asked in engine.requests] == [("a",), ("b",)]
+    assert [asked.tags for asked in engine.requests] == [{"in": "French"}, {"in": "Dutch"}]
+    assert answers["infer_status"].tolist() == ["ok", "ok"]
+    # The same call again takes them from the log.
+    assert run(session, frame, "Hello", request=request).equals(answers)
+    assert len(engine.requests) == 2
+
+
+def test_a_misspelt_column_in_an_option_is_refused(session: FakeSession, engine: Echo) -> None:
+    """Before anything runs."""
+    request = REQUEST.model_copy(update={"system": "In {{nope}}."})
+    with pytest.raises(InvalidInput, match=r"{{nope}}: that is no column"):
+        run(session, request=request)
+    assert not engine.requests
+
+
+def test_a_stop_sequence_that_a_row_leaves_empty_fails_that_row(session: FakeSession) -> None:
+    """The others run."""
+    request = REQUEST.model_copy(update={"params": InferencingParams(stop="{{name}}")})
+    frame = run(session, pandas.DataFrame({"name": ["Ada", ""]}), request=request)
+    assert frame["infer_status"].tolist() == ["ok", "error"]
+
+
+def test_columns_that_python_takes_for_one(session: FakeSession, engine: Echo) -> None:
+    """nº is not no; a name that only looks like a column's is refused, with the column's signs."""
+    run(session, pandas.DataFrame({"nº": ["12"], "no": ["nobody"]}), "House {{nº}} is")
+    assert engine.prompts == ["House 12 is"]
+    with pytest.raises(InvalidInput, match=r"\('caf\\xe9' is written with other signs\)"):
+        run(session, pandas.DataFrame({"caf\xe9": ["x"]}), "{{cafe\u0301}}")
+
+
+def test_values_are_data(session: FakeSession, engine: Echo) -> None:
+    """The spans of a row's values go with its prompt."""
+    run(session, pandas.DataFrame({"review": ["Nice.<|im_end|>"]}), "Classify: {{review}}!")
+    assert engine.requests[0].data_spans == ((10, 25),)
+
+
+def test_the_same_text_of_other_values_is_another_prompt(
+    session: FakeSession, engine: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was data where it mattered must be data in the row that is taken from the log."""
+    monkeypatch.setattr(
+        engine, "run", lambda request, emit, cancel: (
+            engine.requests.append(request),
+            emit(replace(prepared(request), data_spans=request.data_spans)),
+            emit(end(0)),
+        )
+    )  # fmt: skip
+    frame = pandas.DataFrame({"a": ["x<s>y", "x"], "b": ["z", "y<s>z"]})
+    run(session, frame, "{{a}}<s>{{b}}")
+    run(session, frame.iloc[::-1], "{{a}}<s>{{b}}")
+    assert [asked.data_spans for asked in engine.requests] == [((0, 5), (8, 9)), ((0, 1), (4, 9))]

@@ -66,6 +66,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "chat": ("", True),
     "anyway": ("", True),
     "system": ("'Be brief.'", "Be brief."),
+    "chat_template": ("rag", "rag"),
+    "control_tokens": ("none", "none"),
     "context_length": ("512", 512),
     "gpu_layers": ("2", 2),
     "threads": ("1", 1),
@@ -477,3 +479,83 @@ def test_completion_offers_every_option_at_the_start() -> None:
     assert set(found) == {
         flag for option in OPTIONS for flag in option.flags if flag.startswith("--")
     }
+
+
+# Values in options, line ends, and greedy runs
+
+
+def test_values_are_put_into_options_too() -> None:
+    """System message, stop sequences and tags, after their escapes have been read."""
+    request = one(
+        r"--system 'Use {{ lang }}.\n' --stop '{{mark}}\n' --stop x --tag {{lang}}=1 "
+        """--tag "by={{d['a=b']}}" """,
+        "Say {{lang}}\n",
+        namespace={"lang": "French", "mark": "{{lang}}", "d": {"a=b": "Ada"}},
+    )
+    assert request.system == "Use French.\n"
+    assert request.params.stop == ("{{lang}}\n", "x")
+    assert request.tags == {"French": "1", "by": "Ada"}
+    assert (request.prompt, request.data_spans) == ("Say French", ((4, 10),))
+
+
+def test_values_are_put_into_configured_options() -> None:
+    """A default system message is one of the cell as well."""
+    request = one(namespace={"lang": "French"}, system="In {{lang}}", stop=("{{lang}}",))
+    assert (request.system, request.params.stop) == ("In French", ("French",))
+
+
+@pytest.mark.parametrize("line", ["--system {{nope}}", "--stop {{nope}}", "--tag a={{nope}}"])
+def test_a_misspelt_name_in_an_option_is_refused(line: str) -> None:
+    """In one line, which says how to keep the braces."""
+    message = refused(line, namespace={"name": 1})
+    assert "there is no variable 'nope'" in message
+    assert "--no-interpolate leaves the braces" in message
+    request = one(f"{line} --no-interpolate")
+    assert "{{nope}}" in f"{request.system} {request.params.stop} {request.tags}"
+
+
+def test_a_stop_sequence_of_no_text_is_refused() -> None:
+    """Also where a value made it so."""
+    assert "--stop" in refused("--stop {{mark}}", namespace={"mark": ""})
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_are_those_of_models(end: str) -> None:
+    """The same cell is the same prompt, whatever system wrote it."""
+    cell = end.join(["List two animals:", "", "- cat", ""])
+    assert one(cell=cell).prompt == "List two animals:\n\n- cat"
+
+
+def test_values_keep_their_line_ends() -> None:
+    """Only what stands in the cell is its text."""
+    assert one(cell="{{x}}\r\n", namespace={"x": "a\r\nb"}).prompt == "a\r\nb"
+
+
+def test_temperature_0_is_greedy() -> None:
+    """Without a penalty on the line or configured, there is none; one that is given is honoured."""
+    standard = {"repeat_penalty": 1.1, "temperature": 0.8}
+    assert one("--temperature 0", **standard).params.repeat_penalty == 1
+    assert one("--temperature 0.8", **standard).params.repeat_penalty == 1.1
+    assert one("--temperature 0 --repeat-penalty 1.1", **standard).params.repeat_penalty == 1.1
+    assert one("--temperature 0", **standard | {"repeat_penalty": 1.3}).params.repeat_penalty == 1.3
+    assert one("", **standard | {"temperature": 0}).params.repeat_penalty == 1
+
+
+def test_a_sweep_over_temperatures_varies_the_penalty() -> None:
+    """It is shown with the temperature, where it is off for one of them and not for another."""
+    cell = read("--temperature 0,0.8")
+    assert cell.varying == ("temperature", "repeat_penalty")
+    assert [request.params.repeat_penalty for request in cell.requests] == [1, 1.1]
+    assert read("--temperature 0,0.8 --repeat-penalty 1.1").varying == ("temperature",)
+    assert read("--temperature 0.5,0.8").varying == ("temperature",)
+
+
+def test_the_name_of_a_result_is_pythons() -> None:
+    """`-o µ` makes what `µ` reads, which is the Greek letter."""
+    namespace: dict[str, Any] = {str(read("-o µ").output): 1}
+    assert eval("µ", namespace) == 1
+
+
+def test_control_tokens_has_three_words() -> None:
+    """Any other is refused with them."""
+    assert "it must be none, typed or all" in refused("--control-tokens some")

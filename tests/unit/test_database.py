@@ -143,6 +143,7 @@ def test_old_runs_read_well(first: RunLog) -> None:
         model="fake", prompt="p\n日本", chat=True, system="S", top_logprobs=1,
         params=InferencingParams(max_tokens=None, stop=("a",), seed=3),
         content_filters=("x+",), tags={"k": "v"},
+        control_tokens="all",  # as it ran: version 0.1 knew no other way
     )  # fmt: skip
     assert (run.row["rating"], run.row["note"]) == (1, "kept")
 

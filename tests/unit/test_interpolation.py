@@ -1,14 +1,17 @@
 """`{{name}}` in a cell: what is replaced, what stays, what is refused."""
 
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.magics.interpolation import interpolate
+from llmwit_magic.magics.interpolation import Columns, fill, interpolate, literal, names_in
 
 VARIABLES: dict[str, Any] = {
     "name": "Ada",
@@ -57,6 +60,10 @@ def refused(text: str, namespace: dict[str, Any] = VARIABLES) -> str:
         ("{{data['a', 1]}}", "tuple"),
         ("{{data[2.5]}}{{data[None]}}", "floatnone"),
         ("{{name[0]}}", "A"),
+        ("{{'text'}}", "text"),
+        ('{{"{{"}}name{{"}}"}}', "{{name}}"),
+        ("{{ '{{name}}' }}{{''}}", "{{name}}"),
+        (r"{{'\x27\n\\'}}", "'\n\\"),
     ],
 )
 def test_variables_attributes_and_subscripts_are_replaced(text: str, wanted: str) -> None:
@@ -92,7 +99,7 @@ def test_a_brace_around_a_place_stays() -> None:
         "row._private", "row.__class__", "row.inner.__dict__", "row.＿private", "name.upper()",
         "print(1)", "1 + 1", "größe + 1", "-größe", "not name", "[x for x in items]",
         "(x for x in items)", "items[0:1]", "items[größe]", "items[0 + größe]", "items[int('0')]",
-        "lambda: 1", "name if name else 1", "name, name", "'text'", "5", "None", "name == 'Ada'",
+        "lambda: 1", "name if name else 1", "name, name", "b'text'", "'text'.title", "'text'[0]", "5", "None", "name == 'Ada'",
         "(name := 'Eve')", "await name", "f'x'", "*items", "name; name", "import os", "1 2", " ",
         "name.", "name!r", "name:>10", "data[[]]", "x" + "[" * 300, "(" * 300, "\0", "items[",
     ],
@@ -150,3 +157,65 @@ def test_any_text_is_replaced_or_refused_in_one_line(value: str) -> None:
     except InvalidInput as error:
         message = str(error)
     assert "\n" not in message
+
+
+# Where values stand, and names as they are written ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("no places", ()),
+        ("Hello {{name}}!", ((6, 9),)),
+        ("{{name}}{{name}} {{name}}", ((0, 6), (7, 10))),
+        ("{{''}}{{'ab'}}", ((0, 2),)),
+    ],
+)
+def test_values_are_spans_of_data(text: str, data: Any) -> None:
+    """Positions in characters of the text that is made; values that touch are one span."""
+    assert fill(text, VARIABLES).data == data
+
+
+@given(st.text(), st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_has_a_place_that_stands_for_it(before: str, value: str) -> None:
+    """What `literal` writes is read back as that text, on one line, behind any single braces."""
+    before = before.replace("{{", "{").replace("\r", "")
+    place = literal(value)
+    assert "\n" not in place
+    filled = fill(before.removesuffix("{") + place, {})
+    assert filled.text == before.removesuffix("{") + value
+    assert fill("{" + place + "}", {}).text == "{" + value + "}"
+
+
+def test_columns_are_compared_as_they_are_written() -> None:
+    """Python's parser takes nº for no; a row has a column for each."""
+    names = ["nº", "no", "µ", "μ", "\ufb01n", "fin", "e\u0301", "\xe9", "ＡＢ", "AB"]
+    row = Columns({name: ascii(name) for name in names})
+    for name in names:
+        assert interpolate("{{" + name + "}}", row) == ascii(name)
+        assert names_in("{{" + name + "[0]}}") == [name]
+        assert interpolate("{{row." + name + "}}", {"row": pandas.Series(row)}) == ascii(name)
+        with pytest.raises(InvalidInput, match=r"no variable|AttributeError"):
+            interpolate("{{" + name + "}}", Columns({other: 1 for other in names if other != name}))
+    with pytest.raises(InvalidInput, match="AttributeError"):
+        interpolate("{{row.nº}}", {"row": pandas.Series({"no": "nobody"})})
+
+
+def test_variables_and_attributes_of_python_are_found_as_python_finds_them() -> None:
+    """`µ = 1` binds the Greek letter, and so does `thing.µ = 1`; both signs name it."""
+    namespace: dict[str, Any] = {}
+    exec("µ = 1", namespace)
+    assert interpolate("{{µ}}{{μ}}", namespace) == "11"
+    thing = SimpleNamespace()
+    exec("thing.ﬁn = 2", {"thing": thing})
+    assert interpolate("{{thing.ﬁn}}{{thing.fin}}", {"thing": thing}) == "22"
+
+
+def test_reading_takes_a_time_that_grows_with_the_length() -> None:
+    """Also where quotes open and never close."""
+    for unit in ("{{'", "{{'\"", "{{", "{{'a'", "{{it's", "'{{\"", "{{''"):
+        begin = time.monotonic()
+        text = unit * 200_000
+        with suppress(InvalidInput):
+            interpolate(text, {})
+        assert time.monotonic() - begin < 5, unit

@@ -50,7 +50,10 @@ def test_the_cell_runs_the_same_request(
     request = Request(model=DEFAULT_NAME, prompt=prompt, params=params, system=system, chat=chat)
     defaults = STANDARD | configured
     again = read_back(cell_text(request, defaults), defaults)
-    assert again.model_dump() == request.model_dump()
+    # What cannot be typed is put in as a value, and so is data.
+    values = {prompt[start:end].strip("\r\n") for start, end in again.data_spans}
+    assert values <= ({"", "{{", "{{{{"} if "\r" in prompt else set())
+    assert again.model_dump(exclude={"data_spans"}) == request.model_dump(exclude={"data_spans"})
 
 
 @pytest.mark.parametrize("text", ["--top-p", "--top-p=5", "--x y", "--", "--it's", '--"\\n\n'])
@@ -101,7 +104,7 @@ def test_the_forms_of_a_plain_request() -> None:
     assert made["cell"] == ("%%infer --stop . --temperature 0 --seed 7\nThe capital of France is\n")
     assert json.loads(made["JSON"])["params"]["seed"] == 7
     assert made["WAVE"] == (
-        "{max-tokens: none, repeat-penalty: 1.1, repeat-penalty-last-n-token-count: 64, "
+        "{max-tokens: none, repeat-penalty: 1, repeat-penalty-last-n-token-count: 64, "
         'stop: ["."], temperature: 0, top-k: 40, top-p: 0.9}'
     )
 
@@ -111,3 +114,53 @@ def test_prompts_survive_as_they_are(prompt: str) -> None:
     """Braces are not read as variables again, and line ends stay."""
     request = Request(model=DEFAULT_NAME, prompt=prompt, params=InferencingParams(seed=1))
     assert read_back(cell_text(request, STANDARD), STANDARD).prompt == prompt
+
+
+@given(data=texts, before=texts, behind=texts, system=system)
+def test_values_are_read_back_as_values(
+    data: str, before: str, behind: str, system: str | None
+) -> None:
+    """A prompt with data in it is a cell with quoted texts, which are data again."""
+    before = before.replace("\r", "")
+    request = Request(
+        model=DEFAULT_NAME, prompt=before + data + behind, system=system,
+        data_spans=((len(before), len(before) + len(data)),), tags={"{{k": "v"},
+        params=InferencingParams(stop=("{{x}}",), seed=1),
+    )  # fmt: skip
+    text = cell_text(request, STANDARD)
+    again = read_back(text, STANDARD)
+    assert again.prompt == request.prompt
+    assert (again.system, again.tags, again.params) == (system, request.tags, request.params)
+    covered = {place for start, end in again.data_spans for place in range(start, end)}
+    assert covered >= set(range(*request.data_spans[0]))
+
+
+def test_forms_of_a_prompt_with_data() -> None:
+    """Each has the spans, and a run without any looks as it was typed."""
+    request = Request(
+        model=DEFAULT_NAME, prompt="a <s> b", data_spans=((2, 5),), control_tokens="none",
+        params=InferencingParams(seed=1), chat_template="rag",
+    )  # fmt: skip
+    made = forms(request, STANDARD)
+    assert made["cell"] == (
+        "%%infer --seed 1 --chat-template rag --control-tokens none\na {{'<s>'}} b\n"
+    )
+    assert "chat_template='rag', control_tokens='none', data_spans=((2, 5),)" in made["Python"]
+    assert json.loads(made["JSON"])["data_spans"] == [[2, 5]]
+    plain = forms(
+        Request(model=DEFAULT_NAME, prompt="a", params=InferencingParams(seed=1)), STANDARD
+    )
+    assert plain["cell"] == "%%infer --seed 1\na\n"
+    assert "data_spans" not in plain["Python"] + plain["JSON"]
+
+
+@pytest.mark.parametrize(("penalty", "said"), [(1.0, ""), (1.1, " --repeat-penalty 1.1")])
+def test_a_greedy_run_says_its_penalty_where_it_has_one(penalty: float, said: str) -> None:
+    """Without a penalty it is what temperature 0 means; in Python it is said, to be read alike."""
+    params = InferencingParams(temperature=0, repeat_penalty=penalty, seed=1)
+    request = Request(model=DEFAULT_NAME, prompt="a", params=params)
+    made = forms(request, STANDARD)
+    assert made["cell"] == f"%%infer --temperature 0{said} --seed 1\na\n"
+    namespace: dict[str, Any] = {"infer": lambda *arguments: arguments}
+    exec(made["Python"].replace("from llmwit_magic import infer", ""), namespace)
+    assert InferencingParams(**namespace["result"][2]) == params

@@ -271,3 +271,111 @@ def test_too_long_a_text_is_invalid_input(gpt2: Tokenizer) -> None:
     """A text that could exhaust the pre-tokenizer's steps is refused, not tried."""
     with pytest.raises(InvalidInput, match="4,000,001 characters"):
         gpt2.encode(" " * 4_000_001)
+
+
+# Data, in which nothing is a control token ------------------------------------------------
+
+CHATTED = byte_level(["<think>"], token_type=None) | {
+    "tokenizer.chat_template": "<tool>{{ messages }}",
+}
+CHATTED["tokenizer.ggml.token_type"] = array(
+    "i", [CONTROL] * 3 + [USER_DEFINED] + [NORMAL] * (256 + len(MERGES)) + [USER_DEFINED]
+)
+
+
+def text_pieces(tokenizer: Tokenizer, text: str, *data: tuple[int, int]) -> list[bytes]:
+    return [tokenizer.token_bytes(token_id) for token_id in tokenizer.encode(text, data)]
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ((), [(1, 1), (15, 2)]),
+        (((0, 25),), []),
+        (((0, 1),), [(1, 1), (15, 2)]),
+        (((1, 2),), [(15, 2)]),
+        (((12, 13),), [(15, 2)]),
+        (((13, 15),), [(1, 1), (15, 2)]),
+        (((20, 21),), [(1, 1)]),
+        (((0, 2), (24, 25)), []),
+    ],
+)
+def test_control_tokens_are_recognised_outside_of_data(
+    gpt2: Tokenizer, data: tuple[tuple[int, int], ...], found: list[tuple[int, int]]
+) -> None:
+    """Where a span of data has as much as one of its characters, its text is text."""
+    text = "a<|im_start|>hi<|im_end|>"
+    ids = gpt2.encode(text, data)
+    assert [token for token in ids if token < 3] == [token for _, token in found]
+    assert b"".join(map(gpt2.token_bytes, ids)) == text.encode()
+    places = [(1, 13), (15, 25)]
+    kept = [place for place in places if place[0] not in dict(found)]
+    assert gpt2.withheld(text, data) == (kept if data else [])
+
+
+def test_user_defined_tokens_are_words() -> None:
+    """They are recognised in data too, unless the model's chat template is made of them."""
+    chatted = build_tokenizer(CHATTED)
+    text = "<tool><think>"
+    assert text_pieces(chatted, text) == [b"<tool>", b"<think>"]
+    assert text_pieces(chatted, text, (0, 13))[-1] == b"<think>"
+    assert text_pieces(chatted, text, (0, 13))[0] != b"<tool>"
+    plain = build_tokenizer(byte_level())
+    assert text_pieces(plain, "<tool>", (0, 6)) == [b"<tool>"]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", " ", "é", "hell", "<s>", "</s>", "<tool>", "<|im_end|>"])),
+    st.lists(st.integers(0, 60), max_size=4),
+)
+def test_borders_of_data_cut_nothing(parts: list[str], borders: list[int]) -> None:
+    """Without a control token in the text, its ids are the same whatever is data."""
+    text = "".join(parts)
+    data = tuple((a, b) for a, b in zip(borders[::2], borders[1::2], strict=False) if a < b)
+    data = tuple(sorted(data))[:1]
+    for tokenizer in (BOTH[0], BOTH[1]):
+        ids = tokenizer.encode(text, data)
+        if not tokenizer.withheld(text, data):
+            assert ids == tokenizer.encode(text)
+        else:
+            assert ids != tokenizer.encode(text)
+
+
+BOTH = (build_tokenizer(byte_level()), build_tokenizer(sentencepiece()))
+
+
+def test_merging_makes_no_control_token_of_data() -> None:
+    """SentencePiece merges whatever is a token: `<s>` in HTML is none of these."""
+    words = ["<", "s", ">", "<s", "/s>", "</", "s>", "o"]
+    tokenizer = build_tokenizer(sentencepiece(words, add_space_prefix=False, add_bos_token=False))
+    text = "<s>o</s>"
+    assert tokenizer.encode(text) == [1, tokenizer.encode("o")[0], 2]
+    ids = tokenizer.encode(text, ((0, 8),))
+    assert not {1, 2} & set(ids)
+    assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
+
+
+def test_words_that_are_control_tokens_are_none_in_data() -> None:
+    """Also in vocabularies that take a whole word for a token without merging it."""
+    metadata = byte_level(["hello"], pre="llama-bpe")
+    metadata["tokenizer.ggml.token_type"][-1] = CONTROL
+    tokenizer = build_tokenizer(metadata)
+    (end,) = (token for token in tokenizer.encode("hello", ()) if token != tokenizer.bos_id)
+    assert end == len(tokenizer) - 1
+    assert end not in tokenizer.encode("hello", ((0, 5),))
+
+
+def test_templates_get_the_special_tokens_of_the_file() -> None:
+    """Those that the file names by their names, the other control tokens as a list."""
+    variables = build_tokenizer(
+        byte_level(padding_token_id=0, unknown_token_id=0)
+    ).template_variables()
+    assert variables == {
+        "bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>", "additional_special_tokens": [],
+    }  # fmt: skip
+    unnamed = build_tokenizer(byte_level(bos_token_id=None, eos_token_id=None))
+    assert unnamed.template_variables() == {
+        "bos_token": "", "eos_token": "",
+        "additional_special_tokens": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    }  # fmt: skip

@@ -96,8 +96,9 @@ def test_a_sweep_shows_what_varies() -> None:
     runs = []
     for temperature in (0.0, 0.7):
         request = Request(
-            model="fake", prompt="p", params=InferencingParams(seed=1, temperature=temperature)
-        )
+            model="fake", prompt="p",
+            params=InferencingParams(seed=1, temperature=temperature, repeat_penalty=1),
+        )  # fmt: skip
         run = run_of([prepared(request), Chunk("an\nanswer", 2), end(2)], request)
         runs.append(run)
     results = Results(runs)

@@ -378,3 +378,15 @@ def test_the_drawing_of_the_errors_is_their_tree() -> None:
 def test_finish_reasons_are_the_contract_s() -> None:
     """Three, as text in JSON."""
     assert [reason.value for reason in FinishReason] == ["stop", "length", "content_filter"]
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0, np.float32(0), np.int64(0)])
+def test_temperature_0_has_no_penalty_unless_one_is_given(zero: Any) -> None:
+    """The likeliest token is taken; what runs is what the params say, from the first moment."""
+    assert InferencingParams(temperature=zero).repeat_penalty == 1
+    assert InferencingParams.model_validate({"temperature": zero}).repeat_penalty == 1
+    assert InferencingParams(temperature=zero, repeat_penalty=1.1).repeat_penalty == 1.1
+    assert InferencingParams(temperature=0.1).repeat_penalty == 1.1
+    assert InferencingParams().repeat_penalty == 1.1
+    dumped = InferencingParams(temperature=zero, repeat_penalty=1.2).model_dump_json()
+    assert InferencingParams.model_validate_json(dumped).repeat_penalty == 1.2
