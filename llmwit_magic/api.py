@@ -35,8 +35,10 @@ def infer(
 
     `model` is a name as in `%%infer -m` (None: the default model), `params`
     are `InferencingParams` or a mapping of some of its fields, and `options`
-    are the other fields of `Request`: chat, system, context_length,
-    gpu_layers, threads, top_logprobs, content_filters, tags.
+    are the other fields of `Request`: chat, system, chat_template,
+    context_length, gpu_layers, threads, top_logprobs, content_filters, tags,
+    control_tokens, data_spans. The prompt counts as typed: what looks like a
+    control token in it is one, outside of `data_spans`.
 
     Raises `InvalidInput`, `ModelNotSupported` or `EngineFailed`, all of them
     `InferenceError`; an interrupt raises `Interrupted`, a `KeyboardInterrupt`.
@@ -113,7 +115,9 @@ def infer_frame(
     """Run a template over the rows of a DataFrame; a copy of it with the results as new columns.
 
     `{{column}}` in the template stands for a row's value, as `{{name}}` does in
-    a cell; `{{row['a column']}}` for columns whose names are no identifiers.
+    a cell; `{{row['a column']}}` for columns whose names are no identifiers. So
+    it does in `system`, `tags` and the params' `stop`. Values are data: no
+    control token is recognised in them.
     The new columns are `infer_text`, `infer_finish_reason`,
     `infer_finish_detail`, `infer_prompt_token_count`,
     `infer_generated_token_count`, `infer_status`, `infer_error_type`,
