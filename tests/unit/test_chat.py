@@ -413,3 +413,11 @@ def test_known_ways_out_of_the_sandbox_are_closed(
         assert "failed: " in text
     assert "SECRET" not in text
     assert "out" not in text.split()
+
+
+@pytest.mark.parametrize("keyword", ["default", "cls", "skipkeys", "object_hook", "check_circular"])
+def test_tojson_takes_the_keywords_of_hugging_face_alone(keyword: str) -> None:
+    """Others reach `json.dumps`, which calls what it is given."""
+    with pytest.raises(TemplateRefused) as caught:
+        written(f"{{{{ [1] | tojson({keyword}=cycler) }}}}")
+    assert f"unexpected keyword argument '{keyword}'" in str(caught.value.error)
