@@ -7,6 +7,7 @@ from the moment it is sent until its last output is there.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -119,9 +120,12 @@ def latency(way: Way, size: Size, say: Say) -> Figures:
             running.answer(prompt, size.tokens)
             for name, expression in {
                 "first token, same prompt, s": "_infer.timings.first_token",
-                "a token, s": "1 / _infer.timings.tokens_per_second",
+                # A drawn answer may end at once, and has no speed then.
+                "a token, s": "1 / (_infer.timings.tokens_per_second or float('nan'))",
             }.items():
-                figures[name][way.name].append(running.number(expression))
+                value = running.number(expression)
+                if not math.isnan(value):
+                    figures[name][way.name].append(value)
     return figures
 
 

@@ -225,7 +225,7 @@ class _Work:
     def __init__(self, session: Session, rows: list[Row | None], bar: Any) -> None:
         self._session, self._rows, self._bar = session, rows, bar
         self.done = 0
-        self._counts = {"from the log": 0, "failed": 0}
+        self._counts = {"from the log": 0, "failed": 0, "with notices in the log": 0}
         self._log_problem = ""
 
     def take(self, place: int, row: Row, from_log: bool = False) -> None:
@@ -234,6 +234,7 @@ class _Work:
         self.done += 1
         self._counts["from the log"] += from_log
         self._counts["failed"] += row["status"] != "ok"
+        self._counts["with notices in the log"] += bool(row.get("notices"))
         said = [f"{count:,} {what}" for what, count in self._counts.items() if count]
         self._bar.set_postfix_str(", ".join([*said, *filter(None, [self._log_problem])]), False)
         self._bar.update()

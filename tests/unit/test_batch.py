@@ -563,3 +563,20 @@ def test_the_same_text_of_other_values_is_another_prompt(
     run(session, frame, "{{a}}<s>{{b}}")
     run(session, frame.iloc[::-1], "{{a}}<s>{{b}}")
     assert [asked.data_spans for asked in engine.requests] == [((0, 5), (8, 9)), ((0, 1), (4, 9))]
+
+
+def test_the_bar_counts_rows_with_notices(
+    session: FakeSession,
+    engine: Echo,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What there is to know of a row's prompt is in the log, and the bar says that it is."""
+    monkeypatch.setattr(
+        engine, "run", lambda request, emit, cancel: (
+            emit(replace(prepared(request), notices=("moved",))), emit(end(0)),
+        )
+    )  # fmt: skip
+    run_batch(session, FRAME, "{{name}}", REQUEST)
+    assert "3 with notices in the log" in capsys.readouterr().out
+    assert session.log.rows()[-1]["notices"] == ["moved"]
