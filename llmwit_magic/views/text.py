@@ -132,6 +132,8 @@ def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
         name for name in InferencingParams.model_fields
         if len({repr(getattr(result.params, name)) for result in results}) > 1
     ]  # fmt: skip
+    # It may vary because the temperature does: what was asked for stands first.
+    names.sort(key=lambda name: name == "repeat_penalty")
     if len({result.model.name if result.model else None for result in results}) > 1:
         names.insert(0, "model")
     return names

@@ -94,7 +94,8 @@ def test_a_sweep_is_a_table_over_one_prompt(kernel: Kernel) -> None:
     assert told == "4 4 [0, 4, 4, 4]"
     shown = kernel.run("runs4")
     assert shown.text.splitlines()[0].split() == [
-        "run", "temperature", "seed", "text", "finish", "tokens", "seconds"]  # fmt: skip
+        "run", "temperature", "seed", "repeat_penalty", "text", "finish", "tokens", "seconds",
+    ]  # fmt: skip
 
 
 def test_a_dry_run_runs_nothing(kernel: Kernel, log_path: Path) -> None:
