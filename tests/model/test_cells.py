@@ -193,3 +193,27 @@ def test_the_example_notebooks_run(default_model_loaded: Path, tmp_path: Path) -
         assert "tokens" in done.stdout
         if path.stem == "quickstart":
             assert "Paris" in done.stdout
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_of_other_systems(kernel: Kernel, log_path: Path, end: str) -> None:
+    """A cell of a file from Windows or an old Mac is the same prompt, with the same answer."""
+    lines = ["%%infer --temperature 0 --max-tokens 8 -o µ", "List two animals:", "- cat", ""]
+    for separator in ("\n", end):
+        assert kernel.run(separator.join(lines)).status == "ok"
+    one, other = RunLog(log_path).rows()
+    assert one["prompt"] == other["prompt"] == "List two animals:\n- cat"
+    assert one["text"] == other["text"]
+    assert kernel.run("print(µ.text)").stdout.strip() == one["text"].strip()
+
+
+def test_values_in_options_of_a_cell(kernel: Kernel, log_path: Path) -> None:
+    """Variables stand in the system message, stop sequences and tags; a misspelt one is an error."""
+    kernel.run("lang, mark = 'French', '.'")
+    cell = "%%infer --max-tokens 4 --system 'In {{lang}}' --stop {{mark}} --tag in={{lang}}\nHi"
+    assert kernel.run(cell).status == "ok"
+    (row,) = RunLog(log_path).rows()
+    assert (row["system"], row["stop"], row["tags"]) == ("In French", ["."], {"in": "French"})
+    reply = kernel.run("%%infer --system {{nope}}\nHi")
+    assert "there is no variable 'nope'" in reply.stdout
+    assert len(RunLog(log_path).rows()) == 1
