@@ -19,53 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import ModelDamaged, ModelNotFound, ModelNotSupported
-
-
-@dataclass(frozen=True, slots=True)
-class TensorType:
-    """How a tensor stores its elements: `size` bytes for each block of `block` elements."""
-
-    name: str
-    block: int
-    size: int
-
-
-# Number in the file: type. All that GGUF has known; what the engine can load is
-# a question for `checks.py`.
-TENSOR_TYPES = {
-    0: TensorType("F32", 1, 4),
-    1: TensorType("F16", 1, 2),
-    2: TensorType("Q4_0", 32, 18),
-    3: TensorType("Q4_1", 32, 20),
-    6: TensorType("Q5_0", 32, 22),
-    7: TensorType("Q5_1", 32, 24),
-    8: TensorType("Q8_0", 32, 34),
-    9: TensorType("Q8_1", 32, 40),
-    10: TensorType("Q2_K", 256, 84),
-    11: TensorType("Q3_K", 256, 110),
-    12: TensorType("Q4_K", 256, 144),
-    13: TensorType("Q5_K", 256, 176),
-    14: TensorType("Q6_K", 256, 210),
-    15: TensorType("Q8_K", 256, 292),
-    16: TensorType("IQ2_XXS", 256, 66),
-    17: TensorType("IQ2_XS", 256, 74),
-    18: TensorType("IQ3_XXS", 256, 98),
-    19: TensorType("IQ1_S", 256, 50),
-    20: TensorType("IQ4_NL", 32, 18),
-    21: TensorType("IQ3_S", 256, 110),
-    22: TensorType("IQ2_S", 256, 82),
-    23: TensorType("IQ4_XS", 256, 136),
-    24: TensorType("I8", 1, 1),
-    25: TensorType("I16", 1, 2),
-    26: TensorType("I32", 1, 4),
-    27: TensorType("I64", 1, 8),
-    28: TensorType("F64", 1, 8),
-    29: TensorType("IQ1_M", 256, 56),
-    30: TensorType("BF16", 1, 2),
-    34: TensorType("TQ1_0", 256, 54),
-    35: TensorType("TQ2_0", 256, 66),
-    39: TensorType("MXFP4", 32, 17),
-}
+from .tensor_types import TENSOR_TYPES, TensorType, unread_type
 
 # Far beyond any real model: the largest vocabularies take some 15 MB of header,
 # the largest models have some 2,000 tensors. What is read takes up to six times
@@ -73,6 +27,7 @@ TENSOR_TYPES = {
 MAX_HEADER = 64 * 2**20
 MAX_VALUES = MAX_TENSORS = 2**16
 MAX_NAME = 63  # bytes of a tensor's name; the loader's buffer has 64
+MAX_VERSION = 255  # versions of the format come years apart
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 # Number in the file: struct format and array typecode of a scalar.
 _SCALARS = {
@@ -133,7 +88,11 @@ def is_gguf(path: Path) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """The header of the file. Raises `ModelDamaged` with what is wrong and where."""
+    """The header of the file.
+
+    Raises `ModelDamaged` with what is wrong and where, and `ModelNotSupported` for a file that is
+    whole and of a form that is not read.
+    """
     try:
         with path.open("rb", buffering=1 << 18) as file:
             return _Reader(path, file).header()
@@ -156,6 +115,10 @@ class _Reader:
             f"{self.path.name}: {what} (at byte {self.end - self.left:,} of {self.size:,}); "
             "the file is damaged or incomplete: fetch it again"
         )
+
+    def other(self, what: str) -> ModelNotSupported:
+        """A form that nothing is wrong with, and that is not read."""
+        return ModelNotSupported(f"{self.path.name}: {what}")
 
     def short(self, what: str) -> ModelDamaged:
         """What the file, or what may be read of it, has no room for."""
@@ -192,14 +155,7 @@ class _Reader:
             raise self.bad("not a GGUF file")
         version = self.number("<I", "the version")
         if version not in (2, 3):
-            if version == 1:
-                raise ModelNotSupported(
-                    f"{self.path.name}: GGUF version 1: ctransformers runs versions 2 and 3; "
-                    "convert the model again"
-                )
-            swapped = struct.unpack("<I", struct.pack(">I", version))[0]
-            hint = ", the file is big-endian" if swapped in (1, 2, 3) else ""
-            raise self.bad(f"GGUF version {version} is not known{hint}")
+            raise self._unknown_version(version)
         tensor_count = self.number("<Q", "the number of tensors")
         value_count = self.number("<Q", "the number of metadata values")
         # The shortest tensor takes 33 bytes of header, the shortest value 14.
@@ -229,6 +185,21 @@ class _Reader:
             data_offset=data_offset,
             file_size=self.size,
         )
+
+    def _unknown_version(self, version: int) -> ModelNotSupported:
+        """What another version is: an older or newer one, the bytes the other way, or nonsense."""
+        swapped = struct.unpack("<I", struct.pack(">I", version))[0]
+        known = "ctransformers runs versions 2 and 3"
+        if version == 1:
+            return self.other(f"GGUF version 1: {known}; convert the model again")
+        if 3 < version <= MAX_VERSION:
+            return self.other(f"GGUF version {version}, newer than this engine: {known}")
+        if swapped in (1, 2, 3):
+            return self.other(
+                "a big-endian file: ctransformers reads little-endian ones; take the model's other "
+                "file, or convert it again"
+            )
+        return self.bad(f"GGUF version {version} is not known")
 
     def _metadata(self, count: int) -> tuple[dict[str, Any], dict[str, int]]:
         metadata: dict[str, Any] = {}
@@ -264,6 +235,8 @@ class _Reader:
             if count > self.left // 8:
                 raise self.short(what)
             return self._string_array(count, what)
+        if kind == _ARRAY:
+            raise self.other(f"'{key}' is an array of arrays, which ctransformers does not read")
         if kind not in _SCALARS:
             raise self.bad(f"'{key}' is an array of the unsupported type {kind}")
         values = array.array(_SCALARS[kind][1])
@@ -302,7 +275,13 @@ class _Reader:
             number = self.number("<I", f"tensor '{name}'")
             kind = TENSOR_TYPES.get(number)
             if kind is None:
-                raise self.bad(f"tensor '{name}' has the unknown type {number}")
+                why = unread_type(number)
+                if why is None:
+                    raise self.bad(f"tensor '{name}' has the unknown type {number}")
+                raise self.other(
+                    f"tensor '{name}' has the type {why}; take another file of the model, such "
+                    "as Q4_K_M or Q8_0"
+                )
             if min(shape) < 1 or math.prod(shape) > 2**48 or shape[0] % kind.block:
                 raise self.bad(f"tensor '{name}' of type {kind.name} has the shape {shape}")
             offset = self.number("<Q", f"tensor '{name}'")

@@ -20,7 +20,8 @@ from llmwit_magic.models.checks import (
     expected_tensors,
     quantisation,
 )
-from llmwit_magic.models.gguf import TENSOR_TYPES, Header, TensorInfo, read_header
+from llmwit_magic.models.gguf import Header, TensorInfo, read_header
+from llmwit_magic.models.tensor_types import TENSOR_TYPES
 from tests.support.tiny_models import spm_vocabulary, write_falcon_gguf, write_llama_gguf
 
 F32, F64, U64 = GGUFValueType.FLOAT32, GGUFValueType.FLOAT64, GGUFValueType.UINT64

@@ -20,7 +20,8 @@ from gguf import GGUFReader
 
 from llmwit_magic.errors import InferenceError, ModelDamaged, ModelNotFound, ModelNotSupported
 from llmwit_magic.models.checks import check_runnable
-from llmwit_magic.models.gguf import TENSOR_TYPES, is_gguf, read_header
+from llmwit_magic.models.gguf import is_gguf, read_header
+from llmwit_magic.models.tensor_types import TENSOR_TYPES
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
 
 #: The format's numbers of the types of values.
@@ -320,15 +321,13 @@ def test_empty_names(path: Path) -> None:
 
 BROKEN = {
     "not a GGUF file": raw(magic=b"GGML"),
-    "big-endian": raw(version=3 << 24),
     "the key 'k' occurs twice": raw([u32("k", 1), u32("k", 2)]),
     "the tensor 't' occurs twice": raw((), [tensor(), tensor(offset=32)]),
     "tensor 'u' overlaps another one": raw((), [tensor(shape=(16,)), tensor("u", offset=32)]),
     "'k' has the unknown type 13": raw([value("k", 13, bytes(8))]),
     "'k' is a bool of value 2": raw([value("k", BOOL, b"\2")]),
-    "'k' is an array of the unsupported type 9": raw([items("k", ARRAY, 1, bytes(12))]),
     "'k' is an array of the unsupported type 77": raw([items("k", 77, 1, bytes(12))]),
-    "tensor 't' has the unknown type 4": raw((), [tensor(kind=4)]),
+    "tensor 't' has the unknown type 1024": raw((), [tensor(kind=1024)]),
     "tensor 't' has the unknown type 4294967295": raw((), [tensor(kind=2**32 - 1)]),
     "tensor 't' is not aligned to 32 bytes": raw((), [tensor(offset=16)]),
     "tensor 't' has 0 dimensions": raw((), [tensor(shape=())]),
@@ -347,6 +346,49 @@ BROKEN = {
 def test_contradictions(reason: str, path: Path) -> None:
     """What the native loader would trust is refused, with its reason."""
     assert reason in refusal(path, BROKEN[reason])
+
+
+OTHER = {
+    "Q4_2, which ggml has given up": raw((), [tensor(kind=4)]),
+    "Q4_3, which ggml has given up": raw((), [tensor(kind=5)]),
+    "Q4_0_4_4, which ggml has given up": raw((), [tensor(kind=31)]),
+    "Q4_0_4_8, which ggml has given up": raw((), [tensor(kind=32)]),
+    "Q4_0_8_8, which ggml has given up": raw((), [tensor(kind=33)]),
+    "IQ4_NL_4_4, which ggml has given up": raw((), [tensor(kind=36)]),
+    "IQ4_NL_4_8, which ggml has given up": raw((), [tensor(kind=37)]),
+    "IQ4_NL_8_8, which ggml has given up": raw((), [tensor(kind=38)]),
+    "NVFP4, newer than ctransformers": raw((), [tensor(kind=40)]),
+    "Q1_0, newer than ctransformers": raw((), [tensor(kind=41)]),
+    "Q2_0, newer than ctransformers": raw((), [tensor(kind=42)]),
+    "has the type 43, which this version does not know: newer than it": raw((), [tensor(kind=43)]),
+    "has the type 230, which this version does not know": raw((), [tensor(kind=230)]),
+    "a big-endian file": raw(version=3 << 24),
+    "GGUF version 4, newer than this engine": raw(version=4),
+    "'k' is an array of arrays": raw([items("k", ARRAY, 1, bytes(12))]),
+}
+
+
+@pytest.mark.parametrize("reason", OTHER)
+def test_whole_files_of_another_form(reason: str, path: Path) -> None:
+    """A form that nothing is wrong with and that is not read is not called damaged."""
+    message = refusal(path, OTHER[reason], ModelNotSupported)
+    assert reason in message
+    assert "damaged" not in message
+    assert "fetch it again" not in message
+
+
+def test_every_type_has_one_place() -> None:
+    """A type's number is read, given up, or newer than the engine; gguf has no other below 43."""
+    from gguf.constants import GGMLQuantizationType
+
+    from llmwit_magic.models.tensor_types import NEWEST_TYPES, RETIRED_TYPES
+
+    assert sorted([*TENSOR_TYPES, *NEWEST_TYPES, *RETIRED_TYPES]) == list(range(43))
+    named = {n: kind.name for n, kind in TENSOR_TYPES.items()} | NEWEST_TYPES
+    theirs = {int(kind): kind.name for kind in GGMLQuantizationType}
+    assert {number: named.get(number) for number in theirs if number < 43} == {
+        number: name for number, name in theirs.items() if number < 43
+    }
 
 
 @pytest.mark.parametrize("alignment", [0, 1, 7, 12, 65544, 2**31, 2**32 - 1])
@@ -378,7 +420,7 @@ def test_names_with_nul(path: Path) -> None:
 def test_names_cannot_spoil_the_message(path: Path) -> None:
     """A name with line ends, terminal codes or a great length leaves the message one short line."""
     for name in ("a\nb", "a\r\x1b[2Jb", "a\u2028b"):
-        refusal(path, raw((), [tensor(name, kind=4)]))
+        refusal(path, raw((), [tensor(name, kind=4)]), ModelNotSupported)
         refusal(path, raw([u32(name, 1), u32(name, 2)]))
         refusal(path, raw([value(name, BOOL, b"\2")]))
     refusal(path, raw([value("k" * 60_000, BOOL, b"\2")]))
