@@ -6,7 +6,8 @@ insists on, or keep their vocabulary in a form that it misreads. What changes:
 1. `tokenizer.ggml.scores` and `token_type` are added where they are missing;
 2. the tokens of a byte-level BPE vocabulary are stored as their raw bytes;
 3. `output.weight` is added as a copy of `token_embd.weight` (tied embeddings);
-4. a linear rope scaling is repeated under the key of that time.
+4. a linear rope scaling is repeated under the key of that time;
+5. special ids outside the vocabulary, which llama.cpp ignores, become 0.
 
 Everything else stays as it is, byte for byte. The engine takes token ids from
 our own tokenizer, built from the original file, so the stored tokens only have
@@ -23,12 +24,19 @@ from typing import Any
 
 from ..errors import ModelDamaged
 from .checks import check_runnable
+from .computation import linear_scale
 from .gguf import Header, TensorInfo, read_header
 
 VERSION = 1
 """Part of an adapted file's name; raised when this module writes a different form."""
 
 _NORMAL = 1
+# The special ids that the loader looks up without a check, and which they are where a file of
+# either kind of vocabulary names none.
+_LOADED_IDS: dict[str, dict[str, int | None]] = {
+    "llama": {"bos": 1, "eos": 2, "unknown": 0, "seperator": None, "padding": None},
+    "gpt2": {"bos": 11, "eos": 11, "unknown": None, "seperator": None, "padding": None},
+}
 _BLOCK_BYTES = 1 << 24  # a tensor may be larger than the free memory
 
 
@@ -120,6 +128,8 @@ class _Items(list[Any]):
 
 def _type_number(value: Any) -> int:
     """The GGUF type of a value that the original does not have (an array's items')."""
+    if isinstance(value, int):
+        return 4
     first = value[0] if isinstance(value, Sequence) and len(value) else value
     return 6 if isinstance(first, float) else 5
 
@@ -140,10 +150,13 @@ def _changed_metadata(header: Header) -> dict[str, Any]:
         types = changed["tokenizer.ggml.token_type"] = [_NORMAL] * len(tokens)
     if metadata["tokenizer.ggml.model"] == "gpt2" and b"\n" not in tokens:
         changed["tokenizer.ggml.tokens"] = raw_tokens(tokens, types)
-    factor = header.hyperparameter("rope.scaling.factor", 1.0)
-    linear = header.hyperparameter("rope.scaling.type", "linear") == "linear" and factor != 1.0
-    if linear and header.hyperparameter("rope.scale_linear") is None:
-        changed[f"{header.architecture}.rope.scale_linear"] = factor
+    scale = linear_scale(header)
+    if header.hyperparameter("rope.scale_linear", 1.0) != scale:
+        changed[f"{header.architecture}.rope.scale_linear"] = scale
+    for name, default in _LOADED_IDS[metadata["tokenizer.ggml.model"]].items():
+        key = f"tokenizer.ggml.{name}_token_id"
+        if (token_id := metadata.get(key, default)) is not None and token_id >= len(tokens):
+            changed[key] = 0
     return changed
 
 

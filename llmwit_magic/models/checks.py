@@ -8,22 +8,25 @@ written out here, so that a refusal has its reason.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping
 
 from ..errors import ModelDamaged, ModelNotSupported
+from .computation import unlike_ctransformers
 from .gguf import Header
+from .kinds import not_a_model
 from .pretokenizers import pretokenizer_named
 
 ARCHITECTURES = ("llama", "falcon")
 OLD_FORMATS = (
     "dollyv2", "falcon", "gpt2", "gptj", "gptneox", "llama", "mpt", "replit", "starcoder",
 )  # fmt: skip
+_ROW_EACH = ("token_embd.weight", "output.weight")  # tensors with a row for each token
 TENSOR_TYPE_NAMES = frozenset(
     ["F32", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 )
-# The special tokens that the loader looks up where the file names none.
-_SPECIAL_IDS = {"llama": {"bos": 1, "eos": 2, "unknown": 0}, "gpt2": {"bos": 11, "eos": 11}}
 _UINT32, _FLOAT32, _INT32 = 4, 6, 5
+_CONVERT = "convert the model again, or take another file of it"
 # The largest vocabularies have a quarter of that.
 MAX_TOKENS = 2**20
 
@@ -44,16 +47,20 @@ def _refuse(header: Header, why: str) -> ModelNotSupported:
 
 
 def _damaged(header: Header, why: str) -> ModelDamaged:
-    return ModelDamaged(f"{header.path.name}: {why}: the file is damaged; fetch it again")
+    """A contradiction: most often of a writer, since what was cut off is noticed before."""
+    return ModelDamaged(
+        f"{header.path.name}: {why}: the file is damaged, or was written wrongly; fetch it again, "
+        "or take another file of the model"
+    )
 
 
 def _check_architecture(header: Header) -> None:
+    if (what := not_a_model(header)) is not None:
+        raise _refuse(header, what)
     if header.architecture not in ARCHITECTURES:
         raise _refuse(
             header, f"architecture '{header.architecture}': ctransformers runs llama and falcon"
         )
-    if header.metadata.get("split.count", 0) not in (0, 1):
-        raise _refuse(header, "one part of a split model: merge the parts (llama-gguf-split) first")
     if not isinstance(header.metadata.get("general.name", ""), str):
         raise _refuse(header, "'general.name' is not one text: ctransformers needs one")
 
@@ -65,19 +72,21 @@ def _check_hyperparameters(header: Header) -> None:
         if value is None:
             raise _damaged(header, f"'{key}' is missing")
         if header.types.get(key, _UINT32) != _UINT32 or not isinstance(value, int):
-            raise _refuse(header, f"'{key}' is not one 32-bit number: ctransformers needs one")
+            raise _refuse(
+                header, f"'{key}' is not one unsigned 32-bit number: ctransformers needs one"
+            )
         if not 1 <= value < 2**31:
             raise _damaged(header, f"'{key}' is {value}")
         return value
 
-    def real(name: str, default: float | None = None) -> float:
+    def real(name: str, default: float | None = None, least: float = math.ulp(0.0)) -> float:
         key = f"{header.architecture}.{name}"
         value = header.metadata.get(key, default)
         if value is None:
             raise _damaged(header, f"'{key}' is missing")
         if header.types.get(key, _FLOAT32) != _FLOAT32 or not isinstance(value, float):
             raise _refuse(header, f"'{key}' is not one 32-bit real: ctransformers needs one")
-        if not math.isfinite(value) or value <= 0:
+        if not math.isfinite(value) or value < least:
             raise _damaged(header, f"'{key}' is {value}")
         return value
 
@@ -87,31 +96,28 @@ def _check_hyperparameters(header: Header) -> None:
     embedding = integer("embedding_length")
     heads = integer("attention.head_count")
     kv_heads = integer("attention.head_count_kv", heads)
-    if embedding % heads or heads % kv_heads:
-        raise _damaged(
-            header,
-            f"{heads} heads and {kv_heads} key-value heads do not divide {embedding} dimensions",
-        )
     size = embedding // heads
-    if size % 2:
-        raise _refuse(header, f"heads of {size} dimensions: the rotary embedding turns pairs")
     for name in ("rope.dimension_count", "attention.key_length", "attention.value_length"):
-        if integer(name, size) != size:
+        if header.hyperparameter(name) is not None and integer(name) != size:
             raise _refuse(
                 header,
                 f"{name} {header.hyperparameter(name)} with heads of {size} dimensions: "
                 "ctransformers needs them equal",
             )
+    if embedding % heads or heads % kv_heads:
+        raise _damaged(
+            header,
+            f"{heads} heads and {kv_heads} key-value heads do not divide {embedding} dimensions",
+        )
+    if size % 2:
+        raise _refuse(header, f"heads of {size} dimensions: the rotary embedding turns pairs")
     epsilon = "layer_norm_rms_epsilon" if header.architecture == "llama" else "layer_norm_epsilon"
     real(f"attention.{epsilon}")
     real("rope.freq_base", 10000.0)
-    real("rope.scale_linear", 1.0)
-    scaling = header.hyperparameter("rope.scaling.type", "none")
-    if scaling not in ("none", "linear"):
-        raise _refuse(header, f"rope scaling '{scaling}': ctransformers knows only the linear one")
-    real("rope.scaling.factor", 1.0)
-    if header.hyperparameter("expert_count", 0):
-        raise _refuse(header, "a mixture of experts: ctransformers runs dense models only")
+    real("rope.scale_linear", 1.0, least=0.0)
+    real("rope.scaling.factor", 1.0, least=0.0)
+    if (what := unlike_ctransformers(header)) is not None:
+        raise _refuse(header, what)
 
 
 def _check_vocabulary(header: Header) -> None:
@@ -122,23 +128,26 @@ def _check_vocabulary(header: Header) -> None:
         )
     tokens = header.metadata.get("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not tokens:
-        raise _damaged(header, "the vocabulary 'tokenizer.ggml.tokens' is missing")
+        raise _refuse(header, "the vocabulary 'tokenizer.ggml.tokens' is missing")
     if len(tokens) > MAX_TOKENS:
         raise _refuse(header, f"a vocabulary of {len(tokens):,} tokens: at most {MAX_TOKENS:,}")
-    for name, item_type in (("scores", _FLOAT32), ("token_type", _INT32)):
+    # llama.cpp, too, takes types that were written as unsigned numbers.
+    for name, item_types in (("scores", (_FLOAT32,)), ("token_type", (_INT32, _UINT32))):
         key = f"tokenizer.ggml.{name}"
         values = header.metadata.get(key)
         if values is None:
             if name == "scores" and kind == "llama":
-                raise _damaged(header, f"'{key}' is missing")
+                raise _refuse(header, f"'{key}' is missing: SentencePiece needs it; {_CONVERT}")
             continue
-        if header.types[key] != item_type or not hasattr(values, "__len__"):
-            raise _damaged(header, f"'{key}' has the wrong type")
+        if header.types[key] not in item_types or not isinstance(values, array):
+            raise _refuse(header, f"'{key}' has the wrong type; {_CONVERT}")
         if len(values) != len(tokens):
-            raise _damaged(header, f"{len(values):,} of '{key}' for {len(tokens):,} tokens")
+            raise _refuse(
+                header, f"{len(values):,} of '{key}' for {len(tokens):,} tokens; {_CONVERT}"
+            )
     merges = header.metadata.get("tokenizer.ggml.merges")
     if kind == "gpt2" and not (isinstance(merges, list) and merges):
-        raise _damaged(header, "'tokenizer.ggml.merges' is missing")
+        raise _refuse(header, f"'tokenizer.ggml.merges' is missing; {_CONVERT}")
     if kind == "gpt2":
         try:
             pretokenizer_named(header.metadata.get("tokenizer.ggml.pre"))
@@ -149,23 +158,28 @@ def _check_vocabulary(header: Header) -> None:
     # The loader looks the line end up: as itself, or as what `adapt.py` makes of it.
     if kind == "gpt2" and b"\n" not in tokens and "Ċ".encode() not in tokens:
         raise _refuse(header, "the vocabulary has no token for a line end")
-    if header.hyperparameter("vocab_size", len(tokens)) != len(tokens):
-        raise _damaged(
-            header, f"vocab_size {header.hyperparameter('vocab_size')} for {len(tokens):,} tokens"
-        )
-    special = {f"tokenizer.ggml.{name}_token_id": id for name, id in _SPECIAL_IDS[kind].items()}
-    for key, number in (special | dict(header.metadata)).items():
+    # One outside the vocabulary is none, for llama.cpp and for `adapt.py`.
+    for key, number in header.metadata.items():
         if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):
             continue
-        if header.types.get(key, _UINT32) != _UINT32 or not isinstance(number, int):
-            raise _refuse(header, f"'{key}' is not one 32-bit number: ctransformers needs one")
-        if not 0 <= number < len(tokens):
-            raise _damaged(header, f"'{key}' is {number}, outside the vocabulary")
+        if header.types[key] != _UINT32 or not isinstance(number, int):
+            raise _refuse(
+                header, f"'{key}' is not one unsigned 32-bit number: ctransformers needs one"
+            )
 
 
 def _check_tensors(header: Header) -> None:
     expected = expected_tensors(header)
     present = {tensor.name: tensor for tensor in header.tensors}
+    # First, since a variant also lacks what it has another tensor for.
+    for name in present:
+        if name not in expected:
+            why = (
+                "Llama 3.1 and later scale their rotary embedding in a way it lacks"
+                if name == "rope_freqs.weight"
+                else "it belongs to a variant of the architecture"
+            )
+            raise _refuse(header, f"tensor '{name}' is unknown to ctransformers: {why}")
     for name, shape in expected.items():
         tensor = present.get(name)
         if tensor is None:
@@ -173,6 +187,12 @@ def _check_tensors(header: Header) -> None:
                 continue  # tied to the embeddings
             raise _damaged(header, f"the tensor '{name}' is missing")
         actual = tensor.shape + (1,) * (len(shape) - len(tensor.shape))
+        if name in _ROW_EACH and len(tensor.shape) == 2 and actual[0] == shape[0] and actual != shape:
+            raise _refuse(
+                header,
+                f"{shape[1]:,} tokens for the {actual[1]:,} rows of '{name}': ctransformers "
+                f"needs one for each; {_CONVERT}",
+            )
         if actual != shape:
             raise _damaged(header, f"tensor '{name}' has the shape {actual}, not {shape}")
         if tensor.type.name not in TENSOR_TYPE_NAMES:
@@ -183,14 +203,6 @@ def _check_tensors(header: Header) -> None:
             )
         if len(shape) == 1 and tensor.type.name != "F32":
             raise _refuse(header, f"tensor '{name}' is {tensor.type.name}, not F32")
-    for name in present:
-        if name not in expected:
-            why = (
-                "Llama 3.1 and later scale their rotary embedding in a way it lacks"
-                if name == "rope_freqs.weight"
-                else "it belongs to a variant of the architecture"
-            )
-            raise _refuse(header, f"tensor '{name}' is unknown to ctransformers: {why}")
 
 
 def expected_tensors(header: Header) -> Mapping[str, tuple[int, ...]]:

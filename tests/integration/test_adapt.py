@@ -10,7 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,18 @@ from llmwit_magic.models.catalog import LocalModel, resolve
 from llmwit_magic.models.files import cache_folder
 from llmwit_magic.models.gguf import Header, read_header
 from llmwit_magic.protocol import Progress
+from tests.support.gguf_parts import take_apart
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
 
 pytestmark = pytest.mark.timeout(30)
 
 EVALUATE = """
-import hashlib, math, sys
+import hashlib, json, math, sys
 from llmwit_magic.engines.ctransformers import LogitsModel
 
-for path in sys.argv[1:]:
+for path in sys.argv[2:]:
     model = LogitsModel(path, model_type=None, context_length=64, gpu_layers=0)
-    model.evaluate_prompt([5, 200, 17], lambda: 1, lambda done: True)
+    model.evaluate_prompt(json.loads(sys.argv[1]), lambda: 1, lambda done: True)
     assert all(map(math.isfinite, model.logits.tolist()))
     print("SEEN", hashlib.sha256(model.logits.tobytes()).hexdigest(), flush=True)
 """
@@ -68,10 +70,13 @@ def find(name: Path, report: Callable[[Progress], None] = lambda progress: None)
     return resolve(str(name), None, {}, report)
 
 
-def evaluated(*paths: Path) -> list[str]:
+def evaluated(*paths: Path, tokens: Sequence[int] = (5, 200, 17)) -> list[str]:
     """The hash of each file's logits as a process of ctransformers saw it, up to its failure."""
     done = subprocess.run(
-        [sys.executable, "-c", EVALUATE, *paths], capture_output=True, text=True, timeout=20
+        [sys.executable, "-c", EVALUATE, json.dumps(tokens), *paths],
+        capture_output=True,
+        text=True,
+        timeout=20,
     )
     return [line for line in done.stdout.splitlines() if line.startswith("SEEN ")]
 
@@ -186,6 +191,44 @@ def test_missing_types(drop: str, tmp_path: Path) -> None:
     assert evaluated(find(path).loaded)
 
 
+@pytest.mark.parametrize("vocabulary", ["bpe", "spm"])
+@pytest.mark.parametrize("name", ["bos", "eos", "unknown", "seperator", "padding"])
+def test_special_ids_outside_the_vocabulary(name: str, vocabulary: Any, tmp_path: Path) -> None:
+    """llama.cpp ignores them; ctransformers, which would look them up, gets others and computes."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    paths = [write_llama_gguf(tmp_path / "plain.gguf", vocabulary=vocabulary)]
+    paths += [
+        write_llama_gguf(
+            tmp_path / f"{value}.gguf", vocabulary=vocabulary, extra_metadata={key: value}
+        )
+        for value in (600, 2**32 - 1)
+    ]
+    plain, *others = evaluated(*(find(path).loaded for path in paths))
+    assert others == [plain, plain]
+
+
+def test_small_vocabulary_without_special_ids(tmp_path: Path) -> None:
+    """Where a file names none, the loader takes token 11, which such a vocabulary lacks."""
+    path = write_llama_gguf(
+        tmp_path / "small.gguf",
+        extra_metadata={
+            "tokenizer.ggml.tokens": ["<|endoftext|>", "Ċ", "a"],
+            "tokenizer.ggml.token_type": [3, 1, 1],
+            "tokenizer.ggml.merges": ["a a"],
+        },
+        drop=["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"],
+    )
+    parts = take_apart(path.read_bytes())
+    tensors = [
+        replace(t, shape=(64, 3)) if t.name == b"token_embd.weight" else t for t in parts.tensors
+    ]
+    path.write_bytes(replace(parts, tensors=tensors).join())
+    loaded = read_header(find(path).loaded)
+    assert loaded.metadata["tokenizer.ggml.bos_token_id"] == 0
+    assert loaded.types["tokenizer.ggml.bos_token_id"] == 4
+    assert evaluated(loaded.path, tokens=[0, 2, 1])
+
+
 def test_untied_output_is_kept(tmp_path: Path) -> None:
     """An output that is there is not copied over."""
     path = write_llama_gguf(tmp_path / "tiny.gguf", tied=False)
@@ -207,7 +250,8 @@ def test_falcon_with_tied_embeddings(tmp_path: Path) -> None:
 def test_linear_scaling(kind: str | None, tmp_path: Path) -> None:
     """A scaling under its new key computes what it does under the key of the loader's time.
 
-    A file that gives a factor and no type means the linear one, as llama.cpp reads it.
+    A file that gives a factor and no type means the linear one, as llama.cpp reads it; the old key
+    beside it, and beside the type `none`, counts for nothing.
     """
     new = {"llama.rope.scaling.factor": 4.0}
     if kind:
@@ -219,11 +263,16 @@ def test_linear_scaling(kind: str | None, tmp_path: Path) -> None:
             "old": {"llama.rope.scale_linear": 4.0},
             "none": {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},
             "plain": {},
+            "both": {**new, "llama.rope.scale_linear": 2.0},
+            "old none": {"llama.rope.scaling.type": "none", "llama.rope.scale_linear": 2.0},
+            "old off": {"llama.rope.scale_linear": 0.0},
         }.items()
     ]
-    scaled, expected, none, plain = evaluated(*(find(path).loaded for path in paths))
-    assert scaled == expected
-    assert none == plain
+    adapted = [find(path).loaded for path in paths]
+    assert not any(needs_adaptation(read_header(path)) for path in adapted)
+    scaled, expected, none, plain, both, old_none, old_off = evaluated(*adapted)
+    assert scaled == expected == both
+    assert none == plain == old_none == old_off
     assert scaled != plain
 
 
