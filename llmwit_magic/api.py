@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .views.tuning import TuningPanel
 
 
+_EMBEDDING_OPTIONS = {"model_type", "context_length", "anyway", "gpu_layers", "threads"}
+
+
 def infer(
     model: str | os.PathLike[str] | None,
     prompt: str,
@@ -69,15 +72,35 @@ def stream(
 
 
 def generate_embeddings(
-    model: str | os.PathLike[str] | None, texts: Sequence[str] | str, **options: Any
+    model: str | os.PathLike[str] | None,
+    texts: Sequence[str] | str,
+    *,
+    truncate: bool = False,
+    **options: Any,
 ) -> EmbeddingsResult:
     """One vector for each text: the model's last hidden state after its last token.
 
-    A plain string is one text. Each vector has the model's embedding length. Raises what `infer` does.
+    A plain string is one text. Each vector has the model's embedding length.
+    It is llama.cpp's pooling `last`, with the end-of-text token after each
+    text where the model file asks for it (`add_eos_token`), and it is not
+    normalised. Where a file names no pooling, or `none`, the vector is the
+    same; a file that names another one is `ModelNotSupported`.
+
+    A text that does not fit into the context is `PromptTooLong`, with its
+    number; `truncate=True` cuts its end instead, and keeps the end-of-text
+    token. `options` are those fields of `Request` that count here:
+    model_type, context_length, anyway, gpu_layers, threads; any other is
+    `InvalidInput`. Otherwise raises what `infer` does.
     """
+    for name in options:
+        if name == "params" or name in InferencingParams.model_fields.keys() | (
+            Request.model_fields.keys() - _EMBEDDING_OPTIONS
+        ):
+            raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
     request = _request(model, "", None, options)
-    return current_session().embed(request, [_text(text, n) for n, text in enumerate(wanted, 1)])
+    checked = [_text(text, number) for number, text in enumerate(wanted, 1)]
+    return current_session().embed(request, checked, truncate=truncate)
 
 
 def tune(
@@ -197,7 +220,10 @@ def _text(text: Any, number: int) -> str:
     """A text to embed; the request's own check of texts applies."""
     if not isinstance(text, str):
         raise InvalidInput(f"text {number} is {type(text).__name__}, not text")
-    return Request(model=DEFAULT_NAME, prompt=text).prompt
+    try:
+        return Request(model=DEFAULT_NAME, prompt=text).prompt
+    except InvalidInput as error:
+        raise InvalidInput(f"text {number}: {str(error).removeprefix('prompt: ')}") from None
 
 
 def log() -> RunLog:

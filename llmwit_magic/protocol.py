@@ -168,9 +168,13 @@ class Engine(Protocol):
         ...
 
     def embed(
-        self, texts: list[str], threads: int | str, emit: Emit, cancel: threading.Event
-    ) -> tuple[list[list[float]], int]:
-        """One vector for each text, and the number of tokens of all texts."""
+        self, texts: list[str], truncate: bool, threads: int | str, emit: Emit,
+        cancel: threading.Event,
+    ) -> tuple[list[list[float]], int]:  # fmt: skip
+        """One vector for each text, and the number of tokens of all texts.
+
+        `truncate` cuts texts to the context; otherwise a longer one is an error.
+        """
         ...
 
     def close(self) -> None:

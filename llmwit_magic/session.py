@@ -139,13 +139,17 @@ class Session:
         return interruptible(work, show)
 
     def embed(
-        self, request: Request, texts: list[str], show: Show | None = None
-    ) -> EmbeddingsResult:
-        """One vector for each text, by the model and settings of the request."""
+        self, request: Request, texts: list[str], show: Show | None = None, *,
+        truncate: bool = False,
+    ) -> EmbeddingsResult:  # fmt: skip
+        """One vector for each text, by the model and settings of the request.
+
+        A text that is longer than the context is an error, unless `truncate` cuts it.
+        """
 
         def work(emit: Emit, cancel: threading.Event) -> tuple[list[list[float]], int]:
             with self._lease(request, emit, cancel) as engine:
-                return engine.embed(texts, request.threads, emit, cancel)
+                return engine.embed(texts, truncate, request.threads, emit, cancel)
 
         vectors, count = interruptible(work, show)
         return EmbeddingsResult(

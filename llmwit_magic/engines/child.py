@@ -24,6 +24,7 @@ from ..protocol import ContentFilter, Event, Prepared
 from ..spans import Spans, touched
 from ..wit import InferencingParams, ModelInfo
 from .ctransformers import LogitsModel
+from .embedding import embed
 from .generate import generate
 from .limits import limited_memory
 from .loading import Loaded, load
@@ -248,23 +249,11 @@ class Child:
     def _embed(self, command: dict[str, Any]) -> None:
         self._cancelled.clear()
         self._send("started", None)
-        loaded = self._model
-        threads = self._threads(command["threads"])
-        vectors, count, length = [], 0, loaded.model.context_length
-        for number, text in enumerate(command["texts"], 1):
-            ids = loaded.tokenizer.encode(text)
-            if not ids:
-                raise InvalidInput(f"text {number} is empty: it has no embedding")
-            if len(ids) > length:
-                raise PromptTooLong(
-                    f"text {number} has {len(ids):,} tokens and the context holds {length:,}: "
-                    f"shorten it{self._longer_context(length)}"
-                )
-            whole = loaded.model.evaluate_prompt(
-                ids, threads, lambda done: not self._cancelled.is_set()
-            )
-            if not whole:
-                break
-            vectors.append(loaded.model.embedding)
-            count += len(ids)
+        vectors, count = embed(
+            self._model,
+            command["texts"],
+            command["truncate"],
+            self._threads(command["threads"]),
+            cancelled=self._cancelled.is_set,
+        )
         self._send("embeddings", {"vectors": vectors, "tokens": count})

@@ -146,7 +146,7 @@ class EngineProcess:
             return found[0]
 
     def embed(
-        self, texts: list[str], threads: int | str, emit: Emit,
+        self, texts: list[str], truncate: bool, threads: int | str, emit: Emit,
         cancel: threading.Event,
     ) -> tuple[list[list[float]], int]:  # fmt: skip
         """One vector for each text, and the number of tokens of all texts."""
@@ -159,7 +159,8 @@ class EngineProcess:
                 found.append(value)
                 return True
 
-            self._converse({"do": "embed", "texts": texts, "threads": threads}, answer, cancel)
+            command = {"do": "embed", "texts": texts, "truncate": truncate, "threads": threads}
+            self._converse(command, answer, cancel)
             if cancel.is_set():
                 raise Cancelled
             return found[0]["vectors"], found[0]["tokens"]

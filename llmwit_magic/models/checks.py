@@ -187,7 +187,12 @@ def _check_tensors(header: Header) -> None:
                 continue  # tied to the embeddings
             raise _damaged(header, f"the tensor '{name}' is missing")
         actual = tensor.shape + (1,) * (len(shape) - len(tensor.shape))
-        if name in _ROW_EACH and len(tensor.shape) == 2 and actual[0] == shape[0] and actual != shape:
+        if (
+            name in _ROW_EACH
+            and len(tensor.shape) == 2
+            and actual[0] == shape[0]
+            and actual != shape
+        ):
             raise _refuse(
                 header,
                 f"{shape[1]:,} tokens for the {actual[1]:,} rows of '{name}': ctransformers "

@@ -2,14 +2,16 @@
 
 Every convention here (defaults, order of special tokens, byte fallback) is llama.cpp's, from its
 `src/llama-vocab.cpp`, so that the ids equal `llama_tokenize(add_special=true, parse_special=true)`.
-There are three deliberate differences: a bos that the text already begins with is not put there
-again, an eos is never appended, since a prompt is there to be continued, and no control token is
-recognised in the parts of a text that are data.
+There are five deliberate differences: a bos that the text already begins with is not put there
+again, nor an eos that it ends with; an eos is never appended to a prompt, which is there to be
+continued, but to a text that stands for itself; no control token is recognised in the parts of a
+text that are data; and merges that are no pairs are refused.
 """
 
 import heapq
 import re
 from abc import ABC, abstractmethod
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
@@ -72,7 +74,7 @@ class Tokenizer(ABC):
     """What both kinds of vocabulary share: the tokens, the special ones, where generation ends.
 
     `end_ids` holds every id that ends generation. `bos_id` may be an id that is not put in front
-    of a prompt; `add_bos` says whether it is.
+    of a prompt; `add_bos` says whether it is, and `add_eos` whether `eos_id` ends a whole text.
     """
 
     def __init__(
@@ -91,7 +93,9 @@ class Tokenizer(ABC):
 
         self.bos_id: int | None = self._special_id("bos", bos_id)
         self.add_bos: bool = bool(self._value("add_bos_token", add_bos)) and self.bos_id is not None
-        self.end_ids: frozenset[int] = self._find_end_ids(eos_id)
+        self.eos_id: int | None = self._special_id("eos", eos_id)
+        self.add_eos: bool = bool(self._value("add_eos_token", False)) and self.eos_id is not None
+        self.end_ids: frozenset[int] = self._find_end_ids()
         self._special = self._find_special_texts()
         # What a text is merged to: no data becomes a control token in that way either.
         control = {token_id for _, token_id, _, is_control in self._special if is_control}
@@ -152,6 +156,13 @@ class Tokenizer(ABC):
         ]
         return {"bos_token": "", "eos_token": "", **texts, "additional_special_tokens": others}
 
+    def encode_whole(self, text: str) -> list[int]:
+        """The token ids of a text that is not continued: as `encode`, and eos at the end where due."""
+        ids = self.encode(text)
+        if self.add_eos and self.eos_id is not None and ids[-1:] != [self.eos_id]:
+            ids.append(self.eos_id)
+        return ids
+
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes a token stands for; a special token's are its text."""
         token = self._tokens[token_id]
@@ -184,13 +195,19 @@ class Tokenizer(ABC):
                 return int(token_id)
         return None
 
-    def _find_end_ids(self, eos_id: int) -> frozenset[int]:
+    def _listed_ids(self, name: str) -> set[int]:
+        """The ids of a list in the metadata, without those outside the vocabulary."""
+        values = self._value(name)
+        listed = values if isinstance(values, list | array) else [values]
+        return {int(i) for i in listed if isinstance(i, int) and 0 <= i < len(self._tokens)}
+
+    def _find_end_ids(self) -> frozenset[int]:
         """Collect the ids that end generation, and give those known by their text a special type.
 
         llama.cpp overrides the types too: converters often leave such a token NORMAL.
         """
-        end_ids = {self._special_id("eos", eos_id)}
-        end_ids |= {self._special_id("eot"), self._special_id("eom")}
+        end_ids = {self.eos_id, self._special_id("eot"), self._special_id("eom")}
+        end_ids |= self._listed_ids("eos_token_ids")
         control_texts = set(END_TEXTS)
         for name, texts in FILL_IN_TEXTS.items():
             ids = {self._special_id(name)}
@@ -331,11 +348,16 @@ class ByteLevelTokenizer(Tokenizer):
         )
 
     def _read_merges(self) -> Iterator[tuple[str, str]]:
-        for line in self._value("merges"):
+        for number, line in enumerate(self._value("merges")):
             text = line.decode("utf-8", "replace")
             # A merge's first half may itself begin with a space.
-            if (space := text.find(" ", 1)) > 0:
-                yield text[:space], text[space + 1 :]
+            space = text.find(" ", 1)
+            if not 0 < space < len(text) - 1:
+                raise ModelNotSupported(
+                    f"merge {number:,} of the vocabulary, {text[:40]!r}, is not two parts with a "
+                    "space between: convert the model again, or take another file of it"
+                )
+            yield text[:space], text[space + 1 :]
 
     def _add_stand_ins(
         self, vocabulary: dict[str, int], merges: list[tuple[str, str]]

@@ -30,6 +30,11 @@ def best_next_tokens(
     )
 
 
+def embeddings(model_path: Path, texts: Sequence[str]) -> list[list[float]]:
+    """llama.cpp's vector of each text: the state of the last token, not normalised."""
+    return _in_child(model_path=str(model_path), context_length=256, embed=list(texts))
+
+
 def _in_child(**job: Any) -> Any:
     child = subprocess.run(
         [sys.executable, __file__], input=json.dumps(job), capture_output=True, text=True
@@ -39,7 +44,7 @@ def _in_child(**job: Any) -> Any:
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def _serve(model_path: str, context_length: int) -> Any:
+def _serve(model_path: str, context_length: int, embedding: bool) -> Any:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -47,6 +52,10 @@ def _serve(model_path: str, context_length: int) -> Any:
     params.n_ctx = context_length
     params.n_parallel = 1
     params.warmup = False
+    if embedding:
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+        params.embd_normalize = -1
     # Threads of several engines that share the cores would wait for each other.
     params.cpuparams.n_threads = 1
     return xllamacpp.Server(params)
@@ -72,10 +81,17 @@ def _best_next_token(server: Any, prompt: list[int]) -> int:
     return answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["id"]
 
 
+def _embeddings(server: Any, texts: list[str]) -> list[list[float]]:
+    vectors = server.handle_embeddings({"input": texts})["data"]
+    return [entry["embedding"] for entry in sorted(vectors, key=lambda entry: entry["index"])]
+
+
 def _main() -> None:
     job = json.load(sys.stdin)
-    server = _serve(job["model_path"], job["context_length"])
-    if "texts" in job:
+    server = _serve(job["model_path"], job["context_length"], "embed" in job)
+    if "embed" in job:
+        answer: Any = _embeddings(server, job["embed"])
+    elif "texts" in job:
         answer = [_tokenize(server, text) for text in job["texts"]]
     else:
         answer = [_best_next_token(server, prompt) for prompt in job["prompts"]]

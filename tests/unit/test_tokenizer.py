@@ -1,7 +1,7 @@
 """The tokenizer over small vocabularies made here; llama.cpp itself is asked in tests/model."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -232,6 +232,30 @@ def test_sentencepiece_defaults(spm: Tokenizer) -> None:
     assert (spm.bos_id, spm.add_bos, spm.end_ids, len(spm)) == (1, True, {2}, 268)
 
 
+@pytest.mark.parametrize("make", [byte_level, sentencepiece])
+def test_listed_end_ids(make: Callable[..., dict[str, Any]]) -> None:
+    """Each id of `eos_token_ids` ends generation, but those outside the vocabulary."""
+    for listed in (array("I", [0, 3, 2**32 - 1]), array("i", [0, 3, -1]), [0, 3, b"x"]):
+        tokenizer = build_tokenizer(make(eos_token_ids=listed))
+        assert tokenizer.end_ids >= {0, 2, 3}
+        assert max(tokenizer.end_ids) < len(tokenizer)
+    assert 3 in build_tokenizer(make(eos_token_ids=3)).end_ids
+    assert 3 not in build_tokenizer(make(eos_token_ids="3")).end_ids
+
+
+@pytest.mark.parametrize("make", [byte_level, sentencepiece])
+def test_eos_ends_a_whole_text_only(make: Callable[..., dict[str, Any]]) -> None:
+    """A file that asks for eos gets it where a text is not continued, once, and never in a prompt."""
+    plain, asking = build_tokenizer(make()), build_tokenizer(make(add_eos_token=True))
+    ids = plain.encode("ab")
+    assert plain.encode_whole("ab") == asking.encode("ab") == ids
+    assert asking.encode_whole("ab") == [*ids, 2]
+    end = asking.token_bytes(2).decode()
+    assert asking.encode_whole(f"ab{end}") == [*ids, 2]
+    outside = build_tokenizer(make(add_eos_token=True, eos_token_id=2**32 - 1))
+    assert outside.encode_whole("ab")[-1] in (2, 11)  # llama.cpp's defaults
+
+
 @pytest.mark.parametrize("text", ["a\ud800b", "\udfff"])
 def test_lone_surrogates_are_invalid_input(gpt2: Tokenizer, spm: Tokenizer, text: str) -> None:
     """A text without a UTF-8 form is refused in one line that says where."""
@@ -249,6 +273,11 @@ def test_lone_surrogates_are_invalid_input(gpt2: Tokenizer, spm: Tokenizer, text
         (byte_level(pre=[b"gpt-2"]), "pre-tokenizer "),
         (byte_level(pre=array("i", [1])), "pre-tokenizer "),
         (byte_level(merges=None), "no BPE merges"),
+        (byte_level(merges=[b"h e", b"hello"]), "merge 1 of the vocabulary, 'hello', is not two"),
+        (byte_level(merges=[b""]), "merge 0 of the vocabulary, '', is not two parts"),
+        (byte_level(merges=[b" a"]), "merge 0 of the vocabulary, ' a', is not two parts"),
+        (byte_level(merges=[b"a "]), "merge 0 of the vocabulary, 'a ', is not two parts"),
+        (byte_level(merges=["é".encode() * 99]), "merge 0 of the vocabulary, 'éé"),
         (byte_level(tokens=None), "no vocabulary"),
     ],
 )

@@ -32,7 +32,7 @@ OURS = {
 # An interrupted or failed run has a result without a finish reason; the default model has no name.
 OPTIONAL_IN_PYTHON_ONLY = {("InferencingResult", "finish_reason"), ("infer", "model"),
                            ("generate_embeddings", "model")}  # fmt: skip
-MORE_PARAMETERS = {"infer": ["options"], "generate_embeddings": ["options"]}
+MORE_PARAMETERS = {"infer": ["options"], "generate_embeddings": ["truncate", "options"]}
 ERRORS = {
     "ModelNotSupported": ModelNotSupported,
     "RuntimeError": EngineFailed,
@@ -156,9 +156,8 @@ def test_functions_take_and_give_the_same(bindings: types.ModuleType, name: str)
     parameters = inspect.signature(ours).parameters
     wanted = list(inspect.signature(theirs).parameters)
     assert list(parameters) == wanted + MORE_PARAMETERS[name]
-    assert all(
-        parameters[extra].kind is inspect.Parameter.VAR_KEYWORD for extra in MORE_PARAMETERS[name]
-    )
+    keywords = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+    assert all(parameters[extra].kind in keywords for extra in MORE_PARAMETERS[name])
     for parameter in wanted:
         kind, optional = parts(hints[parameter])
         our_kind, our_optional = parts(our_hints[parameter])
