@@ -58,7 +58,7 @@ def load(
     before = devices.free_memory() if layers else None
     # The vocabulary takes Python as long as the file takes native code, which stays in one thread.
     with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(build_tokenizer, header.metadata)
+        building = pool.submit(_tokenizer, header)
         try:
             model = _open(loaded, None, length, layers)
         finally:
@@ -86,6 +86,13 @@ def load(
     # Beside a GPU the weights are not shared: each copy would take them again.
     contexts = Contexts(model, open_another, most=1 if layers else kept_prompts)
     return Loaded(model, contexts, tokenizer, header, device)
+
+
+def _tokenizer(header: Header) -> Tokenizer:
+    try:
+        return build_tokenizer(header.metadata)
+    except ModelNotSupported as error:
+        raise ModelNotSupported(f"{header.path.name}: {error}") from None
 
 
 def _load_old(

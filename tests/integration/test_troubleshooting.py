@@ -6,16 +6,19 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmwit_magic import api
 from llmwit_magic.errors import InferenceError
 from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.run import Run
 from llmwit_magic.session import Session
 from llmwit_magic.wit import InferencingParams
+from tests.support.gguf_parts import Tensor, take_apart
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import QUESTION, write_llama_gguf
 
@@ -41,6 +44,31 @@ def cut(path: str, size: int) -> Path:
     return Path(path)
 
 
+def with_tensor(path: str, name: bytes) -> Path:
+    """A tiny model with one tensor more."""
+    parts = take_apart(write_llama_gguf(path).read_bytes())
+    tensors = [*parts.tensors, Tensor(name, (8,), 0, len(parts.data))]
+    Path(path).write_bytes(replace(parts, tensors=tensors, data=parts.data + bytes(32)).join())
+    return Path(path)
+
+
+def with_embeddings(path: str, **changes: Any) -> Path:
+    """A tiny model whose first tensor, the token embeddings, is described otherwise."""
+    parts = take_apart(write_llama_gguf(path).read_bytes())
+    first, *others = parts.tensors
+    assert first.name == b"token_embd.weight"
+    data = parts.data + bytes(2**16)
+    moved = replace(first, offset=len(parts.data), **changes)
+    Path(path).write_bytes(replace(parts, tensors=[moved, *others], data=data * 2).join())
+    return Path(path)
+
+
+def embed(session: Session, *arguments: Any, **options: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "current_session", lambda: session)
+        api.generate_embeddings(*arguments, **options)
+
+
 def killed(session: Session) -> None:
     write_llama_gguf("tiny.gguf")
     ask(session, "tiny.gguf")
@@ -61,6 +89,20 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         "qwen.gguf", extra_metadata={"general.architecture": "qwen2"}))),
     "tensor type": ("ModelNotSupported", lambda s: ask(
         s, write_llama_gguf("bf16.gguf", tensor_type="BF16"))),
+    "Llama 3.1": ("ModelNotSupported", lambda s: ask(
+        s, with_tensor("llama31.gguf", b"rope_freqs.weight"))),
+    "bias": ("ModelNotSupported", lambda s: ask(
+        s, with_tensor("bias.gguf", b"blk.0.attn_q.bias"))),
+    "new type": ("ModelNotSupported", lambda s: ask(s, with_embeddings("new.gguf", kind=40))),
+    "adapter": ("ModelNotSupported", lambda s: ask(s, write_llama_gguf(
+        "lora.gguf", extra_metadata={"general.type": "adapter"}))),
+    "causal": ("ModelNotSupported", lambda s: ask(s, write_llama_gguf(
+        "m.gguf", extra_metadata={"llama.attention.causal": False}))),
+    "rows": ("ModelNotSupported", lambda s: ask(s, with_embeddings("m.gguf", shape=(64, 608)))),
+    "merges": ("ModelNotSupported", lambda s: ask(s, write_llama_gguf(
+        "m.gguf", extra_metadata={"tokenizer.ggml.merges": ["nospace"]}))),
+    "pooling": ("ModelNotSupported", lambda s: embed(s, write_llama_gguf(
+        "m.gguf", extra_metadata={"llama.pooling_type": 1}), "a")),
     "old file": ("ModelNotSupported", lambda s: ask(s, write_ggml("gpt2.bin", "gpt2"))),
     "no model": ("ModelNotSupported", lambda s: (
         Path("text.gguf").write_text("hello"), ask(s, "text.gguf"))),
@@ -70,6 +112,9 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "name": ("ModelNotFound", lambda s: ask(s, "smolm2")),
     "half": ("ModelDamaged", lambda s: ask(s, cut("half.gguf", 233_072))),
     "header": ("ModelDamaged", lambda s: ask(s, cut("head.gguf", 3000))),
+    "contradiction": ("ModelDamaged", lambda s: ask(
+        s, write_llama_gguf("m.gguf", drop=["output_norm.weight"]))),
+    "no effect": ("InvalidInput", lambda s: embed(s, "m.gguf", "a", chat=True)),
     "parameter": ("InvalidInput", lambda s: InferencingParams(temperature=-1)),
     "context": ("InvalidInput", lambda s: ask(s, write_llama_gguf("m.gguf"), context_length=10**6)),
     "threads": ("InvalidInput", lambda s: ask(s, write_llama_gguf("m.gguf"), threads=64)),
@@ -82,6 +127,8 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         s, write_llama_gguf("m.gguf"), content_filters=(cf,))),
     "prompt": ("PromptTooLong", lambda s: ask(
         s, write_llama_gguf("m.gguf"), "word " * 500, context_length=16)),
+    "text": ("PromptTooLong", lambda s: embed(
+        s, write_llama_gguf("m.gguf"), ["a", "It is " * 200], context_length=32)),
     "backtracking": ("EngineFailed", lambda s: ask(
         s, write_llama_gguf("m.gguf", tied=False, weights="successor",
                             answer=("a" * 12, "a" * 12, "a" * 12, "!")), QUESTION,
