@@ -158,6 +158,13 @@ def _check_vocabulary(header: Header) -> None:
     # The loader looks the line end up: as itself, or as what `adapt.py` makes of it.
     if kind == "gpt2" and b"\n" not in tokens and "Ċ".encode() not in tokens:
         raise _refuse(header, "the vocabulary has no token for a line end")
+    suppressed = header.metadata.get("tokenizer.ggml.suppress_tokens", ())
+    if not isinstance(suppressed, array | tuple) or len(suppressed):
+        raise _refuse(
+            header,
+            "'tokenizer.ggml.suppress_tokens' names tokens that must never be generated, and "
+            "llmwit-magic would generate them",
+        )
     # One outside the vocabulary is none, for llama.cpp and for `adapt.py`.
     for key, number in header.metadata.items():
         if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):

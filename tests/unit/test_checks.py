@@ -312,6 +312,14 @@ def test_a_token_for_each_row(name: str, more: int, spm: Header) -> None:
     assert "damaged" not in message
 
 
+@pytest.mark.parametrize("value", [array("i", [3]), array("I", [3, 4]), 3, "3", [b"3"]])
+def test_suppressed_tokens(value: Any, bpe: Header) -> None:
+    """llama.cpp never samples them, and a file that names some is refused rather than disobeyed."""
+    key = "tokenizer.ggml.suppress_tokens"
+    assert f"'{key}' names tokens" in refusal(with_metadata(bpe, {key: value}), ModelNotSupported)
+    check_runnable(with_metadata(bpe, {key: array("i")}))
+
+
 @pytest.mark.parametrize("name", ["bos", "eos", "unknown", "padding", "seperator", "eot"])
 def test_special_tokens_outside_the_vocabulary(name: str, bpe: Header, spm: Header) -> None:
     """An id outside of it is none, as it is for llama.cpp."""
