@@ -83,8 +83,9 @@ def generate_embeddings(
     A plain string is one text. Each vector has the model's embedding length.
     It is llama.cpp's pooling `last`, with the end-of-text token after each
     text where the model file asks for it (`add_eos_token`), and it is not
-    normalised. Where a file names no pooling, or `none`, the vector is the
-    same; a file that names another one is `ModelNotSupported`.
+    normalised. Special tokens in a text are recognised. Where a file names no
+    pooling, or `none`, the vector is the same; a file that names another one
+    is `ModelNotSupported`.
 
     A text that does not fit into the context is `PromptTooLong`, with its
     number; `truncate=True` cuts its end instead, and keeps the end-of-text
@@ -92,10 +93,9 @@ def generate_embeddings(
     model_type, context_length, anyway, gpu_layers, threads; any other is
     `InvalidInput`. Otherwise raises what `infer` does.
     """
+    known = InferencingParams.model_fields.keys() | Request.model_fields.keys()
     for name in options:
-        if name == "params" or name in InferencingParams.model_fields.keys() | (
-            Request.model_fields.keys() - _EMBEDDING_OPTIONS
-        ):
+        if name in known - _EMBEDDING_OPTIONS:
             raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
     request = _request(model, "", None, options)
