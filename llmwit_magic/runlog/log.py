@@ -8,7 +8,6 @@ is gone reads `lost`.
 from __future__ import annotations
 
 import gc
-import json
 import operator
 import socket
 import sqlite3
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LogError, RunNotFound
+from .annotations import annotation_row
 from .columns import NAMES
 from .database import Database, process_started
 from .filters import Filter
@@ -126,15 +126,19 @@ class RunLog:
             lambda connection: connection.execute(statement, arguments).rowcount > 0
         )
 
-    def annotate(self, run_id: int, **values: Any) -> None:
-        """Set `rating`, `note` or `tags` of a run. Raises `RunNotFound`."""
-        if "tags" in values:
-            values["tags"] = json.dumps(values["tags"], ensure_ascii=False)
-        if not self._update(run_id, values):
+    def annotate(self, run_id: int, /, **values: Any) -> None:
+        """Set `rating` (1, -1), `note` (a text) or `tags` (a mapping of texts) of a run.
+
+        None takes one away. Nothing else of a run can be set. Raises
+        `RunNotFound`, and `InvalidInput`.
+        """
+        row = annotation_row(values)
+        run_id = self._number(run_id)
+        if row and not self._update(run_id, row):
             raise self._not_found(run_id)
 
     def rate(self, run_id: int, rating: int | None) -> None:
-        """Keep a person's opinion: 1 good, -1 bad, None none."""
+        """Keep a person's opinion: 1 good, -1 bad, None none. Raises as `annotate` does."""
         self.annotate(run_id, rating=rating)
 
     def prune(self, before: str = "90d", **filters: Any) -> tuple[int, int]:
@@ -211,19 +215,7 @@ class RunLog:
 
     def row(self, run_id: int) -> Row:
         """The row of one run, as `rows` gives it. Raises `RunNotFound`."""
-        try:
-            run_id = operator.index(run_id)  # numpy's are numbers too
-        except TypeError:
-            raise RunNotFound(f"{run_id!r} is not the number of a run: write runs[12]") from None
-        if abs(run_id) >= 2**63:  # SQLite's largest
-            raise self._not_found(run_id)
-        if run_id < 0:
-            found = self._database.read(
-                "SELECT run_id FROM runs ORDER BY run_id DESC LIMIT 1 OFFSET ?", [-run_id - 1]
-            )
-            if not found:
-                raise self._not_found(run_id)
-            run_id = int(found[0][0])
+        run_id = self._number(run_id)
         gone = self._gone()
         found = self._database.read(
             f"SELECT {', '.join(NAMES)} FROM runs WHERE run_id = ?", [run_id]
@@ -234,6 +226,23 @@ class RunLog:
         if row["status"] == "running" and row["session_id"] in gone:
             row["status"] = "lost"
         return row
+
+    def _number(self, run_id: int) -> int:
+        """The number of a run that is meant: -1 is that of the newest. Raises `RunNotFound`."""
+        try:
+            run_id = operator.index(run_id)  # numpy's are numbers too
+        except TypeError:
+            raise RunNotFound(f"{run_id!r} is not the number of a run: write runs[12]") from None
+        if abs(run_id) >= 2**63:  # SQLite's largest
+            raise self._not_found(run_id)
+        if run_id >= 0:
+            return run_id
+        found = self._database.read(
+            "SELECT run_id FROM runs ORDER BY run_id DESC LIMIT 1 OFFSET ?", [-run_id - 1]
+        )
+        if not found:
+            raise self._not_found(run_id)
+        return int(found[0][0])
 
     def __iter__(self) -> Iterator[LoggedRun]:
         for (run_id,) in self._database.read("SELECT run_id FROM runs ORDER BY run_id"):

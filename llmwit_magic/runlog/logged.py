@@ -51,8 +51,6 @@ class LoggedRun(InferencingResult):
 
     def rate(self, rating: int | None) -> None:
         """Keep an opinion: 1 good, -1 bad, None none. Raises `InvalidInput`."""
-        if rating not in (1, -1, None):
-            raise InvalidInput(f"rating: {rating!r} is not valid: it must be 1, -1 or None")
         assert self.run_id is not None
         self._log.rate(self.run_id, rating)
 

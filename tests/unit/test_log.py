@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import threading
@@ -184,7 +185,7 @@ REQUESTS = st.builds(
     context_length=st.none() | st.integers(1, 2**32 - 1),
     gpu_layers=st.just("auto") | st.integers(0, 99), threads=st.just("auto") | st.integers(1, 99),
     top_logprobs=st.none() | st.integers(0, 100), model_type=st.none() | TEXT,
-    content_filters=st.lists(TEXT.filter(lambda text: not text.startswith("<")), max_size=2),
+    content_filters=st.lists(TEXT.map(lambda text: f"x{re.escape(text)}"), max_size=2),
     tags=st.dictionaries(TEXT, TEXT, max_size=2), group_id=st.none() | TEXT,
     replay_of=st.none() | st.integers(0, 2**63 - 1),
 )  # fmt: skip
@@ -330,11 +331,13 @@ def test_a_removed_run_takes_no_opinion(session: FakeSession) -> None:
         run.rate(1)
 
 
-def test_text_that_cannot_be_kept_is_a_log_error(session: FakeSession) -> None:
+def test_text_that_cannot_be_kept_is_refused(session: FakeSession) -> None:
     """A lone surrogate in a note has no form in the file: one line, not a codec's traceback."""
     session.finish(REQUEST)
-    with pytest.raises(LogError, match="cannot be used"):
+    with pytest.raises(InvalidInput, match=r"note: .* has a lone surrogate"):
         session.log[1].note("\ud800")
+    with pytest.raises(LogError, match="cannot be used"):
+        session.log._update(1, {"note": "\ud800"})
 
 
 # House-keeping ----------------------------------------------------------------------

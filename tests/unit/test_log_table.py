@@ -30,7 +30,7 @@ def log() -> Iterator[RunLog]:
                 params=InferencingParams(max_tokens=None, temperature=temperature, seed=2**53),
             )
         )  # fmt: skip
-        session.log.annotate(run.run_id or 0, started_at=STARTED.isoformat())
+        session.log._update(run.run_id or 0, {"started_at": STARTED.isoformat()})
     yield session.log
     session.close()
 

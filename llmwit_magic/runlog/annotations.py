@@ -1,0 +1,62 @@
+"""What a person may write beside a run: a rating, a note, tags."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import InvalidInput
+from .rows import Row
+
+NAMES = ("rating", "note", "tags")
+_RATINGS = (1, -1)
+
+
+def annotation_row(values: Mapping[str, Any]) -> Row:
+    """The columns of these values, as the database keeps them; None takes one away.
+
+    Raises `InvalidInput` for anything that a person does not write there, and for values that
+    cannot be meant.
+    """
+    unknown = [name for name in values if name not in NAMES]
+    if unknown:
+        raise InvalidInput(
+            f"{unknown[0]}: only {', '.join(NAMES)} of a run can be set; what it was stays"
+        )
+    return {name: _CHECKS[name](value) for name, value in values.items()}
+
+
+def _rating(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, bool) and hasattr(value, "__index__"):  # numpy's are numbers too
+        number = operator.index(value)
+        if number in _RATINGS:
+            return number
+    raise InvalidInput(f"rating: {value!r} is not valid: it must be 1, -1 or None")
+
+
+def _note(value: Any) -> str | None:
+    return None if value is None else _text("note", value)
+
+
+def _tags(value: Any) -> str:
+    if value is not None and not isinstance(value, Mapping):
+        raise InvalidInput(f"tags: {value!r} is not valid: it must be a mapping of texts")
+    tags = {_text("tags", key): _text("tags", item) for key, item in (value or {}).items()}
+    return json.dumps(tags, ensure_ascii=False)
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name}: {value!r} is not valid: it must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # neither SQLite nor a file can take it
+        raise InvalidInput(f"{name}: {value!r} has a lone surrogate: remove it") from None
+    return str(value)
+
+
+_CHECKS = {"rating": _rating, "note": _note, "tags": _tags}
