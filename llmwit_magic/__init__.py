@@ -96,6 +96,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    """All public names, those not imported yet too."""
+    return sorted({*globals(), *__all__})
+
+
 def load_ipython_extension(shell: Any) -> None:
     """What `%load_ext llmwit_magic` calls."""
     from .engines.pipe import start_child

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .engines.filters import PatternFilter
+from .engines.filters import check_filters
 from .errors import Interrupted, InvalidInput, LogError
 from .magics.cell_args import interpolated
 from .magics.interpolation import Columns, fill, names_in, python_name
@@ -60,9 +60,7 @@ def run_batch(
 ) -> pandas.DataFrame:
     """Run the template over the rows; see `infer_frame`. `request` has all but the prompt."""
     _check(frame, template, request, prefix, executor, workers)
-    for item in request.content_filters:
-        if isinstance(item, str):
-            PatternFilter(item)  # says so where it is none, before any row is run
+    check_filters(request.content_filters)
     rows: list[Row | None] = [None] * len(frame)
     bar = tqdm(total=len(frame), unit="row", disable=not progress, file=sys.stdout)
     work = _Work(session, rows, bar)

@@ -41,48 +41,55 @@ class Request(Record):
     prompt: Text = Field(description="the text to continue; with chat, what the user says")
     params: InferencingParams = InferencingParams()
     model_type: str | None = Field(
-        None, description="format of an old GGML file, such as gpt2; GGUF files need none"
+        default=None, description="format of an old GGML file, such as gpt2; GGUF files need none"
     )
-    chat: bool = Field(False, description="put the prompt into the model's own chat template")
-    system: Text | None = Field(None, description="the system message of the chat")
+    chat: bool = Field(
+        default=False, description="put the prompt into the model's own chat template"
+    )
+    system: Text | None = Field(default=None, description="the system message of the chat")
     chat_template: Text | None = Field(
-        None, description="which of the model's named chat templates; the default one otherwise"
+        default=None,
+        description="which of the model's named chat templates; the default one otherwise",
     )
     control_tokens: Literal["none", "typed", "all"] = Field(
-        "typed",
+        default="typed",
         description="where a text such as <|im_end|> is a control token: nowhere but in the chat "
         "template, also where the prompt was typed, or in values and chat messages too",
         json_schema_extra=valid("none, typed or all"),
     )
     data_spans: Annotated[Spans, AfterValidator(in_order), BeforeValidator(lists)] = Field(
-        (),
+        default=(),
         description="parts of the prompt that were not typed but put in as values, as pairs of "
         "positions in characters: no control token is recognised there",
     )
     context_length: Annotated[U32, Field(ge=1)] | None = Field(
-        None,
+        default=None,
         description="tokens of prompt and answer together; by default what the model was trained "
         "with, or what memory allows, at most 8192",
         json_schema_extra=valid("a whole number ≥ 1"),
     )
-    anyway: bool = Field(False, description="take a context longer than the model was trained with")
+    anyway: bool = Field(
+        default=False, description="take a context longer than the model was trained with"
+    )
     gpu_layers: U32 | Literal["auto"] = Field(
-        "auto",
+        default="auto",
         description="layers to run on the GPU; auto: as many as fit, none without a usable one",
         json_schema_extra=valid("a whole number ≥ 0, or auto"),
     )
     threads: Annotated[U32, Field(ge=1)] | Literal["auto"] = Field(
-        "auto",
+        default="auto",
         description="processor threads; auto takes as many as other programs leave cores for",
         json_schema_extra=valid("a whole number ≥ 1, or auto"),
     )
     top_logprobs: Annotated[U32, Field(le=100)] | None = Field(
-        None,
+        default=None,
         description="record each token's log-probability, with this many alternatives",
         json_schema_extra=valid("a whole number from 0 to 100"),
     )
     content_filters: Annotated[tuple[ContentFilter, ...], BeforeValidator(strings)] = ()
-    tags: Mapping[Text, Text] = Field({}, description="KEY=VALUE kept with the run in the log")
+    tags: Mapping[Text, Text] = Field(
+        default={}, description="KEY=VALUE kept with the run in the log"
+    )
     group_id: str | None = None
     replay_of: int | None = None
 

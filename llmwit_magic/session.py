@@ -56,8 +56,13 @@ class Session:
         """Start a run and return at once; iterate over it, or wait for it.
 
         A seed that the request leaves open is set here, to `seed` or else
-        drawn, so that it is on record from the first moment.
+        drawn, so that it is on record from the first moment. Raises
+        `InvalidInput` for a content filter that cannot be used.
         """
+        if request.content_filters:
+            from .engines.filters import check_filters
+
+            check_filters(request.content_filters)
         run = Run(self.with_seed(request, seed))
         run.log = self.log if logged else None
         try:

@@ -154,47 +154,47 @@ class InferencingParams(Record):
     """
 
     max_tokens: U32 | None = Field(
-        100,
+        default=100,
         description="at most this many tokens; none: until end of text, a stop or a full context",
         json_schema_extra=valid("a whole number ≥ 0, or none"),
     )
     repeat_penalty: Annotated[F32, Field(gt=0), REAL] = Field(
-        1.1,
+        default=1.1,
         description="above 1 makes recent tokens less likely; 1 switches it off, as it is where "
         "the temperature is 0 and no penalty is given",
         json_schema_extra=valid("a finite number > 0"),
     )
     repeat_penalty_last_n_token_count: U32 = Field(
-        64,
+        default=64,
         description="how many of the last tokens the penalty looks at; 0 switches it off",
         json_schema_extra=valid("a whole number ≥ 0"),
     )
     stop: Annotated[
         tuple[Annotated[str, Field(strict=True, min_length=1)], ...], BeforeValidator(strings)
     ] = Field(
-        (),
+        default=(),
         description="end before this text would appear; may be given several times",
         json_schema_extra=valid("non-empty text, or a list of such"),
     )
     temperature: Annotated[F32, Field(ge=0), REAL] = Field(
-        0.8,
+        default=0.8,
         description="how random the choice is; 0 always takes the likeliest token (after a repeat "
         "penalty, if one is given)",
         json_schema_extra=valid("a finite number ≥ 0; 0 is greedy"),
     )
     top_k: U32 = Field(
-        40,
+        default=40,
         description="choose among this many likeliest tokens; 0 allows all",
         json_schema_extra=valid("a whole number ≥ 0; 0 switches it off"),
     )
     top_p: Annotated[F32, Field(gt=0, le=1), REAL] = Field(
-        0.9,
+        default=0.9,
         description="choose among the likeliest tokens that reach this probability; 1 allows all",
         json_schema_extra=valid("a number with 0 < p ≤ 1"),
     )
     # Ours: the WIT has no seed.
     seed: Seed | None = Field(
-        None,
+        default=None,
         description="the same seed gives the same text; without one it is drawn, and recorded",
         json_schema_extra=valid("a whole number from 0 to 2⁶³−1, or none"),
     )
@@ -267,20 +267,24 @@ class DeviceInfo(Record):
     threads: int = 0
     requested_gpu_layers: int | Literal["auto"] = "auto"
     gpu_layers: int = 0
-    memory_bytes: int | None = Field(None, description="device memory taken, as the driver says")
+    memory_bytes: int | None = Field(
+        default=None, description="device memory taken, as the driver says"
+    )
     reason: str = Field("", description="why this device, in words")
 
 
 class Timings(Record):
     """Wall-clock durations in seconds; None where that part did not happen."""
 
-    load: float | None = Field(None, description="fetch, check, adapt and load the model")
-    prompt: float | None = Field(None, description="evaluate the prompt")
-    first_token: float | None = Field(None, description="from the start to the first token")
-    decode: float | None = Field(None, description="from the evaluated prompt to the last token")
-    total: float | None = Field(None, description="from the start to the end")
+    load: float | None = Field(default=None, description="fetch, check, adapt and load the model")
+    prompt: float | None = Field(default=None, description="evaluate the prompt")
+    first_token: float | None = Field(default=None, description="from the start to the first token")
+    decode: float | None = Field(
+        default=None, description="from the evaluated prompt to the last token"
+    )
+    total: float | None = Field(default=None, description="from the start to the end")
     tokens_per_second: float | None = Field(
-        None, description="generated tokens after the first one, over decode"
+        default=None, description="generated tokens after the first one, over decode"
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import regex
 
 from ..errors import EngineFailed, InvalidInput
+
+if TYPE_CHECKING:
+    from ..protocol import ContentFilter
 
 FILTER_SECONDS = 2.0
 """How long one search of one filter may take before the run is given up."""
@@ -97,6 +101,13 @@ class PatternFilter:
             if unfinished:
                 return unfinished
         return match
+
+
+def check_filters(filters: Iterable[ContentFilter]) -> None:
+    """Raise `InvalidInput` for a pattern that cannot be used: before anything is run, not after."""
+    for item in filters:
+        if isinstance(item, str):
+            PatternFilter(item)
 
 
 class FunctionFilter:

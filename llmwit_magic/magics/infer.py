@@ -230,10 +230,14 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @line_magic
     def infer_unload(self, line: str) -> None:
         """Give the memory of a model back, or of all models."""
-        names = self.session.engines.unload(line.strip() or None)
-        if line.strip() and not names:
+        try:
+            model = " ".join(split_line(line))
+        except InvalidInput as error:
+            raise usage_error(str(error)) from None
+        names = self.session.engines.unload(model or None)
+        if model and not names:
             loaded = ", ".join(name for name, _ in self.session.engines.loaded_models()) or "none"
-            raise usage_error(f"the model {line.strip()} is not in memory (loaded: {loaded})")
+            raise usage_error(f"the model {model} is not in memory (loaded: {loaded})")
         print(text.on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 

@@ -190,6 +190,19 @@ def test_a_dry_run_asks_for_no_run(
     assert engine.requests == []
 
 
+@pytest.mark.parametrize("line", ["a b.gguf", "'a b.gguf'", '"a b.gguf"', '  "a b".gguf '])
+def test_a_model_with_a_space_is_named_with_quotes_or_without(shell: Any, line: str) -> None:
+    """`%infer_unload` reads words as the other lines do: quotes are no part of the name."""
+    with pytest.raises(UsageError, match=r"the model a b\.gguf is not in memory \(loaded: none\)"):
+        shell.run_line_magic("infer_unload", line)
+
+
+def test_an_open_quote_unloads_nothing(shell: Any) -> None:
+    """It is not taken for "all models"."""
+    with pytest.raises(UsageError, match="a quote is not closed"):
+        shell.run_line_magic("infer_unload", "'a")
+
+
 def test_unloading_takes_the_magics_away(shell: Any) -> None:
     """After `%unload_ext` there is no `%%infer`; loading again works."""
     infer.unload(shell)

@@ -1,0 +1,60 @@
+"""A user's program, for a type checker that knows nothing of pydantic; it is never run."""
+
+from __future__ import annotations
+
+import pandas
+
+import llmwit_magic
+from llmwit_magic import (
+    FinishDetail,
+    FinishReason,
+    InferenceError,
+    InferencingParams,
+    InferencingResult,
+    Interrupted,
+    Request,
+    generate_embeddings,
+    infer,
+    infer_frame,
+    read_export,
+    replay,
+    runs,
+    stream,
+)
+
+defaults = InferencingParams()
+greedy = InferencingParams(max_tokens=None, temperature=0, stop=("\n", "."), seed=7)
+request = Request(model="tiny", prompt="p")
+longer = Request(model="tiny", prompt="p", params=greedy, chat=True, tags={"k": "v"})
+
+
+def ask(prompt: str) -> str:
+    """Every function with what it takes and gives."""
+    try:
+        result: InferencingResult = infer(None, prompt, {"temperature": 0, "stop": ["."]})
+    except Interrupted:
+        return ""
+    except InferenceError as error:
+        return str(error)
+    count: int = result.usage.generated_token_count + (defaults.max_tokens or 0)
+    if result.finish_reason is FinishReason.LENGTH and count > 3:
+        assert result.finish_detail is not FinishDetail.EOS
+    with stream(None, prompt, greedy, accept="context") as chunks:
+        return "".join(chunks)
+
+
+def table(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """DataFrames in, DataFrames out."""
+    infer_frame(frame, "{{name}} is", params=greedy, batch="b")
+    runs.rate(1, -1)
+    runs.annotate(1, note="n", tags={"k": "v"})
+    first: InferencingResult = runs[1]
+    same: bool = replay(first.run_id or 1, accept=("file", "filters")).identical
+    vectors: tuple[tuple[float, ...], ...] = generate_embeddings(None, ["a"]).embeddings
+    assert same
+    assert vectors
+    runs.export("runs.jsonl", since="2h")
+    return pandas.concat([runs.to_frame(everyone=False), read_export("runs.jsonl")])
+
+
+version: str = llmwit_magic.__version__
