@@ -20,10 +20,9 @@ from llmwit_magic.runlog.frame import DTYPES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-_TYPES = {"time": "datetime64[us, UTC]", "json": "object"}
 _COLUMNS_HEAD = f"""# The columns of the run log
 
-Every run is a row, written when the run starts and completed when it ends. These are its columns, in the DataFrame of `%infer_log` and `runs.to_frame()` (indexed by `run_id`), in the SQLite table `runs` (schema {VERSION}) and in exports; `json` columns hold lists and mappings in the DataFrame and in `.jsonl`, their own types in `.parquet`, and JSON text in SQLite and `.csv`. A missing value is one that does not apply, or that the run did not reach.
+Every run is a row, written when the run starts and completed when it ends. These are its columns, in the DataFrame of `%infer_log` and `runs.to_frame()` (indexed by `run_id`), in the SQLite table `runs` (schema {VERSION}) and in exports; `json` columns hold lists and mappings in `.jsonl`, their own types in `.parquet`, and JSON text in SQLite, in `.csv` and in the DataFrame (`json.loads` reads it), where each tag is a column `tag.KEY` instead. Times are UTC; in the DataFrame they are without a zone, which spreadsheets refuse. A missing value is one that does not apply, or that the run did not reach, or one that something else has written there and that is not of the column's type; a warning says so.
 
 With `--schema otel`, `.jsonl` has the attribute in the last column, and `llmwit.` with the column's name where there is none; beside them `gen_ai.operation.name` (`chat` or `text_completion`), `gen_ai.provider.name` and `gen_ai.response.id`.
 
@@ -36,8 +35,7 @@ def columns_page() -> str:
     """The table of the log's columns."""
     lines = []
     for column in COLUMNS:
-        kind = "json" if column.kind == "json" else DTYPES.get(column.kind, "")
-        kind = kind or _TYPES[column.kind]
+        kind = "json" if column.kind == "json" else DTYPES[column.kind]
         otel = f"`{column.otel}`" if column.otel else ""
         lines.append(f"| `{column.name}` | {kind} | {column.unit} | {column.meaning} | {otel} |\n")
     return _COLUMNS_HEAD + "".join(lines)

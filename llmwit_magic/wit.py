@@ -47,7 +47,14 @@ def _integer(value: Any) -> Any:
 
 
 def _real(value: Any) -> Any:
-    """Real numbers of any library as float, and nothing that is merely like one."""
+    """Real numbers of any library as float, and nothing that is merely like one.
+
+    One of numpy's short ones is the number that it prints: 0.1, and not 0.10000000149011612.
+    """
+    dtype, short = getattr(value, "dtype", None), ("float16", "float32")
+    if str(dtype) in short and getattr(value, "ndim", None) == 0:
+        printed = float(str(value))
+        value = printed if abs(printed) <= F32_MAX else float(value)
     value = _scalar(value)
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return value

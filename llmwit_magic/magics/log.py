@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -98,23 +98,19 @@ class LogMagics(Magics):
             count = log.export(arguments.export, everyone, arguments.schema or "log", **chosen)
             print(f"{_runs(count)} written to {one_line(arguments.export)}")
             return None
+        value: Any
         if arguments.plot is not None:
-            value: Any = log.plot(arguments.plot or None, arguments.by, everyone, **chosen)
+            value = log.plot(arguments.plot or None, arguments.by, everyone, **chosen)
         else:
-            value = self._table(arguments.columns, everyone, chosen)
+            value = log.to_frame(everyone, **chosen)
+            if arguments.columns is not None:
+                value = value[_columns(arguments.columns, value.columns)]
         if arguments.output is None:
-            return value
+            return value if arguments.plot is not None else _shown(value, arguments.columns)
         if not is_variable(arguments.output):
             raise InvalidInput(f"-o: '{arguments.output}' is not the name of a variable")
         self.shell.push({arguments.output: value}, interactive=False)
         return None
-
-    def _table(self, columns: str | None, everyone: bool, chosen: Mapping[str, Any]) -> Any:
-        from ..views.table import LogTable
-
-        names = _columns(columns)
-        table = LogTable(self.infer.session.log.to_frame(everyone, **chosen))
-        return table if names is None else table[names]
 
     @line_magic
     @magic_arguments()
@@ -169,17 +165,31 @@ def _parsed(magic: Any, line: str) -> Namespace:
     return arguments
 
 
-def _columns(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
+def _shown(frame: Any, columns: str | None) -> Any:
+    """The DataFrame in the form that a person reads, with what was asked for."""
+    from ..views.table import LogTable
+
+    table = LogTable(frame)
+    table.brief = columns is None
+    return table
+
+
+def _columns(text: str, there: Iterable[str]) -> list[str]:
+    """The names of the columns that are meant, of those that are there."""
     names = [name.strip() for name in text.split(",")]
+    known = list(there)
     if names == ["all"]:
-        return list(NAMES[1:])
-    names = [name for name in names if name != NAMES[0]]  # the index is there in any case
-    unknown = [name for name in names if name not in NAMES[1:]]
-    if unknown:
-        raise InvalidInput(f"columns: no column '{unknown[0]}': {', '.join(NAMES[1:])}")
-    return names
+        return known
+    tags = [name for name in known if name.startswith("tag.")]
+    meant: list[str] = []
+    for name in names:
+        if name == "tags":
+            meant += tags
+        elif name in known:
+            meant.append(name)
+        elif name != NAMES[0]:  # the index is there in any case
+            raise InvalidInput(f"columns: no column '{name}': {', '.join(known)}")
+    return meant
 
 
 def _as_option(message: str) -> str:

@@ -7,12 +7,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput, LogError
 from ..files import replacing
-from .columns import COLUMNS, NAMES
+from .columns import COLUMNS, NAMES, Column
 from .rows import JSON_NAMES, Row
 
 if TYPE_CHECKING:
@@ -169,12 +170,7 @@ def _arrow() -> Any:
 
 
 def _write_parquet(rows: Sequence[Row], path: Path) -> None:
-    from .frame import frame_of_rows
-
     arrow = _arrow()
-    frame = frame_of_rows(rows)
-    frame["tags"] = frame["tags"].map(lambda tags: None if tags is None else list(tags.items()))
-    frame["tokens"] = frame["tokens"].map(lambda tokens: _token_numbers(tokens, float))
     number, real, text = arrow.int64(), arrow.float64(), arrow.string()
     top = arrow.struct([("id", number), ("bytes", text), ("logprob", real)])
     token = [("id", number), ("bytes", text), ("logprob", real), ("rank", number),
@@ -186,14 +182,26 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
         "data_spans": arrow.list_(arrow.list_(number)),
     }  # fmt: skip
-    schema = arrow.schema(
-        [
-            arrow.field(column.name, types.get(column.kind) or types[column.name])
+    table = arrow.table(
+        {
+            column.name: arrow.array(
+                [_parquet_value(column, row[column.name]) for row in rows],
+                types.get(column.kind) or types[column.name],
+            )
             for column in COLUMNS
-        ]
+        }
     )
-    table = arrow.Table.from_pandas(frame, schema=schema)
     arrow.parquet.write_table(table, path)
+
+
+def _parquet_value(column: Column, value: Any) -> Any:
+    if value is None:
+        return None
+    if column.kind == "time":
+        return datetime.fromisoformat(value)
+    if column.name == "tags":
+        return list(value.items())
+    return _token_numbers(value, float) if column.name == "tokens" else value
 
 
 def _read_parquet(path: Path) -> Sequence[Row]:

@@ -93,7 +93,9 @@ class Filter:
             key, equals, value = self.tag.partition("=")
             same = " AND value = ?" if equals else ""
             add(
-                f"EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ?{same})",
+                # In this order: what is damaged has no tags, and stops no search.
+                "CASE WHEN typeof(tags) = 'text' AND json_valid(tags) THEN "
+                f"EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ?{same}) ELSE 0 END",
                 *([key, value] if equals else [key]),
             )
         if self.rating is not None:
@@ -104,10 +106,10 @@ class Filter:
         return f"{where}ORDER BY run_id DESC{limit}", arguments
 
 
-def holds(text: str | None, part: str) -> bool:
+def holds(text: Any, part: str) -> bool:
     """Whether the text has that part, which is casefolded already; for SQLite, whose own search
     knows the letter case of ASCII only."""
-    return text is not None and part in text.casefold()
+    return isinstance(text, str) and part in text.casefold()
 
 
 def moment(name: str, value: str | date | timedelta | None) -> datetime | None:

@@ -1,23 +1,29 @@
-"""Rows of the log as a pandas DataFrame with one type for each column."""
+"""Rows of the log as a pandas DataFrame with one type for each column.
+
+Every cell holds a plain value, which pandas can count, compare, join and hand
+to files and databases: a tag has a column of its own, and lists are JSON texts.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
 import pandas
 
-from .columns import COLUMNS, NAMES, Column
-from .rows import parse_json, read_json
+from .columns import COLUMNS, Column
+from .reading import read_values
 
 # Integers with missing values stay integers, and a missing text is not a float.
-DTYPES = {"integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean"}
+DTYPES = {
+    "integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean",
+    "time": "datetime64[us]", "json": "string",
+}  # fmt: skip
+TAG = "tag."
+"""What the columns of tags begin with: `tag.KEY`."""
 
-MAX_SHARED = 100
-"""Different texts of a JSON column up to which each is read once."""
 SINGLE = tuple(column for column in COLUMNS if not column.few)
 FEW = tuple(column for column in COLUMNS if column.few)
 
@@ -29,55 +35,63 @@ def frame_of(rows: Sequence[tuple[Any, ...]]) -> pandas.DataFrame:
     `FEW` as a JSON list, which is read once for all rows that have the same.
     """
     *values, packed = zip(*rows, strict=True) if rows else [()] * (len(SINGLE) + 1)
-    columns = {}
-    for column, items in zip(SINGLE, values, strict=True):
-        read = _read_all(column, items, values[0]) if column.kind == "json" else items
-        columns[column.name] = series(column, read)
+    run_ids = values[0]
+    read = {
+        column.name: read_values(column, items, run_ids)
+        for column, items in zip(SINGLE, values, strict=True)
+    }
     codes, texts = pandas.factorize(numpy.array(packed, dtype=object))
     shared = list(zip(*map(json.loads, texts), strict=True)) if rows else [()] * len(FEW)
+    first = [run_ids[place] for place in numpy.unique(codes, return_index=True)[1]]
+    columns: dict[str, Any] = {}
     for column, items in zip(FEW, shared, strict=True):
-        columns[column.name] = pandas.Series(series(column, items).array.take(codes))
-    return _by_number({name: columns[name] for name in NAMES})
-
-
-def _read_all(column: Column, items: Sequence[str | None], run_ids: Sequence[int]) -> list[Any]:
-    """The values of a JSON column, none of them shared by two rows."""
-    texts = set(items)
-    with suppress(ValueError):  # one of them is damaged: which, is said below
-        if len(texts) < MAX_SHARED and column.name != "tokens":  # whose items have items
-            known = {text: None if text is None else parse_json(text) for text in texts}
-            return [value if (value := known[item]) is None else value.copy() for item in items]
-        # As one text: a call for each row would take most of the time.
-        read = parse_json(f"[{','.join('null' if item is None else item for item in items)}]")
-        if len(read) == len(items):
-            return list(read)
-    return [
-        read_json(item, f"{column.name} of run {run_id}")
-        for item, run_id in zip(items, run_ids, strict=True)
-    ]
+        values_of_few = series(column, read_values(column, items, first))
+        columns[column.name] = pandas.Series(values_of_few.array.take(codes))
+    return _in_order(read, columns)
 
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     """The same of rows as the log reads them, their JSON parsed."""
-    columns = {
-        column.name: series(column, [row[column.name] for row in rows]) for column in COLUMNS
-    }
-    return _by_number(columns)
+    return _in_order({column.name: [row[column.name] for row in rows] for column in COLUMNS}, {})
 
 
-def _by_number(columns: Mapping[str, Any]) -> pandas.DataFrame:
+def _in_order(read: Mapping[str, Sequence[Any]], made: Mapping[str, Any]) -> pandas.DataFrame:
+    """The DataFrame of columns whose values were read, and of those that are made already."""
+    columns: dict[str, Any] = {}
+    for column in COLUMNS:
+        if column.name in made:
+            columns[column.name] = made[column.name]
+        elif column.name == "tags":
+            columns.update(_tag_columns(read["tags"]))
+        else:
+            columns[column.name] = series(column, read[column.name])
     frame = pandas.DataFrame(columns).set_index("run_id")
     if not frame.index.hasnans:  # a run that could not be logged has no number
         frame.index = frame.index.astype("int64")
     return frame
 
 
+def _tag_columns(tags: Sequence[Mapping[str, str] | None]) -> Iterator[tuple[str, Any]]:
+    keys = dict.fromkeys(key for items in tags for key in items or ())
+    for key in keys:
+        values = [None if items is None else items.get(key) for items in tags]
+        yield TAG + key, pandas.Series(values, dtype="string")
+
+
 def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:
-    """The values of a column, in its type."""
+    """The values of a column as the log reads them, in its type."""
     if column.kind == "time":
-        times = pandas.to_datetime(values, utc=True, format="ISO8601")
-        return pandas.Series(times, dtype="datetime64[us, UTC]")
-    dtype = DTYPES.get(column.kind, "object")
-    if dtype != "object" and not any(value is not None for value in values):
+        # Without a zone, which spreadsheets refuse; what pandas has no time for is missing.
+        times = pandas.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
+        return pandas.Series(times.tz_localize(None), dtype=DTYPES["time"])
+    if column.kind == "json":
+        values = [None if value is None else _json_text(value) for value in values]
+    dtype = DTYPES[column.kind]
+    if not any(value is not None for value in values):
         return pandas.Series(None, index=range(len(values)), dtype=dtype)
     return pandas.Series(list(values), dtype=dtype)
+
+
+def _json_text(value: Any) -> str:
+    """The same text for the same value, wherever it was read from."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -22,7 +22,8 @@ from .annotations import annotation_row
 from .columns import NAMES
 from .database import Database, process_started
 from .filters import Filter
-from .rows import BOOLEAN_NAMES, JSON_NAMES, Row, ended_row, read_json, started_row
+from .reading import read_rows
+from .rows import Row, ended_row, started_row
 from .run import Run
 
 if TYPE_CHECKING:
@@ -169,8 +170,7 @@ class RunLog:
 
     def rows(self, everyone: bool = True, **filters: Any) -> list[Row]:
         """The rows as mappings, oldest first; JSON columns parsed, lost runs named."""
-        names, rows = NAMES, self.tuples(Filter(everyone=everyone, **filters))
-        return [_parsed(dict(zip(names, row, strict=True))) for row in rows]
+        return read_rows(self.tuples(Filter(everyone=everyone, **filters)))
 
     def tuples(
         self, chosen: Filter, names: Sequence[str] = NAMES, packed: Sequence[str] = ()
@@ -198,14 +198,19 @@ class RunLog:
     def to_frame(self, everyone: bool = True, **filters: Any) -> pandas.DataFrame:
         """The rows as a DataFrame of shape (runs, columns), oldest first, indexed by run_id.
 
-        `started_at` is a timestamp with time zone UTC; `stop`, `tags`, `tokens`
-        and `content_filters` hold Python lists and mappings.
+        `started_at` is a timestamp in UTC, without a zone. A tag is a column
+        `tag.KEY`; `stop`, `tokens` and `content_filters` are JSON texts, which
+        `json.loads` reads. A value that is not of its column's type is missing.
         """
-        from .frame import FEW, SINGLE, frame_of
+        from .frame import FEW, SINGLE, frame_of, frame_of_rows
 
+        chosen = Filter(everyone=everyone, **filters)
         names, packed = ([column.name for column in columns] for columns in (SINGLE, FEW))
         with _no_collection():
-            return frame_of(self.tuples(Filter(everyone=everyone, **filters), names, packed))
+            try:
+                return frame_of(self.tuples(chosen, names, packed))
+            except (LogError, ValueError):  # a damaged value may fit into no JSON: a slower way
+                return frame_of_rows(read_rows(self.tuples(chosen)))
 
     def __getitem__(self, run_id: int) -> LoggedRun:
         """The run of that number; -1 is the newest. Raises `RunNotFound`."""
@@ -222,7 +227,7 @@ class RunLog:
         )
         if not found:
             raise self._not_found(run_id)
-        row = _parsed(dict(zip(NAMES, found[0], strict=True)))
+        (row,) = read_rows(found)
         if row["status"] == "running" and row["session_id"] in gone:
             row["status"] = "lost"
         return row
@@ -325,19 +330,10 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _parsed(row: Row) -> Row:
-    for name in JSON_NAMES:
-        row[name] = read_json(row[name], f"{name} of run {row['run_id']}")
-    for name in BOOLEAN_NAMES:
-        if row[name] is not None:
-            row[name] = bool(row[name])
-    return row
-
-
 def _alive(host: Any, pid: Any, process_began: Any) -> bool:
-    if host != socket.gethostname():
+    if host != socket.gethostname() or type(pid) is not int or not 0 <= pid < 2**31:
         return True  # nobody can tell from here
     started = process_started(pid)
-    if process_began is None:
+    if not isinstance(process_began, float):
         return started is not None
     return started is not None and abs(started - process_began) < 0.05

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from .. import __version__
-from ..errors import LogWarning
 from ..protocol import ContentFilter, Request
 from ..wit import (
     DeviceInfo,
@@ -27,7 +25,6 @@ from .run import Run
 Row = dict[str, Any]
 
 JSON_NAMES = tuple(column.name for column in COLUMNS if column.kind == "json")
-BOOLEAN_NAMES = tuple(column.name for column in COLUMNS if column.kind == "boolean")
 _PARAMS = tuple(name for name in InferencingParams.model_fields if name != "stop")
 # The way in which bytes and infinities are written is that of the outermost schema.
 _TOKENS = TypeAdapter(tuple[TokenInfo, ...], config=TokenInfo.model_config)
@@ -130,17 +127,6 @@ def row_of(run: Run) -> Row:
 # And back -----------------------------------------------------------------------
 
 
-def read_json(text: str | None, what: str) -> Any:
-    """The value of a JSON column; missing, with a `LogWarning`, where it is damaged."""
-    if text is None:
-        return None
-    try:
-        return parse_json(text)
-    except ValueError:
-        warnings.warn(f"{what} is damaged, and read as missing", LogWarning, stacklevel=2)
-        return None
-
-
 def parse_json(text: str) -> Any:
     """JSON, its infinities as text: the first version wrote them bare."""
     return json.loads(text, parse_constant=str)
@@ -208,9 +194,9 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         device = DeviceInfo(
             name=row["device"],
             library=row["library"] or "",
-            threads=row["threads"],
+            threads=row["threads"] or 0,
             requested_gpu_layers=_number_or_auto(row["gpu_layers_requested"]),
-            gpu_layers=row["gpu_layers"],
+            gpu_layers=row["gpu_layers"] or 0,
             memory_bytes=row["device_memory_bytes"],
             reason=row["device_reason"] or "",
         )

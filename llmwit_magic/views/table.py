@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any
 
 import pandas
 
 from ..runlog.columns import COLUMNS
+from ..runlog.frame import TAG
 from .html import NO_MATH, style
 from .text import on_one_line, visible
 
@@ -27,12 +29,16 @@ class LogTable(pandas.DataFrame):
     """A DataFrame whose columns of the log show shortened: texts cut, times local.
 
     Of whole rows the telling columns are shown, of many rows the last ones.
-    Slices of it stay one; the values are those of the log.
+    What is made of it, a copy too, is a plain DataFrame; the values are those
+    of the log.
     """
 
+    brief = True
+    """Whether of whole rows only the telling columns are shown."""
+
     @property
-    def _constructor(self) -> Callable[..., LogTable]:
-        return LogTable
+    def _constructor(self) -> Callable[..., pandas.DataFrame]:
+        return pandas.DataFrame
 
     def _repr_html_(self) -> str | None:
         shown = self._shown(TEXT_CHARACTERS)
@@ -57,7 +63,10 @@ class LogTable(pandas.DataFrame):
         return f"{shown}\n{self._left_out()}".rstrip()
 
     def _is_whole(self) -> bool:
-        return len(self.columns) == len(COLUMNS) - 1 and self.index.name == "run_id"
+        known = [name for name in self.columns if name in _KINDS]
+        return (
+            self.brief and len(known) == len(_KINDS) - 2 and self.index.name == "run_id"
+        )  # without tags
 
     def _left_out(self) -> str:
         said = [] if len(self) else ["no runs"]
@@ -82,9 +91,15 @@ class LogTable(pandas.DataFrame):
         return shown.set_axis(_labels(chosen.columns), axis=1).set_axis(_labels(chosen.index))
 
 
+def _kind(name: Any) -> str | None:
+    if not isinstance(name, str):
+        return None
+    return "text" if name.startswith(TAG) else _KINDS.get(name)
+
+
 def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Series[Any]:
-    kind = _KINDS.get(name) if isinstance(name, str) else None
-    if kind == "time" and isinstance(values.dtype, pandas.DatetimeTZDtype):
+    kind = _kind(name)
+    if kind == "time" and pandas.api.types.is_datetime64_dtype(values.dtype):
         return values.map(_local)
     if kind == "real" and pandas.api.types.is_float_dtype(values.dtype):
         return values.map(lambda number: "" if pandas.isna(number) else f"{number:.4g}")
@@ -115,7 +130,7 @@ def _labels(index: pandas.Index[Any]) -> pandas.Index[Any]:
 def _local(time: Any) -> str:
     if pandas.isna(time):
         return ""
-    return f"{time.to_pydatetime().astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{time.to_pydatetime().replace(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _heading(name: str) -> str:

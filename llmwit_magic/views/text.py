@@ -101,7 +101,7 @@ def badge(result: InferencingResult) -> str:
     if result.finish_reason:
         return _BADGES[result.finish_reason]
     return {"running": "running …", "interrupted": "interrupted", "error": "failed",
-            "lost": "lost: its kernel is gone"}[result.status]  # fmt: skip
+            "lost": "lost: its kernel is gone"}.get(result.status, "ended")  # fmt: skip
 
 
 def progress_text(progress: Progress) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -104,6 +105,10 @@ def test_columns_are_chosen(shell: Any) -> None:
     assert list(infer_log(shell, "--columns 'run_id, note'").columns) == ["note"]
     everything = infer_log(shell, "--columns all")
     assert list(everything.columns) == list(infer_log(shell).columns)
+    assert "columns" not in repr(everything)
+    assert list(infer_log(shell, "--columns tags,seed").columns) == ["tag.k", "seed"]
+    assert list(infer_log(shell, "--columns tag.k").columns) == ["tag.k"]
+    assert list(infer_log(shell, "--last 1 --columns tags,seed").columns) == ["seed"]
 
 
 def test_a_table_shows_in_a_notebook(shell: Any) -> None:
@@ -117,6 +122,10 @@ def test_output_keeps_it(shell: Any) -> None:
     """`-o` puts the table, or the figure, into a variable and shows nothing."""
     assert infer_log(shell, "--model other -o kept") is None
     assert shell.user_ns["kept"].index.tolist() == [3]
+    assert type(shell.user_ns["kept"]) is pandas.DataFrame
+    infer_log(shell, "--columns text,seed -o kept")
+    assert type(shell.user_ns["kept"]) is pandas.DataFrame
+    assert list(shell.user_ns["kept"].columns) == ["text", "seed"]
     assert infer_log(shell, "--plot finish -o figure") is None
     assert "RunPlot" in repr(shell.user_ns["figure"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pandas
 import pytest
@@ -45,39 +46,62 @@ def cells(html: str) -> list[list[str]]:
 
 
 def test_values_stay_whole(log: RunLog) -> None:
-    """What is shown short is whole in the DataFrame, and slices are tables again."""
+    """What is shown short is whole in the DataFrame."""
     table = LogTable(log.to_frame())
     pandas.testing.assert_frame_equal(pandas.DataFrame(table), log.to_frame())
     assert table["text"].tolist() == [HOSTILE] * 2
-    assert isinstance(table[table.temperature > 0][["text"]], LogTable)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda table: table.copy(),
+        lambda table: table[table.temperature > 0],
+        lambda table: table[["text"]],
+        lambda table: table.pivot_table(index="model", values="seed", aggfunc="count"),
+        lambda table: table.groupby("status").first(),
+        lambda table: table.reset_index(),
+        lambda table: table.sort_values("seed"),
+        lambda table: pandas.concat([table, table]),
+        lambda table: table.merge(table, on="seed"),
+        lambda table: table.T,
+        lambda table: table.describe(),
+    ],
+)
+def test_the_short_form_travels_with_nothing(log: RunLog, make: Any) -> None:
+    """What pandas makes of the shown table is a plain DataFrame, which pandas shows."""
+    made = make(LogTable(log.to_frame()))
+    assert type(made) is pandas.DataFrame
 
 
 def test_a_whole_table_shows_its_telling_columns(log: RunLog) -> None:
     """Of all columns those that a person reads, and how to see the others."""
     table = LogTable(log.to_frame())
     brief = [column.name for column in COLUMNS if column.brief]
+    assert [name for name in table.columns if name.startswith("tag.")] == ["tag.k"]
     head, *rows = cells(table._repr_html_() or "")
     assert head == brief
     assert [row[0] for row in rows] == ["1", "2"]
     said = f"{len(brief) - 1} of {len(COLUMNS) - 1} columns: --columns all shows the others"
+    assert len(table.columns) == len(COLUMNS) - 1  # without tags and run_id, with tag.k
     assert said in (table._repr_html_() or "")
     assert repr(table).endswith(said)
 
 
 def test_chosen_columns_show_as_chosen(log: RunLog) -> None:
     """In their order, also one that comes twice; nothing is said of others."""
-    table = LogTable(log.to_frame())[["seed", "tags", "seed", "chat"]]
+    table = LogTable(log.to_frame()[["seed", "tag.k", "seed", "chat"]])
     assert cells(table._repr_html_() or "") == [
-        ["run_id", "seed", "tags", "seed", "chat"],
-        ["1", str(2**53), "{'k': 'v'}".replace("'", "&#x27;"), str(2**53), "False"],
-        ["2", str(2**53), "{'k': 'v'}".replace("'", "&#x27;"), str(2**53), "False"],
+        ["run_id", "seed", "tag.k", "seed", "chat"],
+        ["1", str(2**53), "v", str(2**53), "False"],
+        ["2", str(2**53), "v", str(2**53), "False"],
     ]
     assert "columns" not in repr(table)
 
 
 def test_texts_are_short_and_harmless(log: RunLog) -> None:
     """One line with an ellipsis; markup, terminal codes and formulas are shown, not obeyed."""
-    table = LogTable(log.to_frame())[["text"]]
+    table = LogTable(log.to_frame()[["text"]])
     html = table._repr_html_() or ""
     assert "<script>" not in html
     assert "mathjax_ignore" in html
@@ -100,7 +124,7 @@ def test_the_width_of_a_text_is_that_of_its_shown_form() -> None:
 
 def test_times_and_numbers_are_readable(log: RunLog) -> None:
     """Times are local and to the second, reals have four digits, what is missing is empty."""
-    table = LogTable(log.to_frame())[["started_at", "temperature", "max_tokens", "note"]]
+    table = LogTable(log.to_frame()[["started_at", "temperature", "max_tokens", "note"]])
     local = f"{STARTED.astimezone():%Y-%m-%d %H:%M:%S}"
     assert cells(table._repr_html_() or "")[1:] == [
         ["1", local, "0", "", ""], ["2", local, "0.1235", "", ""],
@@ -123,10 +147,19 @@ def test_no_runs_say_so(log: RunLog) -> None:
     assert ">no runs<" in (table._repr_html_() or "")
 
 
-def test_what_pandas_makes_of_it_shows_too(log: RunLog) -> None:
+def test_other_tables_show_too(log: RunLog) -> None:
     """Rows of a join without a run, statistics and turned tables have no times or texts."""
+    frame = log.to_frame()
+    assert cells(LogTable(frame.reindex([1, 99]))._repr_html_() or "")[2][:3] == ["99", "", ""]
+    for other in (frame.describe(), frame.T, frame.groupby("model").first(), frame.iloc[:0]):
+        assert repr(LogTable(other))
+        assert "<table" in (LogTable(other)._repr_html_() or "")
+
+
+def test_all_columns_are_shown_where_they_are_asked_for(log: RunLog) -> None:
+    """`--columns all` leaves nothing out, and says nothing of others."""
     table = LogTable(log.to_frame())
-    assert cells(table.reindex([1, 99])._repr_html_() or "")[2][:3] == ["99", "", ""]
-    for other in (table.describe(), table.T, table.groupby("model").first(), table.iloc[:0]):
-        assert repr(other)
-        assert "<table" in (other._repr_html_() or "")
+    table.brief = False
+    head, *_ = cells(table._repr_html_() or "")
+    assert head == ["run_id", *log.to_frame().columns]
+    assert "--columns all" not in repr(table)

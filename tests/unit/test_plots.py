@@ -144,7 +144,7 @@ def test_settings_read_as_numbers_do(session: FakeSession) -> None:
     assert texts(session.log.plot("length").axes[0]) == ["20", "100", "1000000", "none"]
     fill(session, 4, stop=[("\n",), ("$a$", "b")])
     words = texts(session.log.plot("length", by="stop", last=4).axes[0])
-    assert words == [r"['\$a\$', 'b']", r"['\n']"]
+    assert words == [r'["\$a\$", "b"]', r'["\n"]']
 
 
 def test_many_settings_are_gathered(session: FakeSession) -> None:

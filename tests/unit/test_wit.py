@@ -390,3 +390,16 @@ def test_temperature_0_has_no_penalty_unless_one_is_given(zero: Any) -> None:
     assert InferencingParams().repeat_penalty == 1.1
     dumped = InferencingParams(temperature=zero, repeat_penalty=1.2).model_dump_json()
     assert InferencingParams.model_validate_json(dumped).repeat_penalty == 1.2
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("make", [lambda value: value, np.asarray])
+def test_a_short_number_is_what_it_prints(kind: Any, make: Any) -> None:
+    """numpy's float32 0.1 is 0.1 in params, log and forms, and no 0.10000000149011612."""
+    params = InferencingParams(temperature=make(kind(0.1)), top_p=make(kind(0.9)))
+    assert (params.temperature, params.top_p) == (0.1, 0.9)
+    largest = np.finfo(np.float32).max
+    assert InferencingParams(temperature=largest).temperature == F32_MAX
+    for value in ("nan", "inf"):
+        with pytest.raises(InvalidInput, match="temperature: "):
+            InferencingParams(temperature=make(kind(value)))
