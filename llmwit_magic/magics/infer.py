@@ -22,7 +22,7 @@ from ..models.fetch import DEFAULT_NAME
 from ..protocol import Prepared, Request
 from ..replays import Replay
 from ..runlog.logged import LoggedRun
-from ..runlog.run import Results
+from ..runlog.run import Results, Run
 from ..session import Session, current_session
 from ..views import INTERVAL, KINDS, View, open_view, show_progress, text
 from ..wit import InferencingParams, InferencingResult
@@ -144,7 +144,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     def _run(self, cell: Cell) -> None:
         """Run the cell's requests one after another; what is finished is kept in any case."""
-        results = Results(group_id=cell.requests[0].group_id)
+        runs: list[Run] = []
         view: View | None = None
         # Runs to be compared share a seed, unless the seed is what varies.
         seed = self.session.draw_seed()
@@ -157,9 +157,10 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                     run.follow(INTERVAL, view.draw if view else lambda run: None)
                 finally:
                     run.stop()  # an interrupt may come before `follow` can take it
-                    results.add(run)
+                    runs.append(run)
         finally:
-            if results:  # an interrupt may come before there is a first run
+            if runs:  # an interrupt may come before there is a first run
+                results = Results(runs, cell.requests[0].group_id)
                 self._keep(cell, results if cell.is_sweep else results[-1])
                 if view:
                     view.finish(results)

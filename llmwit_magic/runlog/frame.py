@@ -14,7 +14,7 @@ import numpy
 import pandas
 
 from .columns import COLUMNS, Column
-from .reading import read_values
+from .reading import LISTS_OF_TEXT, read_values
 
 # Integers with missing values stay integers, and a missing text is not a float.
 DTYPES = {
@@ -85,13 +85,21 @@ def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:
         times = pandas.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
         return pandas.Series(times.tz_localize(None), dtype=DTYPES["time"])
     if column.kind == "json":
-        values = [None if value is None else _json_text(value) for value in values]
+        values = _json_texts(column, values)
     dtype = DTYPES[column.kind]
     if not any(value is not None for value in values):
         return pandas.Series(None, index=range(len(values)), dtype=dtype)
     return pandas.Series(list(values), dtype=dtype)
 
 
-def _json_text(value: Any) -> str:
-    """The same text for the same value, wherever it was read from."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+# The same text for the same value, wherever it was read from.
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+
+
+def _json_texts(column: Column, values: Sequence[Any]) -> list[str | None]:
+    if column.name not in LISTS_OF_TEXT:
+        return [None if value is None else _encode(value) for value in values]
+    # Many runs have the same few texts.
+    keys = [None if value is None else tuple(value) for value in values]
+    known = {key: None if key is None else _encode(key) for key in set(keys)}
+    return [known[key] for key in keys]

@@ -12,6 +12,7 @@ import operator
 import socket
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,6 +51,11 @@ class RunLog:
         self._unwritten: list[tuple[int | None, Row]] = []
         """What could not be written when it should have been, such as on a full disk."""
         self._lock = threading.Lock()
+        _open_logs[self.session_id] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy of a run is of the same log; one that goes to another process opens the file there."""
+        return _reopened, (self.session_id, self.path)
 
     # Writing ---------------------------------------------------------------------
 
@@ -316,6 +322,14 @@ class RunLog:
         with suppress(LogError):  # it was said when it happened
             self._write_unwritten()
         self._database.close()
+
+
+_open_logs: weakref.WeakValueDictionary[str, RunLog] = weakref.WeakValueDictionary()
+"""Those of this process, by their sessions."""
+
+
+def _reopened(session_id: str, path: str) -> RunLog:
+    return _open_logs.get(session_id) or RunLog(path)
 
 
 @contextmanager

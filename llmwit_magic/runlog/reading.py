@@ -58,9 +58,9 @@ def read_values(column: Column, values: Sequence[Any], run_ids: Sequence[int]) -
             else value
             for value in values
         ]  # fmt: skip
-    damaged = [run_id for run_id, value in zip(run_ids, read, strict=True) if value is _DAMAGED]
-    if not damaged:
+    if _DAMAGED not in read:
         return read
+    damaged = [run_id for run_id, value in zip(run_ids, read, strict=True) if value is _DAMAGED]
     more = len(damaged) - 1
     others = f" (and of {more:,} other run{'s' * (more > 1)})" if more else ""
     warnings.warn(

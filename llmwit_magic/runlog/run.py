@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
 from ..errors import EngineFailed, InferenceError, Interrupted
 from ..protocol import Cancelled, Chunk, End, Event, Prepared, Progress, Request
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas
 
     from .log import RunLog
+    from .rows import Row
 
 
 class Run:
@@ -274,24 +275,61 @@ class Run:
         )
 
 
-class Results(list[InferencingResult]):
-    """The results of a sweep, in the order of its runs; shows as a comparison."""
+class Results(Sequence[InferencingResult]):
+    """The results of a sweep, in the order of its runs; shows as a comparison.
+
+    A value: it does not change, can be copied and pickled, and a slice or a sum
+    is one again, with its own table. `sorted(results, key=…)` is a list.
+    """
 
     def __init__(self, runs: Iterable[Run] = (), group_id: str | None = None) -> None:
-        self.runs: list[Run] = []
-        self.group_id = group_id
-        super().__init__()
-        for run in runs:
-            self.add(run)
+        from .rows import row_of
 
-    def add(self, run: Run) -> None:
-        """Append a run that has ended."""
-        self.runs.append(run)
-        self.append(run.result)
+        ended = [(run.result, row_of(run)) for run in runs]
+        self._results = tuple(result for result, _ in ended)
+        self._rows = tuple(row for _, row in ended)
+        self.group_id = group_id
+
+    def _part(self, results: Iterable[InferencingResult], rows: Iterable[Row]) -> Results:
+        part = Results(group_id=self.group_id)
+        part._results, part._rows = tuple(results), tuple(rows)
+        return part
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> InferencingResult: ...
+    @overload
+    def __getitem__(self, place: slice) -> Results: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> InferencingResult | Results:
+        if isinstance(place, slice):
+            return self._part(self._results[place], self._rows[place])
+        return self._results[place]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __iter__(self) -> Iterator[InferencingResult]:
+        return iter(self._results)
+
+    def __add__(self, other: object) -> Results:
+        if not isinstance(other, Results):
+            return NotImplemented
+        both = self._part(self._results + other._results, self._rows + other._rows)
+        both.group_id = self.group_id if self.group_id == other.group_id else None
+        return both
+
+    def __eq__(self, other: object) -> bool:
+        """The same results in the same order, in another sweep or in a list."""
+        if not isinstance(other, Results | list):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Results({list(self._results)!r})"
 
     def to_frame(self) -> pandas.DataFrame:
         """The runs as rows of a DataFrame, with the columns of the log."""
         from .frame import frame_of_rows
-        from .rows import row_of
 
-        return frame_of_rows([row_of(run) for run in self.runs])
+        return frame_of_rows(self._rows)

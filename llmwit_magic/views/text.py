@@ -167,7 +167,7 @@ def table(
     return rows
 
 
-def plain_table(results: Results) -> str:
+def plain_table(results: Sequence[InferencingResult]) -> str:
     """A sweep's results, a line each, texts cut to fit."""
     rows = table(results, varying_settings(results))
     column = rows[0].index("text")

@@ -33,7 +33,13 @@ from llmwit_magic.views import live, text, tuning
 from llmwit_magic.views.html import Extras, comparison_html, html_of, progress_html, replay_html
 from llmwit_magic.views.table import LogTable
 from llmwit_magic.views.tuning import TuningPanel
-from llmwit_magic.wit import FinishDetail, InferencingParams, TokenAlternative, TokenInfo
+from llmwit_magic.wit import (
+    FinishDetail,
+    InferencingParams,
+    InferencingResult,
+    TokenAlternative,
+    TokenInfo,
+)
 from tests.support.fake import MODEL, FakeEngine, FakeSession, end, prepared
 from tests.support.hostile import (
     HOSTILE,
@@ -127,14 +133,12 @@ def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., HostileSessio
         each.close()
 
 
-def other(run: Run) -> Results:
+def other(run: Run) -> list[InferencingResult]:
     """Two results that differ in all that may show: model, stop and text."""
-    results = Results([run])
-    first = results[0]
+    first = run.result
     params = first.params.model_copy(update={"stop": ("x",), "temperature": 0.0})
-    results.append(first.model_copy(update={"text": "other " + first.text, "model": MODEL,
-                                            "params": params}))  # fmt: skip
-    return results
+    changed = {"text": "other " + first.text, "model": MODEL, "params": params}
+    return [first, first.model_copy(update=changed)]
 
 
 def replay_of(session: HostileSession, run: Run) -> Replay:
@@ -148,7 +152,7 @@ def replay_of(session: HostileSession, run: Run) -> Replay:
 TERMINAL: Mapping[str, Callable[[HostileSession, Run], tuple[str, int | None]]] = {
     "an answer": lambda s, run: (text.plain(run.result, s.said), None),
     "a status line": lambda s, run: (" · ".join(text.status_parts(run.result, s.said)), 1),
-    "a sweep": lambda s, run: (text.plain_table(other(run)), 3),  # type: ignore[arg-type]
+    "a sweep": lambda s, run: (text.plain_table(other(run)), 3),
     "settings": lambda s, run: (text.settings_text(run, ["model", "stop"]), 1),
     "progress": lambda s, run: (text.progress_text(Progress("fetch", 1, 2, s.said)), 1),
     "an error": lambda s, run: (str(EngineFailed(f"failed: {s.said}")), 1),
