@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInput
@@ -175,21 +175,25 @@ def replay(
     run_id: int,
     params: Mapping[str, Any] | None = None,
     *,
+    accept: str | Collection[str] = (),
     anyway: bool = False,
     **options: Any,
 ) -> Replay:
     """Run a run of the log again, with its model file, params and seed; `.identical` says the rest.
 
     `params` and `options` (as in `infer`, and `model`) are what shall be
-    another. Raises `RunNotFound`; `ModelNotSupported` where the model's file
-    has changed, unless `anyway`; and what `infer` raises.
+    another. Raises `RunNotFound`; `ModelNotSupported` where the model's file has
+    changed, unless `accept` has `"file"`; `InvalidInput` where a content filter was
+    a function, unless it has `"filters"`; and what `infer` raises, which takes a
+    longer context than the model was trained with where `accept` has `"context"`.
+    `anyway` accepts all three.
     """
     from .replays import Replay, replay_request
 
     session = current_session()
     original = session.log[run_id]
     changes = {**(params or {}), **options}
-    request, notice = replay_request(session, original, changes, anyway=anyway)
+    request, notice = replay_request(session, original, changes, anyway=anyway, accept=accept)
     return Replay(original, _result(session.run(request)), tuple(changes), notice)
 
 

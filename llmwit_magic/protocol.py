@@ -30,6 +30,9 @@ from .wit import (
     valid,
 )
 
+Accept = Literal["context", "file", "filters"]
+"""What may be accepted that would be refused."""
+
 ContentFilter = str | Callable[[str], int | None]
 """A regular expression, or a function from the text so far to where it must be cut."""
 
@@ -71,6 +74,13 @@ class Request(Record):
     anyway: bool = Field(
         default=False, description="take a context longer than the model was trained with"
     )
+    accept: Annotated[tuple[Accept, ...], BeforeValidator(strings)] = Field(
+        default=(),
+        description="take what would be refused: a context longer than the model was trained "
+        "with; in a replay a model file that has changed since, or the loss of content filters "
+        "that were functions",
+        json_schema_extra=valid("one or more of context, file, filters"),
+    )
     gpu_layers: U32 | Literal["auto"] = Field(
         default="auto",
         description="layers to run on the GPU; auto: as many as fit, none without a usable one",
@@ -92,6 +102,11 @@ class Request(Record):
     )
     group_id: str | None = None
     replay_of: int | None = None
+
+    @property
+    def takes_long_context(self) -> bool:
+        """Whether the context may be longer than the model was trained with."""
+        return self.anyway or "context" in self.accept
 
     @property
     def is_chat(self) -> bool:

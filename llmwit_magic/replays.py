@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,23 +77,29 @@ def replay_request(
     functions: tuple[ContentFilter, ...] = (),
     anyway: bool = False,
     show: Show | None = None,
+    accept: str | Collection[str] = (),
 ) -> tuple[Request, str]:
     """The request that runs `original` again, and what is not as it was.
 
     `changes` are fields of params or request that shall be others; `functions`
     are those that may be among the run's content filters, of which the log has
-    only the names. Raises `ModelNotSupported` where the model's file has changed, unless
-    `anyway`; and what finding the model raises.
+    only the names. Raises `ModelNotSupported` where the model's file has changed,
+    unless `accept` has `file`, and `InvalidInput` where a function is not there any
+    more, unless it has `filters`; `anyway` stands for all of `accept`. Raises what
+    finding the model raises, too.
     """
+    accepted = Request(model="-", prompt="", accept=accept).accept
     fields = {key: value for key, value in changes.items() if key in Request.model_fields}
     params = {key: value for key, value in changes.items() if key not in fields}
     if "prompt" in fields:
         fields.setdefault("data_spans", ())
     if "content_filters" not in fields:
-        fields["content_filters"] = _filters(original, functions, anyway)
+        fields["content_filters"] = _filters(original, functions, anyway or "filters" in accepted)
     request = Request(
         **{
             **{name: getattr(original.request, name) for name in Request.model_fields},
+            "anyway": original.request.anyway or anyway,
+            "accept": tuple(dict.fromkeys((*original.request.accept, *accepted))),
             **fields,
             "params": InferencingParams(**{**original.request.params.model_dump(), **params}),
             "group_id": None,
@@ -116,22 +122,22 @@ def replay_request(
         f"the model file {found.path} is not the one of run {original.run_id} "
         f"(sha256 {found.sha256[:12]}…, was {original.model.sha256[:12]}…)"
     )
-    if not anyway:
-        raise ModelNotSupported(f"{said}: --anyway runs it with the file that is there now")
+    if not anyway and "file" not in accepted:
+        raise ModelNotSupported(f"{said}: --accept file runs it with the file that is there now")
     return request, said
 
 
 def _filters(
-    original: LoggedRun, functions: tuple[ContentFilter, ...], anyway: bool
+    original: LoggedRun, functions: tuple[ContentFilter, ...], accepted: bool
 ) -> tuple[ContentFilter, ...]:
     """The content filters of the run; a function that is not there any more is missed."""
     known = {filter_name(item): item for item in functions if callable(item)}
     wanted = function_filters(original.row)
     missing = [name for name in wanted if name not in known]
-    if missing and not anyway:
+    if missing and not accepted:
         raise InvalidInput(
             f"run {original.run_id} had the content filter {missing[0]}, which is not among "
-            "InferMagics.content_filters now: define it there, or --anyway runs without it"
+            "InferMagics.content_filters now: define it there, or --accept filters runs without it"
         )
     found = tuple(known[name] for name in wanted if name in known)
     return original.request.content_filters + found

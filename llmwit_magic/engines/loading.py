@@ -155,7 +155,7 @@ def choose_context(header: Header, asked: int | None, anyway: bool = False) -> i
     if asked is not None:
         if asked > trained and not anyway:
             raise InvalidInput(
-                f"{_too_long(asked, trained)} (--anyway takes it; the text gets worse beyond)"
+                f"{_too_long(asked, trained)} (--accept context takes it; the text gets worse beyond)"
             )
         length = asked
     else:

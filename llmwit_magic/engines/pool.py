@@ -86,7 +86,7 @@ class EnginePool:
             model_type=model.model_type,
             context_length=request.context_length,
             gpu_layers=request.gpu_layers,
-            anyway=request.anyway,
+            anyway=request.takes_long_context,
             kept_prompts=self.kept_prompts,
             child=child,
         )
@@ -187,5 +187,5 @@ class EnginePool:
 def _key(model: LocalModel, request: Request) -> tuple[Any, ...]:
     return (
         str(model.source), model.state, model.model_type,
-        request.context_length, request.anyway, request.gpu_layers,
+        request.context_length, request.takes_long_context, request.gpu_layers,
     )  # fmt: skip

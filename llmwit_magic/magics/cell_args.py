@@ -99,6 +99,7 @@ OPTIONS = (
            words={"none": "none", "typed": "typed", "all": "all"}),
     Option("context_length", ("--context-length",), "N|none", int, NONE),
     Option("anyway", ("--anyway",), type=bool),
+    Option("accept", ("--accept",), "context|file|filters", repeats=True),
     Option("gpu_layers", ("--gpu-layers",), "N|auto", int, AUTO),
     Option("threads", ("--threads",), "N|auto", int, AUTO),
     Option("top_logprobs", ("--top-logprobs",), "N|none", int, NONE),
@@ -120,7 +121,8 @@ OPTIONS = (
 DEFAULTS = tuple(
     option.dest
     for option in OPTIONS
-    if option.field is not None and option.dest not in ("model", "tags", "model_type", "anyway")
+    if option.field is not None
+    and option.dest not in ("model", "tags", "model_type", "anyway", "accept")
 )
 
 SLIDERS = {option.dest: option.slider for option in OPTIONS if option.slider}
@@ -325,6 +327,8 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
         return _unescape(option.flag, texts[-1])
     if option.dest == "tags":
         return dict(map(_tag, texts))
+    if option.dest == "accept":
+        return tuple(dict.fromkeys(word.strip() for word in ",".join(texts).split(",")))
     return list(texts) if option.repeats else texts[-1]
 
 

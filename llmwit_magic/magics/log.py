@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +117,13 @@ class LogMagics(Magics):
     @magic_arguments()
     @argument("run_id", metavar="ID", help="number of the run")
     @argument("--with", metavar="OPTION", help="options of %%%%infer that shall be others")
-    @argument("--anyway", action="store_true", help="also where the model's file has changed")
+    @argument(
+        "--accept",
+        metavar="WHAT",
+        help="file: also where the model's file has changed; filters: also without the content "
+        "filters that are gone; context: also with more than the model was trained with",
+    )
+    @argument("--anyway", action="store_true", help="accept all of these")
     @argument("--quiet", action="store_true", help="show nothing while it runs")
     def infer_replay(self, line: str) -> Replay:
         """Run a run again, with its model file, params and seed, and say whether it is the same."""
@@ -127,20 +134,27 @@ class LogMagics(Magics):
         anyway = "--anyway" in words
         quiet = "--quiet" in words
         words = [word for word in words if word not in ("--anyway", "--quiet")]
-        changes: dict[str, Any] = {}
-        if "--with" in words:
-            place = words.index("--with")
-            changes = read_changes(words[place + 1 :], self.shell.user_ns)
-            words = words[:place]
-        return self._replay(_run_number(words), changes, anyway, quiet)
+        place = words.index("--with") if "--with" in words else len(words)
+        # Before `--with` or after it: what is accepted is the same.
+        accepted, own = _accepted(words[:place])
+        changes = read_changes([*accepted, *words[place + 1 :]], self.shell.user_ns)
+        accept = changes.pop("accept", ())
+        return self._replay(_run_number(own), changes, accept, anyway, quiet)
 
-    def _replay(self, run_id: int, changes: Mapping[str, Any], anyway: bool, quiet: bool) -> Replay:
+    def _replay(
+        self,
+        run_id: int,
+        changes: Mapping[str, Any],
+        accept: Sequence[str],
+        anyway: bool,
+        quiet: bool,
+    ) -> Replay:
         infer, session = self.infer, self.infer.session
         original = session.log[run_id]
         try:
             request, notice = replay_request(
                 session, original, changes, tuple(infer.content_filters), anyway,
-                show_progress(self.shell),
+                show_progress(self.shell), accept,
             )  # fmt: skip
         except InvalidInput as error:
             raise usage_error(in_words_of_the_line(str(error))) from None
@@ -205,10 +219,23 @@ def _runs(count: int) -> str:
     return f"{count:,} run{'' if count == 1 else 's'}"
 
 
+def _accepted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options `--accept` with their values, and the other words."""
+    accepted: list[str] = []
+    others: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word.partition("=")[0] != "--accept":
+            others.append(word)
+        else:
+            accepted += [word] if "=" in word else [word, *itertools.islice(remaining, 1)]
+    return accepted, others
+
+
 def _run_number(words: Sequence[str]) -> int:
     if len(words) != 1 or not re.fullmatch("-?[0-9]+", words[0]):
         said = f"'{' '.join(words)}' is not" if words else "there is not"
         raise usage_error(
-            f"{said} the number of a run: %infer_replay 12 [--with OPTION…] [--anyway]"
+            f"{said} the number of a run: %infer_replay 12 [--with OPTION…] [--accept …]"
         )
     return int(words[0])

@@ -96,6 +96,8 @@ def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) ->
         return [option.flag] if value else []
     if option.dest == "stop":
         return [_word(option.flag, as_it_is(text), escapes=True) for text in value]
+    if option.dest == "accept":
+        return [f"{option.flag} {','.join(value)}"]
     if option.dest == "system":
         return [_word(option.flag, as_it_is(value), escapes=True)]
     if isinstance(value, str):
@@ -136,8 +138,8 @@ def python_text(request: Request) -> str:
         params["repeat_penalty"] = request.params.repeat_penalty
     options = {
         name: getattr(request, name)
-        for name in ("model_type", "chat", "system", "context_length", "anyway", "gpu_layers",
-                     "threads", "top_logprobs", *_OPTIONS)
+        for name in ("model_type", "chat", "system", "context_length", "anyway", "accept",
+                     "gpu_layers", "threads", "top_logprobs", *_OPTIONS)
         if getattr(request, name) != _default(name)
     }  # fmt: skip
     arguments = [repr(request.model), repr(request.prompt), repr(params)]

@@ -94,6 +94,8 @@ COLUMNS = (
            "tokens", few=True),
     Column("anyway", "boolean", "whether it was asked for beyond what the model was trained with",
            few=True),
+    Column("accept", "text", "what --accept named, with commas between: context, file, filters",
+           few=True),
     Column("context_length", "integer", "room for prompt and answer", "tokens", few=True),
     Column("rendered_prompt", "text", "the prompt as the model got it, where a template was used"),
     Column("notices", "json", "what there was to know of how the prompt was made"),

@@ -108,7 +108,7 @@ def test_a_changed_model_file_is_refused(kernel: Kernel, log_path: Path, tmp_pat
     said = f"the model file {path} is not the one of run 1 (sha256 {now}…, was {was}…)"
     reply = kernel.run("%infer_replay 1")
     assert reply.error == (
-        f"ModelNotSupported: {said}: --anyway runs it with the file that is there now"
+        f"ModelNotSupported: {said}: --accept file runs it with the file that is there now"
     )
     assert len(reply.traceback) == 1
     assert len(RunLog(log_path)) == 1

@@ -65,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "seed": ("42", 42),
     "chat": ("", True),
     "anyway": ("", True),
+    "accept": ("context,file", ("context", "file")),
     "system": ("'Be brief.'", "Be brief."),
     "chat_template": ("rag", "rag"),
     "control_tokens": ("none", "none"),

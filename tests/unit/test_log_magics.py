@@ -276,10 +276,42 @@ def test_a_replay_that_fails_raises(shell: Any, session: FakeSession) -> None:
 def test_another_model_file_needs_anyway(shell: Any, session: FakeSession) -> None:
     """Refused in one line; `--anyway` runs it, and the verdict says so."""
     session.model = session.model.model_copy(update={"sha256": "1" * 64})
-    with pytest.raises(ModelNotSupported, match=r"is not the one of run 1 .*: --anyway runs it"):
+    with pytest.raises(
+        ModelNotSupported, match=r"is not the one of run 1 .*: --accept file runs it"
+    ):
         replay(shell, "1")
     verdict = replay(shell, "1 --quiet --anyway").verdict
     assert verdict.startswith("identical to run 1 · the model file /fake.gguf is not the one")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1 --quiet --accept context --with --context-length 9000",
+        "1 --quiet --with --context-length 9000 --accept context",
+        "--accept=context 1 --with --context-length 9000 --quiet",
+        "1 --quiet --with --context-length 9000 --anyway",
+        "1 --quiet --anyway --with --context-length 9000",
+    ],
+)
+def test_a_replay_may_have_a_longer_context(shell: Any, session: FakeSession, line: str) -> None:
+    """Before `--with` or after it; `--anyway`, which errors once advised, is heard as well."""
+    verdict = replay(shell, line).verdict
+    assert verdict == "identical to run 1 · changed: context length"
+    request = session.engine.requests[-1]
+    assert request.context_length == 9000
+    assert request.takes_long_context
+
+
+@pytest.mark.parametrize("line", ["1 --quiet --accept file", "1 --with --quiet --accept=file"])
+def test_another_model_file_is_accepted_by_name(
+    shell: Any, session: FakeSession, line: str
+) -> None:
+    """`--accept file` runs it, `--accept context` does not."""
+    session.model = session.model.model_copy(update={"sha256": "1" * 64})
+    assert "the model file /fake.gguf is not the one" in replay(shell, line).verdict
+    with pytest.raises(ModelNotSupported, match="--accept file runs it"):
+        replay(shell, "1 --accept context")
 
 
 def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> None:
@@ -300,7 +332,7 @@ def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "there is not the number of a run: %infer_replay 12 [--with OPTION…] [--anyway]"),
+        ("", "there is not the number of a run: %infer_replay 12 [--with OPTION…] [--accept …]"),
         ("x", "'x' is not the number of a run"),
         ("--5", "'--5' is not the number of a run"),
         ("²", "'²' is not the number of a run"),
@@ -314,6 +346,9 @@ def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> 
         ("1 --with --top-logprobs 999", "--top-logprobs: 999 is not valid: it must be"),
         ("1 --with --seed", "--seed needs a value"),
         ("'1", "a quote is not closed"),
+        ("1 --accept", "--accept needs a value"),
+        ("1 --accept all", "--accept: 'all' is not valid: it must be one or more of context, file"),
+        ("1 --with --accept file,x", "--accept: 'x' is not valid"),
     ],
 )
 def test_wrong_replays_are_refused(shell: Any, line: str, message: str) -> None:

@@ -78,7 +78,7 @@ def test_another_file_is_refused(session: FakeSession) -> None:
     original = logged(session)
     session.model = MODEL.model_copy(update={"sha256": "1" * 64, "path": "/new.gguf"})
     said = r"the model file /new.gguf is not the one of run 1 \(sha256 1{12}…, was 0{12}…\)"
-    with pytest.raises(ModelNotSupported, match=f"{said}: --anyway"):
+    with pytest.raises(ModelNotSupported, match=f"{said}: --accept file"):
         replay_request(session, original, {})
     _, notice = replay_request(session, original, {}, anyway=True)
     assert notice.startswith("the model file /new.gguf is not the one of run 1")
