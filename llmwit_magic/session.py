@@ -20,6 +20,7 @@ from .models.fetch import Report
 from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
 from .runlog.log import RunLog
 from .runlog.run import Run
+from .settings import Settings, first_settings, is_worker, tell_children, told
 from .wit import EmbeddingsResult, EmbeddingsUsage, ModelInfo
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Session:
 
     def __init__(self, log_path: str | Path | None = None) -> None:
         self.log = RunLog(log_path)
+        self._log_path = log_path
         self._old_logs: list[RunLog] = []
         self._aliases: dict[str, str] = {}
         self.engines = EnginePool()
@@ -51,6 +53,7 @@ class Session:
     def aliases(self, aliases: dict[str, str]) -> None:
         self._aliases = aliases
         self._models.clear()
+        self._tell()
 
     def run(self, request: Request, seed: int | None = None, logged: bool = True) -> Run:
         """Start a run and return at once; iterate over it, or wait for it.
@@ -97,7 +100,18 @@ class Session:
         """
         with self._lock:
             self._old_logs.append(self.log)
-            self.log = RunLog(path)
+            self.log, self._log_path = RunLog(path), path
+        self._tell()
+
+    @property
+    def settings(self) -> Settings:
+        """What other processes are told of it."""
+        return Settings(None if self._log_path is None else self.log.path, self._aliases)
+
+    def _tell(self) -> None:
+        """Let children know, where this is the session that they would have."""
+        if _current is not None and _current == (os.getpid(), self):
+            tell_children(self.settings)
 
     def _carry_out(self, run: Run, cancel: threading.Event) -> None:
         try:
@@ -234,18 +248,41 @@ def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None)
 
 
 _current: tuple[int, Session] | None = None
+_followed = Settings()
+"""What this process has last been told by another one."""
 _current_lock = threading.Lock()
 
 
 def current_session() -> Session:
     """The session of this process, made at first use.
 
-    A forked process gets its own: it must not speak over its parent's pipes.
+    A forked process gets its own: it must not speak over its parent's pipes. A
+    child, forked or not, follows the settings of the process that started it,
+    until it is given others.
     """
-    global _current
+    global _current, _followed
     with _current_lock:
         if _current is None or _current[0] != os.getpid():
-            session = Session()
+            _followed = first_settings()
+            session = Session(_followed.log_path)
+            session.aliases = dict(_followed.aliases)
             _current = (os.getpid(), session)
-            atexit.register(session.close)
-        return _current[1]
+            atexit.register(_close, *_current)
+        session = _current[1]
+        settings = told()
+        if settings is not None and settings != _followed:
+            # Set quietly: what they were told is what their own children read, too.
+            _current, _followed = None, settings
+            session.use_log(settings.log_path)
+            session.aliases = dict(settings.aliases)
+            _current = (os.getpid(), session)
+        return session
+
+
+def _close(pid: int, session: Session) -> None:
+    if os.getpid() == pid:  # a fork has its parent's engines, which are not its to end
+        session.close()
+
+
+if told() is None and not is_worker():
+    tell_children(Settings())  # before a pool is made that nobody tells more
