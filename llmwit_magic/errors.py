@@ -23,6 +23,9 @@ Each message is one line that says what failed and what to do.
 from __future__ import annotations
 
 _LONGEST = 1000
+NO_PYTHON = (
+    "Python does not know its own program (sys.executable is empty): set it to the path of python"
+)
 
 
 def one_line(text: str) -> str:

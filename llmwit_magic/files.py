@@ -9,6 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def current_folder() -> Path | None:
+    """The folder that relative paths begin at; None where it was deleted meanwhile."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A new file beside `path`, renamed to it at the end of the block.

@@ -14,7 +14,8 @@ from typing import TypeVar
 
 from .engines.pool import EnginePool
 from .engines.process import EngineProcess
-from .errors import Interrupted, LogError
+from .errors import EngineFailed, InferenceError, Interrupted, LogError
+from .files import current_folder
 from .models.catalog import LocalModel, resolve
 from .models.fetch import Report
 from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
@@ -222,7 +223,7 @@ def _reporter(emit: Emit, cancel: threading.Event) -> Report:
 
 def _name(request: Request) -> tuple[str, str | None, str]:
     """What a model is known by; a path is one from the current folder."""
-    return request.model, request.model_type, os.getcwd()
+    return request.model, request.model_type, str(current_folder() or "")
 
 
 def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None) -> T:
@@ -243,6 +244,10 @@ def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None)
             return future.result()
         except (KeyboardInterrupt, Cancelled):
             raise Interrupted("stopped; nothing was run") from None
+        except InferenceError:
+            raise
+        except Exception as error:  # a defect of ours, or of the machine's, by name
+            raise EngineFailed(f"unexpected {type(error).__name__}: {error}") from error
         finally:
             cancel.set()
 

