@@ -6,6 +6,7 @@ import time
 import pytest
 
 from llmwit_magic.background import in_background
+from llmwit_magic.errors import EngineFailed
 from llmwit_magic.session import interruptible
 
 
@@ -37,12 +38,12 @@ def test_what_work_raises_comes_through(error: BaseException) -> None:
 
 @pytest.mark.timeout(10)
 def test_interruptible_work_may_time_out() -> None:
-    """A TimeoutError of the work ends the wait for it."""
+    """A TimeoutError of the work ends the wait for it; as any defect, it is one of our errors."""
 
     def work(emit: object, cancel: object) -> None:
         raise TimeoutError("slow")
 
-    with pytest.raises(TimeoutError, match="slow"):
+    with pytest.raises(EngineFailed, match="unexpected TimeoutError: slow"):
         interruptible(work, None)
 
 
