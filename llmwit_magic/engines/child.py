@@ -103,6 +103,9 @@ class Child:
             command = self._pending.get()
             if command["do"] == "exit":
                 os._exit(0)
+            self._cancelled.clear()
+            # From here on a death is that of this command, and not of a child that was idle.
+            self._send("started", None)
             try:
                 handlers[command["do"]](command)
             except InferenceError as error:
@@ -217,8 +220,6 @@ class Child:
         self._send_event(self._prepared(command)[0])
 
     def _run(self, command: dict[str, Any]) -> None:
-        self._cancelled.clear()
-        self._send("started", None)
         prepared, ids, model = self._prepared(command)
         self._send_event(prepared)
         filters: list[ContentFilter] = [*command["patterns"]]
@@ -247,8 +248,6 @@ class Child:
         return ask
 
     def _embed(self, command: dict[str, Any]) -> None:
-        self._cancelled.clear()
-        self._send("started", None)
         vectors, count = embed(
             self._model,
             command["texts"],

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..children import end_with_parent, start
 from ..errors import NO_PYTHON, EngineFailed
 
 EXIT_SECONDS = 2.0
@@ -64,21 +65,23 @@ class ChildProcess:
             raise EngineFailed(f"the engine could not be started: {NO_PYTHON}")
         try:
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _CODE, str(_PACKAGE), str(os.getpid())],
+            self._process: subprocess.Popen[bytes] = start(
+                [sys.executable, "-P", "-c", end_with_parent() + _CODE, str(_PACKAGE),
+                 str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._output,
                 env=os.environ | _ENVIRONMENT,
                 # An interrupt of the notebook's process group is not for the child.
                 start_new_session=os.name == "posix",
-            )
-        except OSError as error:
+            )  # fmt: skip
+        except BaseException as error:
             if self._output is not None:
                 self._output.close()
-            raise EngineFailed(
-                f"the engine could not be started: {error.strerror or error}"
-            ) from None
+            if not isinstance(error, OSError | RuntimeError):
+                raise
+            reason = getattr(error, "strerror", None) or error
+            raise EngineFailed(f"the engine could not be started: {reason}") from None
         for work, line in ((_write, self._commands), (_read, self.answers)):
             threading.Thread(
                 target=work, args=(self._process, line), name=f"llmwit{work.__name__}", daemon=True
@@ -117,16 +120,21 @@ class ChildProcess:
         self._commands.put(None)
         self._output.close()
 
-    def ending(self) -> tuple[str, str]:
-        """How a child ended that closed its pipe (`SIGSEGV`, `code 1`), and its last words."""
+    def ending(self) -> tuple[str | None, str]:
+        """How a child ended that closed its pipe (`SIGSEGV`, `code 1`), and its last words.
+
+        None where it lived on: it is ended here, and that says nothing of what befell it.
+        """
+        how: str | None = None
         try:
             code = self._process.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:  # it lives on
+            how = _signal_name(-code) if code < 0 else f"code {code}"
+        except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            self._process.wait()
         said = self._last_output()
         self.release()
-        return (_signal_name(-code) if code < 0 else f"code {code}"), said
+        return how, said
 
     def _last_output(self) -> str:
         """The last line that the native library or Python wrote before the end."""
@@ -202,12 +210,16 @@ def _read(
 ) -> None:
     """Take the child's answers in until its end, which is None."""
     assert process.stdout is not None
-    with process.stdout:
-        for line in process.stdout:
-            # What a sitecustomize of the user's prints comes first; a line cut off comes last.
-            with suppress(ValueError):
-                answers.put(_message(json.loads(line)))
-    answers.put(None)
+    try:
+        with process.stdout:
+            for line in process.stdout:
+                # What a sitecustomize of the user's prints comes first; a line cut off comes last.
+                with suppress(ValueError):
+                    answers.put(_message(json.loads(line)))
+    except Exception as error:  # nested too deep for the reader, too large for the memory
+        answers.put({"kind": "broken", "value": f"{type(error).__name__}: {error}"})
+    finally:
+        answers.put(None)
 
 
 def _message(value: Any) -> dict[str, Any]:

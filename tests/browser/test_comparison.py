@@ -11,9 +11,7 @@ from tests.support.browser import Lab, Notebook, wait_until
 
 Open = Callable[..., Notebook]
 
-SWEEP = (
-    "%%infer --temperature 0,0.9 --repeat-penalty 1.1 --seed 1,2,3 --max-tokens 16 -o results\nMy favourite season is"
-)
+SWEEP = "%%infer --temperature 0,0.9 --repeat-penalty 1.1 --seed 1,2,3 --max-tokens 16 -o results\nMy favourite season is"
 WATCH = """() => {
   window.said = new Set();
   new MutationObserver(() => {

@@ -189,6 +189,30 @@ def test_hub_refusals(
     assert expected[1] in message
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"5", b"null", b"{}", b'{"error": 1}', b"[1]", b"[null]", b'[{"type": "file"}]',
+        b'[{"type": "file", "path": 5, "size": 1, "oid": "0"}]',
+        b'[{"type": "file", "path": null, "size": 1, "oid": "0"}]',
+        b'["m.gguf"]', b"<html>no hub</html>", b"", b"\xff\xfe", b"[" * 200_000,
+    ],
+    ids=lambda said: ascii(said[:30]),
+)  # fmt: skip
+def test_hub_answers_that_nobody_expects(said: bytes, hub: Server) -> None:
+    """A list of files that is none is one line about the hub's answer, not about the network."""
+    hub.answers["/api/models/owner/repo/tree/main"] = lambda handler: handler.answer(
+        said, Content_Type="application/json"
+    )
+    name, message = failure(from_hub()[0])
+    if said == b"{}":  # no files at all
+        assert (name, "has no GGUF file" in message) == ("ModelNotFound", True)
+        return
+    assert name == "DownloadFailed"
+    assert "owner/repo could not be fetched: what the hub answers is not what" in message
+    assert "network" not in message
+
+
 @pytest.mark.parametrize("file", ["m.gguf", ""])
 def test_hub_unreachable(file: str, hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that nobody reaches is one line about the network."""

@@ -13,7 +13,6 @@ import pytest
 
 from llmwit_magic.errors import (
     DeviceUnavailable,
-    EngineDied,
     InvalidInput,
     ModelNotSupported,
     PromptTooLong,
@@ -154,8 +153,8 @@ def test_too_many_threads_are_refused(session: Session, tiny_model: Path) -> Non
         answer(session, tiny_model, threads=999)
 
 
-def test_the_child_ignores_interrupts_and_dies_by_name(session: Session, tiny_model: Path) -> None:
-    """SIGINT does nothing to a child; SIGSEGV is reported, and the next run has a new child."""
+def test_the_child_ignores_interrupts(session: Session, tiny_model: Path) -> None:
+    """SIGINT does nothing to a child; one that SIGSEGV ended while it was idle costs no run."""
     import signal
 
     answer(session, tiny_model)
@@ -164,9 +163,6 @@ def test_the_child_ignores_interrupts_and_dies_by_name(session: Session, tiny_mo
     assert answer(session, tiny_model).status == "ok"
     assert session.engines.loaded_models()[0][1] == pid
     os.kill(pid, signal.SIGSEGV)
-    psutil.wait_procs([psutil.Process(pid)], timeout=5) if psutil.pid_exists(pid) else None
-    run = ask(session, tiny_model)
-    assert run.status == "ok" or isinstance(run.error, EngineDied)
     assert answer(session, tiny_model).status == "ok"
     assert session.engines.loaded_models()[0][1] != pid
 

@@ -1,0 +1,365 @@
+"""Engine processes: what they end with, who starts them, and what a broken one costs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from llmwit_magic.engines import process
+from llmwit_magic.engines.pipe import ChildProcess
+from llmwit_magic.errors import EngineDied, EngineFailed
+from llmwit_magic.protocol import Request
+from llmwit_magic.runlog.run import Run
+from llmwit_magic.session import Session
+from llmwit_magic.wit import InferencingParams
+from tests.support.apart import ROOT, python_apart
+from tests.support.broken_children import child_with
+from tests.support.kernel import still_alive
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+
+PARAMS = InferencingParams(max_tokens=4, temperature=0)
+STOP = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+
+
+def ask(session: Session, model: Path, **options: Any) -> Run:
+    return session.run(Request(model=str(model), prompt="Once", params=PARAMS, **options))
+
+
+def works(session: Session, model: Path) -> int:
+    """A run that is as it should be; the process id of its engine."""
+    run = ask(session, model)
+    assert run.wait(30)
+    run.raise_failure()
+    ((_, pid),) = session.engines.loaded_models()
+    return pid
+
+
+# What they end with ----------------------------------------------------------------------
+
+KERNEL = """
+import sys, time
+from llmwit_magic.engines.pipe import ChildProcess
+from llmwit_magic.protocol import Request
+from llmwit_magic.session import Session
+ahead = ChildProcess()
+session = Session(":memory:")
+run = session.run(Request(model=sys.argv[1], prompt="Once"))
+run.wait()
+run.raise_failure()
+print(ahead.pid, session.engines.loaded_models()[0][1], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child")
+def test_a_stopped_child_ends_with_its_kernel(tiny_model: Path) -> None:
+    """A child that is stopped, loaded or not yet, ends when its kernel is killed."""
+    command = [sys.executable, "-c", KERNEL, str(tiny_model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as kernel:
+        assert kernel.stdout is not None
+        children = [psutil.Process(int(pid)) for pid in kernel.stdout.readline().split()]
+        assert len(children) == 2
+        for child in children:
+            child.suspend()
+        kernel.kill()
+    assert still_alive(children) == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child")
+def test_a_child_whose_parent_ended_first_ends() -> None:
+    """A child that comes to ask for its parent's end when that is over ends too."""
+    code = (
+        "import os, subprocess, sys\n"
+        "from llmwit_magic.children import end_with_parent\n"
+        "code = 'import time; time.sleep(1)\\n' + end_with_parent() + 'time.sleep(60)'\n"
+        "print(subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.DEVNULL,\n"
+        "    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
+    orphan = psutil.Process(int(done.stdout))
+    assert still_alive([orphan], 10) == []
+
+
+# Who starts them -------------------------------------------------------------------------
+
+
+def test_a_child_outlives_the_thread_that_asked_for_it(session: Session, tiny_model: Path) -> None:
+    """Children belong to the process, not to the thread in which one was needed."""
+    made: list[ChildProcess] = []
+
+    def ask_for_one() -> None:
+        child = ChildProcess()
+        child.send({"do": "prepare"})  # it has no model: but then it has begun
+        said = [child.answers.get(timeout=20) for _ in range(2)]
+        assert [answer and answer["kind"] for answer in said] == ["started", "error"]
+        made.append(child)
+
+    thread = threading.Thread(target=ask_for_one)
+    thread.start()
+    thread.join()
+    (child,) = made
+    time.sleep(0.3)
+    assert child.alive
+    session.engines.stand_by(child)
+    assert works(session, tiny_model) == child.pid
+    assert works(session, tiny_model) == child.pid  # the first run's thread has ended
+
+
+def test_a_fork_has_engines_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    """A forked process starts children, which end with it; those of its parent go on."""
+    code = """
+import json, os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks where threads are
+from llmwit_magic import infer
+from llmwit_magic.session import current_session
+current_session().use_log(sys.argv[2])
+
+def run():
+    assert infer(sys.argv[1], "Once", params={"max_tokens": 2}).status == "ok"
+    return current_session().engines.loaded_models()[0][1]
+
+before = run()
+ours, theirs = os.pipe()
+if (pid := os.fork()) == 0:
+    os.write(theirs, str(run()).encode())
+    os._exit(0)
+os.waitpid(pid, 0)
+print("SAID", json.dumps([before, int(os.read(ours, 100)), run()]))
+"""
+    before, forked, after = python_apart(code, tiny_model, tmp_path / "runs.sqlite3")
+    assert before == after != forked
+    assert not psutil.pid_exists(forked) or not still_alive([psutil.Process(forked)])
+
+
+def test_a_command_that_cannot_be_started_says_why() -> None:
+    """What the starting thread meets with is raised where the child was asked for; it goes on."""
+    from llmwit_magic.children import start
+
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            start(["/no/such/program"])
+    assert start([sys.executable, "-c", ""]).wait(20) == 0
+
+
+def test_an_interrupted_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child whose caller was interrupted meanwhile is ended."""
+    from llmwit_magic import children
+
+    made: list[subprocess.Popen[Any]] = []
+    popen = subprocess.Popen
+
+    def slowly(*arguments: Any, **how: Any) -> subprocess.Popen[Any]:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        made.append(popen(*arguments, **how))
+        return made[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        children.start([sys.executable, "-c", "import time; time.sleep(60)"])
+    deadline = time.monotonic() + 10
+    while not made or made[0].returncode is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert made[0].returncode == -signal.SIGKILL
+
+
+# What a dead one costs ---------------------------------------------------------------------
+
+
+def _run(session: Session, request: Request) -> None:
+    run = session.run(request)
+    assert run.wait(30)
+    run.raise_failure()
+
+
+WORK: dict[str, Callable[[Session, Request], object]] = {
+    "run": _run,
+    "prepare": lambda session, request: session.prepare(request),
+    "embed": lambda session, request: session.embed(request, ["Once"]),
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_child_that_dies_idle_costs_no_run(
+    session: Session, tiny_model: Path, work: str, loaded: bool
+) -> None:
+    """A child that dies before it takes a command up is replaced, without a word.
+
+    It is stopped first, so that it lives when it is asked and never hears of it.
+    """
+    request = Request(model=str(tiny_model), prompt="Once", params=PARAMS)
+    if loaded:
+        pid = works(session, tiny_model)
+    else:
+        child = ChildProcess()
+        pid = child.pid
+        session.engines.stand_by(child)
+    os.kill(pid, signal.SIGSTOP)
+    timer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    WORK[work](session, request)
+    timer.join()
+    ((_, other),) = session.engines.loaded_models()
+    assert other != pid
+    assert works(session, tiny_model) == other
+
+
+def test_a_child_that_always_dies_is_replaced_once(
+    session: Session, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Where the next child dies as well before it begins, its death is told."""
+    count = tmp_path / "count"
+    die = f"""
+from llmwit_magic.engines import child
+send = child.Child._send
+def deadly(self, kind, value):
+    if kind == "started" and self._loaded:
+        with open({str(count)!r}, "a") as file:
+            file.write("x")
+        os._exit(3)
+    send(self, kind, value)
+child.Child._send = deadly
+"""
+    with child_with(f"import os\n{die}", last=True):
+        run = ask(session, tiny_model)
+        assert run.wait(30)
+    assert isinstance(run.error, EngineDied)
+    assert "exited with code 3 while reading the prompt" in str(run.error)
+    assert count.read_text() == "xx"
+    works(session, tiny_model)
+
+
+# What a broken one says ----------------------------------------------------------------------
+
+
+def broken_child(line: str) -> str:
+    """A child that says this when it begins with a prompt."""
+    return f"""
+from llmwit_magic.engines import child
+def speak(*anything):
+    served._events.write({line} + b"\\n")
+    served._events.flush()
+    import time
+    time.sleep(60)
+child.TextStream = speak
+serve = child.Child.serve
+def remember(self):
+    global served
+    served = self
+    serve(self)
+child.Child.serve = remember
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("b'[' * 200_000", "RecursionError"),
+        ("""b'{"kind": "Chunk", "value": ' + b'[' * 200_000""", "RecursionError"),
+        ("""b'{"kind": "Chunk", "value": 5}'""", "TypeError"),
+        ("""b'{"kind": "End", "value": {}}'""", "KeyError"),
+        ("""b'{"kind": "Prepared", "value": {"params": {}}}'""", "KeyError"),
+        ("""b'{"kind": "error", "value": 5}'""", "TypeError"),
+        ("""b'{"kind": [], "value": 5}'""", "AssertionError"),
+    ],
+)
+def test_a_child_that_says_what_nobody_expects(
+    session: Session, tiny_model: Path, line: str, said: str
+) -> None:
+    """An answer that is none fails the run by name, and the child is replaced."""
+    with child_with(broken_child(line), last=True):
+        run = ask(session, tiny_model)
+        assert run.wait(30)
+    assert type(run.error) is EngineFailed, run.error
+    assert "failed while evaluating the prompt: run the cell again" in str(run.error)
+    assert said in str(run.error)
+    assert session.engines.loaded_models() == []
+    works(session, tiny_model)
+
+
+def test_a_child_that_is_ended_here_is_not_told_as_short_of_memory(
+    session: Session, tiny_model: Path
+) -> None:
+    """A child that closes its pipe and lives on is ended by us, which says nothing of memory."""
+    close = """
+import os, time
+from llmwit_magic.engines import child
+def hang(*anything):
+    served._events.close()
+    time.sleep(60)
+child.TextStream = hang
+serve = child.Child.serve
+def remember(self):
+    global served
+    served = self
+    serve(self)
+child.Child.serve = remember
+"""
+    with child_with(close, last=True):
+        run = ask(session, tiny_model)
+        assert run.wait(30)
+    assert isinstance(run.error, EngineDied)
+    assert "broke off and did not end by itself while evaluating the prompt" in str(run.error)
+    assert "memory" not in str(run.error)
+    assert "SIGKILL" not in str(run.error)
+    works(session, tiny_model)
+
+
+# Cancelled, then unloaded ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["load", "run"])
+def test_a_cancelled_run_that_is_unloaded_is_interrupted(
+    session: Session, tiny_model: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a person stopped first was interrupted, also where its model is then unloaded."""
+    monkeypatch.setattr(process, "GRACE_SECONDS", 20)
+    pid = works(session, tiny_model)
+    if moment == "run":
+        os.kill(pid, signal.SIGSTOP)
+        run = ask(session, tiny_model)
+        time.sleep(0.3)
+    else:
+        session.engines.unload()
+        with child_with(STOP):
+            run = ask(session, tiny_model)
+            while not (run.progress and run.progress.stage == "load"):
+                time.sleep(0.01)
+    run.cancel()
+    session.engines.unload()
+    assert run.wait(10)
+    assert (run.status, run.error) == ("interrupted", None)
+    assert run.run_id is not None
+    row = session.log.row(run.run_id)
+    assert (row["status"], row["error_type"]) == ("interrupted", None)
+
+
+def test_a_run_that_waits_for_an_engine_that_is_unloaded_is_interrupted(
+    session: Session, tiny_model: Path
+) -> None:
+    """The same of a run that was cancelled before its turn came."""
+    engine = process.EngineProcess(
+        info=session.find(Request(model=str(tiny_model), prompt="-")), source=tiny_model,
+        loaded=tiny_model, model_type=None, context_length=None, gpu_layers=0,
+    )  # fmt: skip
+    engine.close()
+    cancel = threading.Event()
+    with pytest.raises(EngineFailed, match=r"was unloaded"):
+        engine.load(lambda event: None, cancel)
+    cancel.set()
+    with pytest.raises(process.Cancelled):
+        engine.load(lambda event: None, cancel)
