@@ -55,6 +55,11 @@ class LogMagics(Magics):
         "stands before what a spreadsheet would run as a formula",
     )
     @argument(
+        "--copy",
+        metavar="FILE",
+        help="copy the whole log, of all kernels, into another file of its kind",
+    )
+    @argument(
         "--schema", metavar="otel", help="name the fields of JSON Lines as OpenTelemetry does"
     )
     @argument(
@@ -89,6 +94,10 @@ class LogMagics(Magics):
                 raise InvalidInput(f"{part}: that goes with --{word}")
         if arguments.info:
             print(f"{one_line(log.path)}: {_runs(len(log))}, {log.size / 1e6:.1f} MB")
+            return None
+        if arguments.copy is not None:
+            count = log.backup(arguments.copy)
+            print(f"{_runs(count)} copied to {one_line(arguments.copy)}")
             return None
         if arguments.prune is not None:
             removed, freed = log.prune(arguments.prune, **chosen)

@@ -1,4 +1,9 @@
-"""The file of the run log: its schema, its migration, and what to do when it is damaged."""
+"""The file of the run log: its schema, its migration, and what to do when it is damaged.
+
+New rows go into SQLite's write-ahead log, the file beside it that ends with
+`-wal`, and are brought into the file itself within `CHECKPOINT_SECONDS`: a
+person may copy the one without the other, or take the other for a remnant.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,9 @@ import threading
 import time
 import uuid
 import warnings
+import weakref
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +25,10 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from ..errors import LogError, LogWarning, one_line
+from ..files import replacing
 from .columns import COLUMNS
 from .filters import holds
+from .trouble import damaged, is_busy, is_damage, lock_error, lock_failure, words
 
 T = TypeVar("T")
 
@@ -31,6 +39,12 @@ BUSY_SECONDS = 5.0
 """How long a write waits for another kernel's."""
 BUSY_AGAIN_SECONDS = 0.5
 """The same after a wait that was in vain."""
+CHECKPOINT_SECONDS = 1.0
+"""How long after it was written a row may stand in the write-ahead log alone.
+
+A checkpoint waits for the disk, and so does the first row after it, some
+milliseconds each: with every row a batch would wait more than it logs.
+"""
 
 _FIRST_COLUMNS = {"run_id", "session_id", "started_at", "prompt", "stop", "seed"}
 """Some of those of schema 1, which had no application_id."""
@@ -53,7 +67,8 @@ class Database:
 
     A damaged file is set aside under another name, with a `LogWarning`, and a
     new one begun: a kernel must not stop for it. Everything else that goes
-    wrong is a `LogError`.
+    wrong is a `LogError`. Where the file system locks no files, that stays so
+    for as long as the object lives.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -65,7 +80,12 @@ class Database:
         self.session_id = uuid.uuid4().hex
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
+        self._wal_inode: tuple[int, int] | None = None
+        self._no_locks: str | None = None
+        """Why files cannot be locked where this one is."""
+        self._checkpoint_timer: threading.Timer | None = None
         self._patience = BUSY_SECONDS
         self.last_id = 0
         """The highest run_id that this kernel has given: a new file goes on from there."""
@@ -77,7 +97,9 @@ class Database:
             with connection:
                 return work(connection)
 
-        return self._attempt(transaction)
+        result = self._attempt(transaction)
+        self._checkpoint_soon()
+        return result
 
     def read(self, sql: str, arguments: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""
@@ -99,6 +121,56 @@ class Database:
         """A statement that cannot stand in a transaction."""
         self._attempt(lambda connection: connection.execute(statement).close())
 
+    def backup(self, path: Path) -> int:
+        """Copy all of it, as it stands at one moment, into another file; the number of its runs."""
+        with self._lock:
+            self.read("SELECT 1 FROM runs LIMIT 1")
+            # What stands in a write-ahead log would be taken for the copy's.
+            if os.path.realpath(path) == os.path.realpath(self.path) or os.path.exists(
+                f"{path}-wal"
+            ):
+                raise LogError(f"{path} is a run log that is in use: name another file")
+            connection = self._connection
+            assert connection is not None
+            try:
+                with replacing(path) as part:
+                    os.close(os.open(part, os.O_CREAT | os.O_RDWR, 0o600))
+                    with closing(sqlite3.connect(part)) as copy:
+                        connection.backup(copy)
+                        # One file, which can be read where nothing can be written.
+                        copy.execute("PRAGMA journal_mode = DELETE")
+                        return int(copy.execute("SELECT count(*) FROM runs").fetchone()[0])
+            except (sqlite3.Error, OSError) as error:
+                said = getattr(error, "strerror", None) or words(error)
+                raise LogError(f"the run log cannot be copied to {path}: {said}") from None
+
+    def checkpoint(self) -> None:
+        """Bring what was written into the file itself, as far as no other kernel is in the way."""
+        with self._lock:
+            if self._checkpoint_timer is not None:
+                self._checkpoint_timer.cancel()
+                self._checkpoint_timer = None
+            connection = self._connection
+            if connection is None or self.path == ":memory:" or self._pid != os.getpid():
+                return  # a connection is none of a fork's business
+            with suppress(sqlite3.Error):  # it stays where it is, and the next one will do
+                connection.execute("PRAGMA busy_timeout = 0")
+                row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if row[0]:
+                    self._checkpoint_soon()
+
+    def _checkpoint_soon(self) -> None:
+        with self._lock:
+            timer = self._checkpoint_timer
+            if self.path == ":memory:" or (timer is not None and timer.is_alive()):
+                return
+            # The reference is weak: a log that is let go is closed at once.
+            timer = threading.Timer(CHECKPOINT_SECONDS, _checkpoint, [weakref.ref(self)])
+            timer.name, timer.daemon = "llmwit-checkpoint", True
+            with suppress(RuntimeError):  # no more threads: SQLite itself sees to it, if later
+                timer.start()
+                self._checkpoint_timer = timer
+
     def size(self) -> int:
         """Bytes on the disk, the write-ahead log included; 0 in memory."""
         return sum(os.path.getsize(name) for name in self._files() if os.path.exists(name))
@@ -107,6 +179,8 @@ class Database:
         """Close the file; the next use opens it again."""
         with self._lock:
             if self._connection is not None:
+                if self._checkpoint_timer is not None:
+                    self.checkpoint()  # the last to close does so in any case
                 with suppress(sqlite3.Error):
                     self._connection.close()
                 self._connection = None
@@ -122,25 +196,40 @@ class Database:
         """Do `work`; once more where the file had to be set aside."""
         with self._lock:
             for again in (True, False):
+                if self._no_locks is not None:
+                    raise self._unlockable(self._no_locks)
                 try:
                     result = work(self._open())
                     self._patience = BUSY_SECONDS
                     return result
                 except (sqlite3.Error, OSError, OverflowError, UnicodeError) as error:
-                    if not (again and _is_damage(error) and self._set_aside(error)):
-                        if _is_busy(error):
-                            # Others may hold it for long: the next ones do not wait as much.
-                            self._patience = min(BUSY_SECONDS, BUSY_AGAIN_SECONDS)
+                    if not (again and is_damage(error) and self._set_aside(error)):
                         raise self._problem(error) from None
             raise AssertionError("unreachable")
 
     def _problem(self, error: Exception) -> LogError:
-        if _is_damage(error):
+        if is_damage(error):
             return LogError(
                 f"{self.path} is no run log ({error}): set %config InferMagics.log_path to "
                 "another file"
             )
-        return LogError(f"the run log {self.path} cannot be used: {error}")
+        self._no_locks = lock_error(error)
+        if is_busy(error):
+            # Others may hold it for long: the next ones do not wait as much.
+            self._patience = min(BUSY_SECONDS, BUSY_AGAIN_SECONDS)
+            self._no_locks = self._lock_failure()
+        if self._no_locks is not None:
+            return self._unlockable(self._no_locks)
+        return LogError(f"the run log {self.path} cannot be used: {words(error)}")
+
+    def _lock_failure(self) -> str | None:
+        return None if self.path == ":memory:" else lock_failure(Path(self.path).parent)
+
+    def _unlockable(self, why: str) -> LogError:
+        return LogError(
+            f"the run log {self.path} cannot be used: its file system does not lock files ({why}): "
+            "set %config InferMagics.log_path to a file on another disk"
+        )
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._unmoved():
@@ -149,25 +238,38 @@ class Database:
         self.close()
         if self.path != ":memory:":
             self._create_file()
+            if (why := self._lock_failure()) is not None:
+                self._no_locks = why
+                raise self._unlockable(why)
         connection = sqlite3.connect(self.path, timeout=self._patience, check_same_thread=False)
         try:
             self._prepare(connection)
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
+        self._connection, self._pid = connection, os.getpid()
+        self._wal_inode = _inode(f"{self.path}-wal")
         return connection
 
     def _unmoved(self) -> bool:
-        """Whether the open file is still the one of that name: a person may have deleted it."""
-        return self.path == ":memory:" or _inode(self.path) == self._inode
+        """Whether the open files are still those of these names: a person may have deleted one.
+
+        Where it was the write-ahead log, closing brings what it holds into the file.
+        """
+        return self.path == ":memory:" or (
+            _inode(self.path) == self._inode and _inode(f"{self.path}-wal") == self._wal_inode
+        )
 
     def _create_file(self) -> None:
         """Prompts are private: folder and file are for their owner alone."""
         path = Path(self.path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._inode = _inode(self.path)
+        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            stat = os.fstat(file)
+            self._inode = (stat.st_dev, stat.st_ino)
+        finally:
+            os.close(file)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.create_function("holds", 2, holds, deterministic=True)
@@ -240,7 +342,7 @@ class Database:
         if self.path == ":memory:" or not _looks_like_log(self.path):
             return False
         with suppress(OSError, Timeout), FileLock(f"{self.path}.lock", timeout=BUSY_SECONDS):
-            if not _damaged(self.path):
+            if not damaged(self.path, BUSY_SECONDS):
                 return True  # another kernel was here first
             name = f"{self.path}.damaged-{datetime.now():%Y%m%d-%H%M%S-%f}"
             for file in self._files():
@@ -256,6 +358,11 @@ class Database:
             )
             return True
         return False
+
+
+def _checkpoint(database: weakref.ref[Database]) -> None:
+    if (there := database()) is not None:
+        there.checkpoint()
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
@@ -274,33 +381,9 @@ def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > deadline:
+            if not is_busy(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.01)
-
-
-def _is_busy(error: Exception) -> bool:
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    return code & 0xFF == sqlite3.SQLITE_BUSY
-
-
-def _is_damage(error: Exception) -> bool:
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _damaged(path: str) -> bool:
-    try:
-        # Not made where another kernel has just taken it away.
-        address = f"{Path(path).as_uri()}?mode=rw"
-        connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS)
-        try:
-            said = connection.execute("PRAGMA quick_check(1)").fetchone()
-            return said is None or said[0] != "ok"
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        return _is_damage(error)
 
 
 def _looks_like_log(path: str) -> bool:

@@ -291,6 +291,14 @@ class RunLog:
 
         return export(self.rows(everyone, **filters), Path(path).expanduser(), schema)
 
+    def backup(self, path: str | Path) -> int:
+        """Copy the whole log, of all kernels, into another file; the number of its runs.
+
+        The copy is the log as it stands at one moment, also while kernels
+        write it, and is one itself: `RunLog(path)`. A file of that name is replaced.
+        """
+        return self._database.backup(Path(path).expanduser().absolute())
+
     def plot(
         self, kind: str | None = None, by: str | None = None, everyone: bool = True, **filters: Any
     ) -> RunPlot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -278,6 +279,99 @@ def test_a_run_that_waits_for_the_log_can_be_cancelled(
     log_is_whole(report, path, ["before", "cancelled"])
 
 
+# A file system without locks ---------------------------------------------------------------
+
+LOCKLESS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+/* Where the file LOCKLESS is there, locks of files in its folder fail with the error in it. */
+static int fails(int file) {
+    char link[64], path[4096];
+    const char *name = getenv("LOCKLESS");
+    FILE *order = name ? fopen(name, "r") : NULL;
+    if (!order) return 0;
+    int number = 0;
+    if (fscanf(order, "%d", &number) != 1) number = 0;
+    fclose(order);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    size_t folder = strrchr(name, '/') - name;
+    if (!number || length < (ssize_t)folder || strncmp(path, name, folder)) return 0;
+    errno = number;
+    return 1;
+}
+#define LOCKS(function) \\
+    int function(int file, int command, ...) { \\
+        va_list more; \\
+        va_start(more, command); \\
+        void *what = va_arg(more, void *); \\
+        va_end(more); \\
+        static int (*real)(int, int, ...); \\
+        if (!real) real = dlsym(RTLD_NEXT, #function); \\
+        int lock = command == F_SETLK || command == F_SETLKW || command == F_GETLK; \\
+        return lock && fails(file) ? -1 : real(file, command, what); \\
+    }
+LOCKS(fcntl)
+LOCKS(fcntl64)
+"""
+
+
+def preloaded(source: str, folder: Path) -> Path:
+    """A library for `LD_PRELOAD`."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("another libc's answers take Linux and a C compiler")
+    text, library = folder / "shim.c", folder / "shim.so"
+    text.write_text(source)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(text), "-ldl"], check=True
+    )
+    return library
+
+
+@pytest.mark.parametrize("name", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_log_on_a_disk_without_locks(
+    spm: Path, tmp_path: Path, report: Report, name: str, later: bool
+) -> None:
+    """Runs go on, and say the true reason; what SQLite waits for, it waits for once at most."""
+    number = getattr(errno, name)
+    switch = tmp_path / "log" / "lockless"
+    switch.parent.mkdir()
+    code = APART + f"""
+if {later}:
+    said["before"] = ask("before")
+with open(os.environ["LOCKLESS"], "w") as file:
+    file.write("{number}")
+said["runs"], said["seconds"] = [], []
+for number in range(3):
+    began = time.monotonic()
+    said["runs"].append(ask(f"run {{number}}"))
+    said["seconds"].append(time.monotonic() - began)
+say()
+"""  # fmt: skip
+    library = preloaded(LOCKLESS, tmp_path)
+    said = python_apart(
+        code, spm, switch.parent / "runs.sqlite3",
+        env={"LD_PRELOAD": str(library), "LOCKLESS": str(switch)},
+    )  # fmt: skip
+    for number, outcome in enumerate(said["runs"]):
+        assert (outcome["status"], outcome["run_id"]) == ("ok", None)
+        problem = outcome["log_problem"]
+        assert "its file system does not lock files (" in problem, problem
+        assert "locked" not in problem
+        if number or not later:
+            assert said["seconds"][number] < database.BUSY_SECONDS
+    report.tried(f"log on a disk without locks ({name})", "ran, not logged", 3)
+
+
 # The clock ------------------------------------------------------------------------------------
 
 SHIM = """
@@ -319,14 +413,7 @@ time_t time(time_t *now) {
 @pytest.fixture
 def clock(tmp_path: Path) -> dict[str, str]:
     """The environment of a process whose clock is set back by making the file `back` longer."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not sys.platform.startswith("linux"):
-        pytest.skip("a clock that can be set takes Linux and a C compiler")
-    source, library = tmp_path / "shim.c", tmp_path / "shim.so"
-    source.write_text(SHIM)
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True
-    )
+    library = preloaded(SHIM, tmp_path)
     (tmp_path / "back").touch()
     return {"LD_PRELOAD": str(library), "BACK": str(tmp_path / "back")}
 

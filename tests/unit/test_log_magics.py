@@ -189,6 +189,17 @@ def test_an_export_that_fails_is_one_line(shell: Any) -> None:
         infer_log(shell, "--export no/runs.csv")
 
 
+def test_the_log_is_copied(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--copy` copies all runs of all kernels; onto the log itself it is refused."""
+    infer_log(shell, "--copy 'my copy.sqlite3'")
+    assert capsys.readouterr().out == "4 runs copied to my copy.sqlite3\n"
+    copy = RunLog("my copy.sqlite3")
+    assert [row["run_id"] for row in copy.rows()] == [1, 2, 3, 4]
+    copy.close()
+    with pytest.raises(LogError, match="in use: name another file"):
+        infer_log(shell, "--copy runs.sqlite3")
+
+
 def test_runs_are_plotted(shell: Any) -> None:
     """`--plot` alone draws all; with a kind and a column, that one; an image in the notebook."""
     figure = infer_log(shell, "--plot")
