@@ -310,8 +310,14 @@ def test_too_large_a_sweep_is_refused(line: str) -> None:
 
 
 def test_the_largest_sweep() -> None:
-    """The limit itself is allowed."""
+    """The limit itself is allowed, in one list and in several; one more is not."""
     assert len(read("--seed 1:100 --top-k 1:10").requests) == MAX_SWEEP == 1000
+    assert len(read("--seed 1:1000").requests) == 1000
+    assert len(read("--seed 1:999,5:5").requests) == 1000
+    assert "a sweep of 1,001 runs" in refused("--seed 1:77 --top-k 1:13")
+    assert "a sweep of 1,001 runs" in refused("--seed 1:1000,5:5")
+    assert "'1:1001' makes more than 1,000 values" in refused("--seed 1:1001")
+    assert "'7:7' makes more than 1,000 values" in refused("--seed 1:1000,5:5,7:7")
 
 
 # What is wrong
@@ -323,8 +329,10 @@ def test_the_largest_sweep() -> None:
         ("--temprature 1", ["unknown option --temprature", "did you mean --temperature?"]),
         ("--xyzzy", ["unknown option --xyzzy", "%%infer?"]),
         ("--temp 1", ["unknown option --temp"]),
-        ("--", ["unknown option --"]),
+        ("--", ["unknown option --: %%infer? lists the options"]),
         ("-5", ["unknown option -5"]),
+        ("-t 1", ["unknown option -t: %%infer? lists the options"]),
+        ("--t 1", ["unknown option --t: did you mean --temperature?"]),
         ("--temperature", ["--temperature needs a value: --temperature T"]),
         ("--stop --chat", ["--stop needs a value: --stop TEXT"]),
         ("--stop --seed=5", ["--stop needs a value"]),

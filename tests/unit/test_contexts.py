@@ -73,6 +73,19 @@ def test_one_prompt_needs_one_copy() -> None:
     assert short.opened == 1
 
 
+def test_how_long_a_prompt_is_worth_keeping() -> None:
+    """Longer than 64 tokens: so many are evaluated in the time that opening a file takes."""
+    for length, opened in ((64, 1), (65, 2)):
+        prompts = Prompts(most=3)
+        prompts.known(prompt(1, length))
+        prompts.known(prompt(2, length))
+        assert prompts.opened == opened, length
+    prompts = Prompts(most=3)
+    for number, length in enumerate((65, 64, 65)):
+        prompts.known(prompt(number, length))
+    assert prompts.opened == 2  # the second one was given up for the third
+
+
 def test_a_copy_with_nothing_to_lose_is_used_first() -> None:
     """Before another one is opened, and before a prompt worth keeping goes."""
     prompts = Prompts(most=2)

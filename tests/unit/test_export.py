@@ -199,6 +199,11 @@ def test_otel_attributes_say_what_the_row_says(log: RunLog, tmp_path: Path) -> N
     """Messages have roles and parts, counts are numbers, and what is missing is left out."""
     log.export(tmp_path / "otel.jsonl", schema="otel")
     whole, failed, running = map(json.loads, (tmp_path / "otel.jsonl").read_text().splitlines())
+    # The conventions know no message without a reason for its end.
+    (message,) = failed["gen_ai.output.messages"]
+    assert message == {
+        "role": "assistant", "parts": [{"type": "text", "content": ""}], "finish_reason": "error",
+    }  # fmt: skip
     assert whole["gen_ai.operation.name"] == "chat"
     assert whole["gen_ai.input.messages"] == [
         {"role": "user", "parts": [{"type": "text", "content": "=1+1"}]}

@@ -294,6 +294,13 @@ def test_function_filters_are_named_and_left_out(session: FakeSession) -> None:
     assert session.log[1].request.content_filters == ("a+",)
 
 
+def test_a_pattern_that_looks_like_a_functions_name_is_one(session: FakeSession) -> None:
+    """Only what begins and ends as a function is written is left out."""
+    patterns = ("<function [a-z]+", ".*>", "a<function >")
+    session.finish(Request(model="fake", prompt="p", content_filters=patterns))
+    assert session.log[1].request.content_filters == patterns
+
+
 # Opinions -------------------------------------------------------------------------
 
 

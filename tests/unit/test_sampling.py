@@ -217,6 +217,18 @@ def test_which_tokens_stay(params: dict[str, float], tokens: list[int]) -> None:
     assert sorted(ids.tolist()) == tokens
 
 
+@pytest.mark.parametrize("top_k", [0, 3])
+@pytest.mark.parametrize(
+    ("p", "count"),
+    [(0.5, 1), (0.5 + 0.7e-12, 1), (0.5 + 1.5e-12, 2), (0.75 + 0.7e-12, 2), (0.75 + 1.5e-12, 3)],
+)
+def test_how_far_from_top_p_counts_as_reached(p: float, count: int, top_k: int) -> None:
+    """A share that is short of it by 1e-12, as rounding may leave it, and no more than that."""
+    logits = np.array([math.log(4), math.log(2), math.log(2), -100.0])  # 0.5, 0.25, 0.25
+    params = InferencingParams(temperature=1, top_k=top_k, top_p=p)
+    assert len(distribution(logits, [], params)[0]) == count
+
+
 def test_top_p_is_applied_after_temperature_and_top_k() -> None:
     """A low temperature sharpens what top-p sees, and top-p's share is of the top-k's sum."""
     logits = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
@@ -255,10 +267,25 @@ def test_the_nth_draw_depends_on_seed_and_n_alone(seed: int) -> None:
 
 
 def test_the_stream_of_a_seed_is_the_one_that_was_recorded() -> None:
-    """PCG64's first numbers for seed 42, as published: a run can be repeated years later."""
+    """PCG64's numbers for seed 42, to the last bit: a run can be repeated years later."""
     sampler = Sampler(InferencingParams(seed=42))
-    numbers = [sampler.quantile() for _ in range(3)]
-    assert numbers == pytest.approx([0.77395605, 0.43887844, 0.85859792], abs=1e-8)
+    numbers = [sampler.quantile() for _ in range(130)]
+    assert numbers[:3] == [0.7739560485559633, 0.4388784397520523, 0.8585979199113825]
+    assert numbers[63:66] == [0.7649988574160256, 0.6347183200005908, 0.5535794006579958]
+    assert numbers == np.random.default_rng(42).random(130).tolist()
+
+
+@pytest.mark.parametrize(
+    ("quantile", "token"),
+    [(0.0, 1), (0.25 - 2**-53, 1), (0.25, 3), (0.5, 4), (0.75 - 2**-53, 4), (0.75, 5), (1 - 2**-53, 5)],
+)  # fmt: skip
+def test_which_token_a_number_draws(
+    monkeypatch: pytest.MonkeyPatch, quantile: float, token: int
+) -> None:
+    """The one in whose stretch [below, below + p) it lies; a token of probability 0 has none."""
+    sampler = Sampler(InferencingParams(seed=1, temperature=1, top_k=0, top_p=1))
+    monkeypatch.setattr(sampler, "quantile", lambda: quantile)
+    assert sampler.next(array([-math.inf, 0, -math.inf, 0, 0, 0]), []) == token
 
 
 def test_a_sampler_needs_a_seed() -> None:

@@ -143,6 +143,19 @@ def test_invalid_bytes_become_replacement_characters(pieces: list[bytes]) -> Non
     assert outcome(pieces)[0] == b"".join(pieces).decode(errors="replace")
 
 
+def test_how_much_has_been_read_and_given_out() -> None:
+    """An unfinished character counts as read, once, and is given out when it is whole.
+
+    So a token that ends inside a character is not told before the character is.
+    """
+    stream = TextStream(["zz"])
+    counts = []
+    for piece in (b"a", b"\xf0", b"\x9f\x98", b"\x80", b"z", b"b"):
+        stream.push(piece)
+        counts.append((stream.read_count, stream.given_count))
+    assert counts == [(1, 1), (2, 1), (2, 1), (2, 2), (3, 2), (4, 4)]
+
+
 @pytest.mark.parametrize("character", ["é", "日", "😀"])
 def test_an_unfinished_character_at_the_end_becomes_one_replacement(character: str) -> None:
     """It is held back while it may be completed, and shown as U+FFFD when nothing follows."""

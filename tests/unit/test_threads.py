@@ -152,6 +152,20 @@ def test_load_is_all_work_but_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load() == 0  # counted in hundredths: ours may come out a little larger
 
 
+@pytest.mark.parametrize(
+    ("looks", "others"),
+    [((3, 1, 2), 0), ((1, 3, 3), 0), ((3, 4, 3), 2), ((5, 4, 2), 1), ((1, 1, 1), 0), ((0, 3, 3), 0)],
+)  # fmt: skip
+def test_what_merely_passes_by_is_no_neighbour(
+    looks: tuple[int, ...], others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three looks at the running tasks the least counts, without the one that looks."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(module, "usable_cores", lambda: os.cpu_count() or 1)
+    monkeypatch.setattr(module, "_running_tasks", iter(looks).__next__)
+    assert others_running() == others
+
+
 @contextmanager
 def busy_neighbours(count: int) -> Iterator[None]:
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]

@@ -1,0 +1,41 @@
+"""The buttons under an answer, and the marks of a comparison."""
+
+from __future__ import annotations
+
+import re
+
+from llmwit_magic.protocol import Chunk, Request
+from llmwit_magic.runlog.run import Run
+from llmwit_magic.views.html import Extras, comparison_html, html_of
+from tests.support.fake import end, prepared, run_of
+
+REQUEST = Request(model="fake", prompt="p")
+
+
+def answered(text: str, run_id: int | None = None) -> Run:
+    run = run_of([prepared(REQUEST), Chunk(text, 3), end(3)], REQUEST)
+    run.run_id = run_id
+    return run
+
+
+def test_thumbs_need_a_row_in_a_log() -> None:
+    """A rating is kept in the log: without one, or without a row in it, there is no button."""
+    for run_id, log_path, thumbs in (
+        (7, "/runs.sqlite3", 2), (7, "", 0), (None, "/runs.sqlite3", 0), (None, "", 0),
+    ):  # fmt: skip
+        markup = html_of(answered("hello", run_id).result, Extras(log_path=log_path))
+        assert markup.count("data-rate=") == thumbs, (run_id, log_path)
+
+
+def marks(base: str, other: str) -> list[str]:
+    markup = comparison_html([answered(base, 1).result, answered(other, 2).result])
+    return re.findall(r"<mark>(.*?)</mark>", markup)
+
+
+def test_marks_have_words_in_them() -> None:
+    """What an answer has besides is marked; where it only lacks something, there is no mark."""
+    assert marks("one two three", "one two three") == []
+    assert marks("one two three", "one three") == []
+    assert marks("one two three", "") == []
+    assert marks("one three", "one two three") == ["two "]
+    assert marks("one two", "one six") == ["six"]
