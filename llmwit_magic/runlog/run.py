@@ -105,9 +105,12 @@ class Run:
             if isinstance(event, Progress):
                 self.progress = event
             elif isinstance(event, Prepared):
-                self.prepared, self.progress = event, None
+                self.prepared = event
                 # Of values put in, only those need to be known that keep something from its effect.
                 self.request = self.request.model_copy(update={"data_spans": event.data_spans})
+                # What comes next, before the engine says so: nothing is written yet.
+                known, count = event.cached_token_count, event.prompt_token_count
+                self.progress = Progress("prompt", known, count)
                 self._time("load")
             elif isinstance(event, Chunk):
                 self.progress = None

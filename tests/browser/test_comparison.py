@@ -116,21 +116,30 @@ def test_a_header_sorts_both_ways(open_notebook: Open) -> None:
 
 
 def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
-    """While it runs the status counts the finished runs of all, in each of them, with a bar."""
-    notebook = open_notebook(SWEEP.replace("16", "60"))
+    """While it runs the status counts the finished runs of all, in each of them, with a bar.
+
+    Each run takes a second and more on any machine, and so does each state of the page.
+    """
+    notebook = open_notebook(
+        "import time\ndef slowly(text):\n    time.sleep(0.04)",
+        "%config InferMagics.content_filters = [slowly]",
+        SWEEP.replace("16", "30"),
+    )
+    notebook.run(1)
+    notebook.run(2)
     notebook.page.evaluate(WATCH)
-    notebook.start(1)
+    notebook.start(3)
     page = notebook.page
     status = page.locator(".jp-OutputArea .llmwit-status", has_text="2 of 6 runs")
     expect(status).to_be_visible(timeout=30_000)
     # It stays while the third run writes.
     expect(page.locator(".jp-OutputArea .llmwit", has_text="2 of 6 runs")).to_contain_text(
-        "writing", timeout=2000
+        "writing"
     )
     bar = page.locator(".jp-OutputArea progress:visible").first
     assert bar.get_attribute("max") == "6" or bar.evaluate("bar => bar.max") == 6
     notebook.picture("sweep_running")
-    notebook.wait(1)
+    notebook.wait(3)
     said = page.evaluate("[...window.said]")
     counts = {int(n) for line in said for n in re.findall(r"(\d+) of 6 runs", line)}
     assert {1, 2, 3, 4, 5} <= counts
@@ -138,14 +147,14 @@ def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
 
 
 def test_an_interrupted_sweep_keeps_what_is_finished(open_notebook: Open, lab: Lab) -> None:
-    """Stop in the third run: the table shows all that ran, and `_infer` has them."""
+    """Stop in the third run, which is a long one: the table has all that ran, and so has `_infer`."""
     notebook = open_notebook(
-        SWEEP.replace("--max-tokens 16", "--max-tokens 150"),
+        "%%infer --max-tokens 3,4,6000,5 --seed 5 --temperature 0.9\nOnce upon a time",
         "print([result.status for result in _infer], len(_infer.to_frame()))",
     )
     before = len(lab.log)
     notebook.start(1)
-    wait_until(lambda: len(lab.log) == before + 3, 40, "the third run has begun")
+    wait_until(lambda: len(lab.log) >= before + 3, 40, "the third run has begun")
     notebook.output(1).get_by_role("button", name="Stop").click()
     notebook.wait(1, 10)
     output = notebook.output(1)

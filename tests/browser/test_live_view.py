@@ -17,7 +17,8 @@ from tests.support.browser import Lab, Notebook, wait_until
 
 Open = Callable[..., Notebook]
 
-LONG = "%%infer --max-tokens 1500 --seed 5 --temperature 0.9\nOnce upon a time"
+LONG = "%%infer --max-tokens 6000 --seed 5 --temperature 0.9\nOnce upon a time"
+"""Of some minutes, or of many seconds on the quickest machine: it is stopped long before."""
 SHORT = "%%infer --max-tokens 12 --seed 3\nThe capital of France is"
 LIVE = ".jp-OutputArea .llmwit-scroll > .llmwit-text"
 
@@ -65,7 +66,7 @@ def test_text_grows_while_the_cell_runs(open_notebook: Open, lab: Lab) -> None:
 
     A stage that is over between two looks, such as reading a short prompt, need not be seen.
     """
-    notebook = open_notebook(LONG.replace("1500", "300"))
+    notebook = open_notebook(LONG.replace("6000", "300"))
     notebook.page.evaluate(WATCH, LIVE)
     output = notebook.run(1)
     seen = notebook.page.evaluate("window.seen")
@@ -128,7 +129,7 @@ def test_stop_ends_the_run_and_keeps_its_text(open_notebook: Open, lab: Lab) -> 
     text = notebook.output(1).locator(".llmwit-text")
     expect(text).to_have_text(row["text"], use_inner_text=True)
     assert len(row["text"]) >= len(before or "")
-    assert row["generated_token_count"] < 1500
+    assert row["generated_token_count"] < 6000
     expect(notebook.output(1).locator(".llmwit-badge")).to_have_text("interrupted")
 
 

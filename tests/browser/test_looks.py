@@ -15,7 +15,7 @@ CELLS = (
     "%%infer --max-tokens 60 --seed 4\nOnce upon a time",
     "%%infer --max-tokens 40 --seed 4 --top-logprobs 4\nOnce upon a time",
     "%%infer --temperature 0,0.7,1.5 --max-tokens 24 --seed 3\nMy favourite season is",
-    "%%infer --max-tokens 1500 --seed 5 --temperature 0.9\nOnce upon a time",
+    "%%infer --max-tokens 6000 --seed 5 --temperature 0.9\nOnce upon a time",
 )
 # WCAG 2: relative luminance, colours laid over what is behind them.
 CONTRAST = """(element) => {

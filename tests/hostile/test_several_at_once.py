@@ -295,14 +295,17 @@ def test_idle_models_give_their_memory_back(
 ) -> None:
     """After the minutes asked for, not before; the next run loads again."""
     assert session.engines.idle_unload_minutes is None
-    session.engines.idle_unload_minutes = 1.2 / 60
     for path in large[:2]:
         answer(session, path)
     engines = engines_of()
     full = resident(engines)
     assert len(engines) == 2
+    used = time.monotonic()
+    answer(session, large[1])
+    session.engines.idle_unload_minutes = 1.2 / 60
     until(lambda: not engines[0].is_running(), 4)
     until(lambda: not engines[1].is_running(), 4)
+    assert time.monotonic() - used > 1.2
     freed = full - resident(engines)
     print(f"two idle models: {full / 1e6:.0f} MB before, {(full - freed) / 1e6:.0f} MB after")
     assert freed > 2 * large[0].stat().st_size

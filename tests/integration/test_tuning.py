@@ -115,9 +115,10 @@ def test_history_and_keep(panel: TuningPanel) -> None:
 
 def test_closing_ends_the_run(panel: TuningPanel, session: Session) -> None:
     """When the panel leaves the page, its run is cancelled."""
+    before = len(panel.runs)
     panel.controls["no_limit"].value = True
     panel.controls["temperature"].value = 1.5
-    while not panel.runs or panel.runs[-1].done:
+    while len(panel.runs) == before:
         time.sleep(0.01)
     panel._receive(None, {"closed": True}, None)
     assert panel.wait(5)

@@ -25,6 +25,19 @@ def test_a_run_replays_its_events() -> None:
     assert list(run) == events
 
 
+def test_nothing_is_written_before_the_prompt_is_read() -> None:
+    """Between the prepared request and the engine's first word the run reads its prompt.
+
+    A view that looks just then must not say that it writes.
+    """
+    run = Run(REQUEST)
+    stages = []
+    for event in (Progress("load"), prepared(REQUEST), Progress("prompt", 2, 5), Chunk("a", 1)):
+        run.emit(event)
+        stages.append(run.progress and (run.progress.stage, run.progress.done, run.progress.total))
+    assert stages == [("load", 0, None), ("prompt", 0, 5), ("prompt", 2, 5), None]
+
+
 def test_a_result_comes_from_the_events() -> None:
     """Text, reason, usage and timings of the result are those that the engine told."""
     run = run_of([prepared(REQUEST), Chunk("a", 1), Chunk("b", 2),
