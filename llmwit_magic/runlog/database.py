@@ -125,14 +125,13 @@ class Database:
         """Copy all of it, as it stands at one moment, into another file; the number of its runs."""
         with self._lock:
             self.read("SELECT 1 FROM runs LIMIT 1")
-            # What stands in a write-ahead log would be taken for the copy's.
-            if os.path.realpath(path) == os.path.realpath(self.path) or os.path.exists(
-                f"{path}-wal"
-            ):
-                raise LogError(f"{path} is a run log that is in use: name another file")
             connection = self._connection
             assert connection is not None
             try:
+                # What stands in a write-ahead log would be taken for the copy's.
+                own = os.path.realpath(path) == os.path.realpath(self.path)
+                if own or os.path.exists(f"{path}-wal"):
+                    raise LogError(f"{path} is a run log that is in use: name another file")
                 with replacing(path) as part:
                     os.close(os.open(part, os.O_CREAT | os.O_RDWR, 0o600))
                     with closing(sqlite3.connect(part)) as copy:

@@ -297,7 +297,7 @@ class RunLog:
         The copy is the log as it stands at one moment, also while kernels
         write it, and is one itself: `RunLog(path)`. A file of that name is replaced.
         """
-        return self._database.backup(Path(path).expanduser().absolute())
+        return self._database.backup(Path(path).expanduser())
 
     def plot(
         self, kind: str | None = None, by: str | None = None, everyone: bool = True, **filters: Any

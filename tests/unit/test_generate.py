@@ -1,6 +1,7 @@
 """The loop, over a model whose logits are a script: what it evaluates, counts and says."""
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -201,6 +202,16 @@ def test_text_that_was_held_back_comes_with_the_end() -> None:
     assert (result.text, result.finish) == ("abc", FinishDetail.EOS)
     result = run("é".encode(), max_tokens=1)
     assert (result.text, result.finish) == ("\ufffd", FinishDetail.MAX_TOKENS)
+
+
+def test_the_seconds_are_those_that_it_took() -> None:
+    """Reading and writing take some of the time, and together no more than all of it."""
+    began = time.perf_counter()
+    seconds = run(b"hello\0").end.seconds
+    took = time.perf_counter() - began
+    assert set(seconds) == {"prompt", "decode"}
+    assert all(value >= 0 for value in seconds.values())
+    assert sum(seconds.values()) <= took
 
 
 def test_every_token_has_its_chunk() -> None:

@@ -121,6 +121,7 @@ def test_text_is_given_out_as_soon_as_it_is_safe(
 
 
 @given(st.text(LETTERS, min_size=1, max_size=8), st.text(LETTERS, max_size=40))
+@example("aabaaaa", "aabaaab")
 @settings(max_examples=200, deadline=None)
 def test_the_automaton_counts_what_has_been_written_of_the_sequence(stop: str, text: str) -> None:
     """`matched` is the length of the longest beginning of the sequence that ends the text."""
