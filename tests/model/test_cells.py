@@ -164,15 +164,15 @@ def test_logprobs_on_request(kernel: Kernel) -> None:
 
 
 def test_the_log_is_a_typed_table(kernel: Kernel, log_path: Path) -> None:
-    """`%infer_log` has this kernel's runs; integers stay integers, times carry UTC."""
+    """`%infer_log` has this kernel's runs; integers stay integers, times are UTC's."""
     kernel.run(f"%%infer --max-tokens none --temperature 0 --stop . --tag try=1\n{CAPITAL}")
     kernel.run("%%infer -m nosuch\nx")
     kernel.run("%infer_log -o log")
     told = kernel.run(
         "print(list(log['status']), log['max_tokens'].dtype, "
-        "log['started_at'].dt.tz, log.loc[1, 'tags'], log['prompt_token_count'].dtype)"
+        "log['started_at'].dtype, log.loc[1, 'tag.try'], log['prompt_token_count'].dtype)"
     )
-    assert told.stdout.strip() == "['ok', 'error'] Int64 UTC {'try': '1'} Int64"
+    assert told.stdout.strip() == "['ok', 'error'] Int64 datetime64[us] 1 Int64"
     assert [row["status"] for row in RunLog(log_path).rows()] == ["ok", "error"]
 
 
