@@ -161,11 +161,11 @@ TERMINAL: Mapping[str, Callable[[HostileSession, Run], tuple[str, int | None]]] 
     "the log's columns": lambda s, run: (
         repr(LogTable(s.log.to_frame().filter(regex="^(text|prompt|tag|stop|tokens|model)"))), None),
     "columns of other names": lambda s, run: (
-        repr(LogTable(s.log.to_frame())[["text"]].rename(columns={"text": s.said})), None),
-    "groups": lambda s, run: (repr(LogTable(s.log.to_frame()).groupby("text").first()), None),
+        repr(LogTable(s.log.to_frame()[["text"]].rename(columns={"text": s.said}))), None),
+    "groups": lambda s, run: (repr(LogTable(s.log.to_frame().groupby("text").first())), None),
     "groups of two": lambda s, run: (
-        repr(LogTable(s.log.to_frame()).groupby(["text", "model"]).first()), None),
-    "a turned log": lambda s, run: (repr(LogTable(s.log.to_frame()).T), None),
+        repr(LogTable(s.log.to_frame().groupby(["text", "model"]).first())), None),
+    "a turned log": lambda s, run: (repr(LogTable(s.log.to_frame().T)), None),
     "an object": lambda s, run: (repr(run.result), None),
     "a filter's warning": lambda s, run: (one_line(s.said), 1),
 }  # fmt: skip
@@ -373,7 +373,7 @@ PAGES: Mapping[str, Callable[[HostileSession, Run], str]] = {
     "progress": lambda s, run: progress_html(Progress("fetch", 1, 2, s.said)),
     "the log": lambda s, run: frame_html(s.log.to_frame()),
     "all of the log": lambda s, run: frame_html(
-        s.log.to_frame()[["prompt", "text", "system", "note", "tags", "stop", "tokens", "model"]]),
+        s.log.to_frame().filter(regex="^(prompt|text|system|note|tag|stop|tokens|model)")),
     "the log with other names": lambda s, run: frame_html(
         s.log.to_frame()[["text"]].rename(columns={"text": s.said}).rename_axis(s.said)),
     "groups of the log": lambda s, run: frame_html(s.log.to_frame().groupby(["text", "model"]).first()),
