@@ -244,7 +244,7 @@ def test_context_as_asked(asked: int, header: Header) -> None:
 def test_context_too_long(header: Header) -> None:
     """A longer one than the trained one is refused with that."""
     with pytest.raises(
-        InvalidInput, match=r"2049 is not valid: the model was trained with 2048 \(--any"
+        InvalidInput, match=r"2049 is not valid: the model was trained with 2048 \(--accept"
     ):
         choose_context(header, 2049)
 
