@@ -206,7 +206,17 @@ class LogitsModel:
         if not size:
             raise InvalidInput("this model gives no embeddings: ctransformers has them for GGUF")
         data = self._llm.ctransformers_llm_embeddings_data()
-        values: list[float] = np.ctypeslib.as_array(data, (size,)).tolist()
+        vector = np.ctypeslib.as_array(data, (size,))
+        if not np.isfinite(vector).all():
+            raise EngineFailed(
+                "the model computed NaN or infinite numbers: its file is damaged; fetch it again"
+            )
+        if not vector.any():
+            raise EngineFailed(
+                "the model computed an embedding of zeros only: its weights are zeros or its "
+                "header is wrong, as in an unfinished download; fetch the file again"
+            )
+        values: list[float] = vector.tolist()
         return values
 
     def encode_natively(self, text: str) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from ..protocol import Chunk, End, Event, Progress
 from ..wit import FinishDetail, InferencingParams, InferencingUsage, TokenAlternative, TokenInfo
-from .sampling import Logits, Sampler, log_probabilities
+from .sampling import Logits, Sampler, log_probabilities, refuse_blank
 from .stopping import TextStream
 from .threads import Threads
 
@@ -75,6 +75,8 @@ def generate(
         report(Progress("prompt", cached, len(prompt)))
         running = model.evaluate_prompt(context, threads, progress)
         seconds["prompt"] = time.perf_counter() - started
+        if running:
+            refuse_blank(model.logits)
 
     withheld: list[tuple[int, TokenInfo]] = []
     sampler = Sampler(params)

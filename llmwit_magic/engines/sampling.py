@@ -25,6 +25,8 @@ Scores = NDArray[np.floating[Any]]
 
 ZERO_WEIGHT = -746.0
 """Of this and of all below, the exponential is 0 in float64."""
+BLANK_RANGE = 1e-3
+"""Logits that differ by less are taken for equal: a trained model's differ by 10 and more."""
 
 
 def distribution(
@@ -167,6 +169,19 @@ def _bound(values: Scores, k: int) -> float:
         whole = values.size // width * width
         values = values[:whole].reshape(width, -1).max(axis=0)
     return float(np.sort(values)[-k])
+
+
+def refuse_blank(logits: Logits) -> None:
+    """Raise `EngineFailed` where no token is likelier than another.
+
+    Where the last tensors are zeros all logits are, at every position: asking
+    once a run is enough.
+    """
+    if logits.size > 1 and float(logits.max()) - float(logits.min()) < BLANK_RANGE:
+        raise EngineFailed(
+            "the model finds all tokens equally likely: its weights are zeros or its header is "
+            "wrong, as in an unfinished download; fetch the file again"
+        )
 
 
 class Sampler:

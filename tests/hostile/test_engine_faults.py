@@ -46,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("models")
     size: dict[str, Any] = {"context_length": 8192, "embedding": 128, "feed_forward": 512}
-    write_llama_gguf(folder / "spm.gguf", vocabulary="spm", weights="zero", **size)
+    write_llama_gguf(folder / "spm.gguf", vocabulary="spm", weights="constant", **size)
     write_llama_gguf(folder / "bpe.gguf", **size)
     return folder
 

@@ -13,6 +13,7 @@ import pytest
 
 from llmwit_magic.errors import (
     DeviceUnavailable,
+    EngineFailed,
     InvalidInput,
     ModelNotSupported,
     PromptTooLong,
@@ -264,6 +265,51 @@ def test_nan_logits_are_an_error(session: Session, tmp_path: Path) -> None:
     run = ask(session, path)
     assert run.status == "error"
     assert "NaN" in str(run.error)
+
+
+def unfinished(path: Path, share: float) -> Path:
+    """An unfinished download whose place was taken beforehand: zeros after a share of its bytes."""
+    size = path.stat().st_size
+    os.truncate(path, int(share * size))
+    os.truncate(path, size)
+    return path
+
+
+@pytest.mark.parametrize("vocabulary", ["bpe", "spm"])
+@pytest.mark.parametrize("share", [0.1, 0.3, None])
+def test_an_unfinished_download_is_an_error(
+    session: Session, tmp_path: Path, share: float | None, vocabulary: Any
+) -> None:
+    """A file with zeros at its end, or no weights at all, says so instead of answering nothing."""
+    path = write_llama_gguf(
+        tmp_path / "m.gguf", vocabulary=vocabulary, weights="random" if share else "zero"
+    )
+    run = ask(session, unfinished(path, share) if share else path)
+    assert run.status == "error"
+    assert "equally likely" in str(run.error)
+    assert "fetch the file again" in str(run.error)
+    assert run.generated_token_count == 0
+    with pytest.raises(EngineFailed, match="fetch the file again"):
+        session.embed(Request(model=str(path), prompt=""), ["some words"])
+
+
+@pytest.mark.parametrize("epsilon", [1e12, 1e30])
+def test_an_epsilon_that_drowns_everything_is_an_error(
+    session: Session, tmp_path: Path, epsilon: float
+) -> None:
+    """A header that makes all logits equal is told like weights of zero."""
+    path = write_llama_gguf(
+        tmp_path / "m.gguf",
+        extra_metadata={"llama.attention.layer_norm_rms_epsilon": epsilon},
+    )
+    assert "equally likely" in str(ask(session, path).error)
+
+
+def test_nan_embeddings_are_an_error(session: Session, tmp_path: Path) -> None:
+    """A vector of NaN is no embedding."""
+    path = write_llama_gguf(tmp_path / "nan.gguf", weights="nan")
+    with pytest.raises(EngineFailed, match="NaN"):
+        session.embed(Request(model=str(path), prompt=""), ["some words"])
 
 
 def test_a_killed_child_is_not_waited_for(session: Session, tiny_model: Path) -> None:

@@ -135,6 +135,7 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         params={"temperature": 0, "repeat_penalty": 1, "max_tokens": 4},
         content_filters=("(a{1,9}){1,99}b",))),
     "NaN": ("EngineFailed", lambda s: ask(s, write_llama_gguf("m.gguf", weights="nan"))),
+    "zeros": ("EngineFailed", lambda s: ask(s, write_llama_gguf("m.gguf", weights="zero"))),
     "killed": ("EngineDied", killed),
     "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
     "no run": ("RunNotFound", lambda s: (

@@ -96,3 +96,18 @@ def _until_killed(kill: Once, reply: Reply) -> None:
     if kill.time is not None:
         raise TimeoutError
     kill(reply)
+
+
+def test_an_unfinished_download_is_an_error(
+    kernel: Kernel, default_model_source: Path, tmp_path: Path
+) -> None:
+    """The default model with zeros after 30% of its bytes is told in one line, and says nothing."""
+    path = tmp_path / "unfinished.gguf"
+    size = default_model_source.stat().st_size
+    with default_model_source.open("rb") as source, path.open("wb") as file:
+        file.write(source.read(int(0.3 * size)))
+        file.truncate(size)
+    reply = kernel.run(f"%%infer -m {path}\nThe capital of France is")
+    assert "equally likely" in reply.error
+    assert "fetch the file again" in reply.error
+    assert len(reply.traceback) == 1

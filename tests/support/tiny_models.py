@@ -20,7 +20,7 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-Weights = Literal["random", "zero", "nan", "successor"]
+Weights = Literal["random", "zero", "constant", "nan", "successor"]
 Shapes = Mapping[str, tuple[int, ...]]
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -201,6 +201,7 @@ def make_tensors(
     - "random": normal, with `spreads` as in `SPREADS`. A tensor depends on its name, its shape and
       the seed, not on the other tensors.
     - "zero": all logits are 0, so every token is equally likely.
+    - "constant": the best token is the last but one, whatever the text.
     - "nan": the vectors are NaN, and so are all logits.
     - "successor": the best token after token i is i + 1, and after the last one the first. The
       embedding is the first matrix and the output the second one of the same shape; the blocks
@@ -213,6 +214,8 @@ def make_tensors(
             for name, shape in shapes.items()
         }
     tensors = {name: _random(name, shape, seed, spreads) for name, shape in shapes.items()}
+    if weights == "constant":
+        return _constant(tensors)
     return _successors(tensors) if weights == "successor" else tensors
 
 
@@ -234,17 +237,34 @@ def _is_scale(name: str) -> bool:
 
 
 def _successors(tensors: Tensors) -> Tensors:
-    matrices = [name for name, values in tensors.items() if values.ndim == 2]
-    embedding = tensors[matrices[0]]
-    output = next((n for n in matrices[1:] if tensors[n].shape == embedding.shape), None)
-    if output is None:
-        raise ValueError("weights='successor' needs an output matrix: the embeddings are tied")
+    embedding, output = _ends(tensors)
     directions = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+    _empty(tensors)
+    embedding[:] = directions
+    output[:] = 3 * np.roll(directions, 1, axis=0)
+    return tensors
+
+
+def _constant(tensors: Tensors) -> Tensors:
+    embedding, output = _ends(tensors)
+    _empty(tensors)
+    embedding[:] = output[-2] = 1
+    return tensors
+
+
+def _ends(tensors: Tensors) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The embedding and the output matrix."""
+    matrices = [values for values in tensors.values() if values.ndim == 2]
+    output = next((m for m in matrices[1:] if m.shape == matrices[0].shape), None)
+    if output is None:
+        raise ValueError("such weights need an output matrix: the embeddings are tied")
+    return matrices[0], output
+
+
+def _empty(tensors: Tensors) -> None:
+    """Let the blocks add nothing."""
     for name, values in tensors.items():
         values[:] = _is_scale(name) if values.ndim == 1 else 0
-    embedding[:] = directions
-    tensors[output][:] = 3 * np.roll(directions, 1, axis=0)
-    return tensors
 
 
 def write_llama_gguf(

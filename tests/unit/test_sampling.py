@@ -11,7 +11,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from llmwit_magic.engines.sampling import Sampler, distribution, log_probabilities, penalised
+from llmwit_magic.engines.sampling import (
+    Sampler,
+    distribution,
+    log_probabilities,
+    penalised,
+    refuse_blank,
+)
 from llmwit_magic.errors import EngineFailed
 from llmwit_magic.wit import InferencingParams
 
@@ -312,6 +318,20 @@ def test_logits_without_a_single_number_are_an_error() -> None:
     """A model that forbids every token has nothing to draw from."""
     with pytest.raises(EngineFailed):
         Sampler(InferencingParams(seed=1)).next(array([-math.inf] * 3), [])
+
+
+@pytest.mark.parametrize("logits", [[0, 0, 0], [5, 5, 5], [-3e38, -3e38], [0, 1e-4, -2e-4]])
+def test_logits_that_are_all_equal_are_an_error(logits: list[float]) -> None:
+    """A model that likes no token better has learnt nothing; one line says what to do."""
+    with pytest.raises(EngineFailed, match="fetch the file again") as caught:
+        refuse_blank(array(logits))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("logits", [[7], [0, 1], [0, -math.inf, 0], [-3e38, 3e38], [0, math.nan]])
+def test_other_logits_are_not(logits: list[float]) -> None:
+    """Forbidden tokens count as others; NaN has its own message; one token is a choice too."""
+    refuse_blank(array(logits))
 
 
 @given(logit_lists(), st.data())
