@@ -6,17 +6,19 @@ import atexit
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
+from .background import GRACE_SECONDS, STOP_SECONDS, in_background, started, wait_patiently
 from .engines.pool import EnginePool
 from .engines.process import EngineProcess
 from .errors import EngineFailed, InferenceError, Interrupted, LogError
 from .files import current_folder
-from .models.catalog import LocalModel, resolve
+from .models.catalog import LocalModel, local_models, resolve
 from .models.fetch import Report
 from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
 from .runlog.log import RunLog
@@ -141,9 +143,15 @@ class Session:
         """
 
         def work(emit: Emit, cancel: threading.Event) -> ModelInfo:
-            return self._resolve(request, _reporter(emit, cancel)).info
+            return self._resolve(request, emit, cancel).info
 
         return interruptible(work, show)
+
+    def local_models(self) -> list[tuple[str, str, Path | None]]:
+        """What can be named without a network; see `catalog.local_models`."""
+        return in_background(
+            lambda: local_models(self.aliases), lambda: None, 0.1, "llmwit-list"
+        )  # an interrupt leaves it behind
 
     def prepare(self, request: Request, show: Show | None = None) -> Prepared:
         """The request as it would run: rendered prompt, token counts, parameters.
@@ -182,20 +190,36 @@ class Session:
         """The loaded engine for the request's model and settings."""
         return self.engines.lease(
             request,
-            lambda: self._resolve(request, _reporter(emit, cancel)),
+            lambda: self._resolve(request, emit, cancel),
             emit,
             cancel,
             start_ahead=_name(request) not in self._models,
         )
 
-    def _resolve(self, request: Request, report: Report) -> LocalModel:
-        """The checked file of a name, looked at again only when it has changed."""
+    def _resolve(self, request: Request, emit: Emit, cancel: threading.Event) -> LocalModel:
+        """The checked file of a name, looked at again only when it has changed.
+
+        Cancelled, it leaves a thread behind that the system does not give back.
+        """
         name = _name(request)
-        known = self._models.get(name)
-        if known is None or not known.unchanged():
-            known = resolve(request.model, request.model_type, self.aliases, report)
-            self._models[name] = known
-        return known
+        deadline: float | None = None
+
+        def find() -> LocalModel:
+            known = self._models.get(name)
+            if known is None or not known.unchanged():
+                report = _reporter(emit, cancel)
+                known = resolve(request.model, request.model_type, self.aliases, report)
+                self._models[name] = known
+            return known
+
+        def check() -> None:
+            nonlocal deadline
+            if deadline is None and cancel.is_set():
+                deadline = time.monotonic() + GRACE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                raise Cancelled
+
+        return in_background(find, check, 0.05, "llmwit-find")
 
     def close(self) -> None:
         """Cancel what runs, end the engines, close the log."""
@@ -227,7 +251,10 @@ def _name(request: Request) -> tuple[str, str | None, str]:
 
 
 def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None) -> T:
-    """Do work in a thread, where an interrupt of the caller cannot tear it apart."""
+    """Do work in a thread, where an interrupt of the caller cannot tear it apart.
+
+    The interrupt cancels the work, and its end is waited for; not for ever.
+    """
     cancel = threading.Event()
     latest: list[Progress] = []
 
@@ -235,21 +262,21 @@ def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None)
         if isinstance(event, Progress):
             latest[:] = [event]
 
-    with ThreadPoolExecutor(1, "llmwit-work") as pool:
-        try:
-            future = pool.submit(work, emit, cancel)
-            while not wait([future], 0.1).done:
-                if show and latest:
-                    show(latest[0])
-            return future.result()
-        except (KeyboardInterrupt, Cancelled):
-            raise Interrupted("stopped; nothing was run") from None
-        except InferenceError:
-            raise
-        except Exception as error:  # a defect of ours, or of the machine's, by name
-            raise EngineFailed(f"unexpected {type(error).__name__}: {error}") from error
-        finally:
-            cancel.set()
+    outcome = started(lambda: work(emit, cancel), "llmwit-work")
+    try:
+        while not wait([outcome], 0.1).done:
+            if show and latest:
+                show(latest[0])
+        return outcome.result()
+    except (KeyboardInterrupt, Cancelled):
+        raise Interrupted("stopped; nothing was run") from None
+    except InferenceError:
+        raise
+    except Exception as error:  # a defect of ours, or of the machine's, by name
+        raise EngineFailed(f"unexpected {type(error).__name__}: {error}") from error
+    finally:
+        cancel.set()
+        wait_patiently(lambda seconds: bool(wait([outcome], seconds).done), STOP_SECONDS)
 
 
 _current: tuple[int, Session] | None = None

@@ -19,6 +19,8 @@ from ..children import end_with_parent, start
 from ..errors import NO_PYTHON, EngineFailed
 
 EXIT_SECONDS = 2.0
+KILL_SECONDS = 5.0
+"""How long the end of a killed child is waited for: one that sits in the system ends later."""
 STANDBY_SECONDS = 300.0
 """How long a child that was started ahead waits for its model: it holds some 50 MB."""
 _REPORT_BYTES = 2000
@@ -112,7 +114,8 @@ class ChildProcess:
     def kill(self) -> None:
         """End the child; its memory is given back when this returns."""
         self._process.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_SECONDS)
         self.release()
 
     def release(self) -> None:

@@ -216,16 +216,15 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @line_magic
     def infer_models(self, line: str) -> None:
         """The models that can be named without a network, and which of them are in memory."""
-        from ..models.catalog import local_models
-
         if line.strip():
             raise usage_error(f"%infer_models takes no arguments, and '{line.strip()}' is one")
         loaded = {name for name, _ in self.session.engines.loaded_models()}
-        for name, kind, path in local_models(self.session.aliases):
+        models = self.session.local_models()
+        for name, kind, path in models:
             place = str(path) if path else "fetched at first use"
             memory = ", in memory" if name in loaded else ""
             print(text.on_one_line(f"{name}  ({kind}{memory})  {place}"))
-        for name in sorted(loaded - {row[0] for row in local_models(self.session.aliases)}):
+        for name in sorted(loaded - {row[0] for row in models}):
             print(text.on_one_line(f"{name}  (in memory)"))
 
     @line_magic
@@ -337,8 +336,6 @@ def _register_completer(shell: Any, magics: InferMagics) -> None:
 
     @context_matcher()
     def infer_options(context: Any) -> dict[str, Any]:
-        from ..models.catalog import local_models
-
         line = context.line_with_cursor[: context.cursor_position]
         if context.cursor_line or not line.startswith("%%infer "):
             return {"completions": []}
@@ -348,7 +345,7 @@ def _register_completer(shell: Any, magics: InferMagics) -> None:
             return {"completions": [], "suppress": True}
         if line.endswith(" "):
             words.append("")
-        found = complete(words, lambda: [row[0] for row in local_models(magics.session.aliases)])
+        found = complete(words, lambda: [row[0] for row in magics.session.local_models()])
         return {
             "completions": [SimpleCompletion(text, type="magic") for text in found],
             "matched_fragment": words[-1],

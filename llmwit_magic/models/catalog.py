@@ -10,24 +10,35 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import EngineFailed, InvalidInput, ModelNotFound, ModelNotSupported
+from ..errors import (
+    EngineFailed,
+    InvalidInput,
+    ModelDamaged,
+    ModelNotFound,
+    ModelNotSupported,
+)
 from ..files import current_folder
 from ..protocol import Progress
 from ..wit import ModelInfo
 from . import adapt
 from .checks import OLD_FORMATS, check_runnable, quantisation
 from .fetch import DEFAULT_NAME, Report, fetch_default, fetch_from_hub
-from .files import cache_folder, exclusive, sha256
+from .files import Check, cache_folder, exclusive, sha256, state_of, write_whole
 from .ggml import check_old_vocabulary
 from .gguf import Header, is_gguf, read_header
 
 _REPOSITORY = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
 )
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 _OLD_MAGICS = (b"lmgg", b"fmgg", b"tjgg", b"ccgg")  # ggml, ggmf, ggjt, ggcc
 
 
@@ -39,13 +50,13 @@ class LocalModel:
     source: Path
     loaded: Path
     model_type: str | None
-    state: tuple[tuple[int, int, int], ...]
-    """Size, modification time and inode of both: when they change, it is another model."""
+    state: tuple[tuple[int, ...], ...]
+    """Of both (see `state_of`): when they change, it is another model."""
 
     def unchanged(self) -> bool:
         """Whether the source and its loaded form are still the files that were checked."""
         try:
-            return (_state(self.source), _state(self.loaded)) == self.state
+            return (state_of(self.source), state_of(self.loaded)) == self.state
         except OSError:
             return False
 
@@ -56,6 +67,7 @@ def resolve(
     """The local file of a name: found or fetched, checked, and adapted where that is needed."""
     source = _find(name, aliases, report).absolute()
     try:
+        _check_kind(source)
         if model_type is not None and model_type not in OLD_FORMATS:
             raise InvalidInput(
                 f"model_type: {model_type!r} is not valid: it must be one of "
@@ -74,13 +86,13 @@ def resolve(
 
 
 def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
-    state = _state(source)
+    state = state_of(source)
     header = read_header(source)
     check_runnable(header)
     digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
     loaded = source
     if adapt.needs_adaptation(header):
-        loaded = _adapted(header, digest, report)
+        loaded = _adapted(header, digest, state, report)
     info = ModelInfo(
         name=name,
         path=str(source),
@@ -88,11 +100,15 @@ def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
         architecture=header.architecture,
         quantisation=quantisation(header),
     )
-    return LocalModel(info, source, loaded, None, (state, _state(loaded)))
+    return LocalModel(info, source, loaded, None, (state, state_of(loaded)))
 
 
-def _adapted(header: Header, digest: str, report: Report) -> Path:
-    """The adapted form of a file in the cache, written where it is not there yet."""
+def _adapted(header: Header, digest: str, state: tuple[int, ...], report: Report) -> Path:
+    """The adapted form of a file in the cache, written where it is not there as it was written.
+
+    Beside it stands the hash that it had when it was written. `digest` is the
+    source's, of the time when its state was `state`.
+    """
     source = header.path
     # Cut, since a file's name has at most 255 bytes.
     path = cache_folder() / "adapted" / f"{source.stem[:50]}.{digest[:16]}.v{adapt.VERSION}.gguf"
@@ -100,12 +116,22 @@ def _adapted(header: Header, digest: str, report: Report) -> Path:
     def progress(done: int, total: int) -> None:
         report(Progress("adapt", done, total, source.name))
 
-    if _is_whole(path):
+    def check() -> None:
+        report(Progress("load", note="hashing the adapted copy"))
+
+    if _is_whole(path, check):
         return path  # with no lock: a cache that is there may be read-only
     try:
         with exclusive(path, lambda: report(Progress("adapt", note="another kernel adapts it"))):
-            if not _is_whole(path):
-                adapt.adapt(header, path, progress)
+            if not _is_whole(path, check):
+                try:
+                    adapt.adapt(header, path, progress)
+                    if state_of(source) != state:  # it may hold other bytes than were hashed
+                        raise ModelDamaged(f"{source.name}: the file has changed while it was read")
+                    write_whole(_hash_beside(path), sha256(path, check))
+                except BaseException:
+                    path.unlink(missing_ok=True)
+                    raise
     except OSError as error:
         raise EngineFailed(
             f"{source.name} must be rewritten for ctransformers and the copy cannot be "
@@ -114,11 +140,15 @@ def _adapted(header: Header, digest: str, report: Report) -> Path:
     return path
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether an adapted file is there with all its tensors: a failing disk may have cut it."""
+def _hash_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _is_whole(path: Path, check: Check) -> bool:
+    """Whether an adapted file is there with the bytes that it was written with."""
     try:
-        return path.is_file() and not adapt.needs_adaptation(read_header(path))
-    except (ModelNotSupported, KeyError):
+        return path.is_file() and sha256(path, check) == _hash_beside(path).read_text("utf-8")
+    except (OSError, ValueError):  # as where its writer was killed before the hash was there
         return False
 
 
@@ -133,17 +163,21 @@ def _old_model(name: str, source: Path, model_type: str | None, report: Report) 
             f"{source.name} is an old GGML file, which does not say its architecture: "
             f"give --model-type, one of {', '.join(OLD_FORMATS)}"
         )
+    state = state_of(source)
     check_old_vocabulary(source, model_type)
     digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
     info = ModelInfo(
         name=name, path=str(source), sha256=digest, architecture=model_type, quantisation=""
     )
-    return LocalModel(info, source, source, model_type, (_state(source), _state(source)))
+    return LocalModel(info, source, source, model_type, (state, state))
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+def _check_kind(path: Path) -> None:
+    """Refuse what is no regular file: a pipe makes its reader wait, and a device may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise ModelNotFound(f"{path} is {kind}, and a model is a regular file: name one")
 
 
 def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
@@ -155,10 +189,8 @@ def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
         return fetch_default(report)
     try:
         path = Path(name).expanduser()
-        if path.is_file():
-            return path
-        if path.is_dir():
-            return _only_file(path)
+        if mode := _mode(path):
+            return _only_file(path) if stat.S_ISDIR(mode) else path
     except OSError as error:
         raise ModelNotFound(f"{name}: {error.strerror or error}") from None
     except RuntimeError as error:  # there is no such user
@@ -180,6 +212,20 @@ def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
     )
 
 
+def _mode(path: Path) -> int | None:
+    """What kind of file a path leads to, None where there is nothing."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise ModelNotFound(
+                f"{path} is a link to {os.readlink(path)}, which is not there"
+            ) from None
+    except ValueError:  # no path at all
+        pass
+    return None
+
+
 def _looks_like_path(name: str) -> bool:
     """Whether a name that is no file is a mistyped path, which must not go to the network."""
     return (
@@ -190,7 +236,8 @@ def _looks_like_path(name: str) -> bool:
 
 
 def _only_file(folder: Path) -> Path:
-    files = [folder / name for name in _names_in(folder) if name.endswith((".gguf", ".bin"))]
+    found = [folder / name for name in _names_in(folder) if name.endswith((".gguf", ".bin"))]
+    files = [path for path in found if path.is_file()] or found
     if len(files) == 1:
         return files[0]
     what = f"{len(files)} model files" if files else "no model file"
@@ -207,17 +254,22 @@ def _names_in(folder: Path) -> list[str]:
 
 def _spin_files() -> Iterator[Path]:
     """The model files in the nearest `.spin/ai-models` folder, where Spin keeps its models."""
+    return (path for path in _in_spin_folders() if path.is_file())
+
+
+def _in_spin_folders() -> Iterator[Path]:
+    """All that is in it, but folders."""
     here = current_folder()
     for folder in (here, *here.parents) if here else ():
         models = folder / ".spin" / "ai-models"
         if models.is_dir():
-            yield from sorted(path for path in models.rglob("*") if path.is_file())
+            yield from sorted(path for path in models.rglob("*") if not path.is_dir())
             return
 
 
 def _in_spin_folder(name: str) -> Path | None:
     """Spin names a model by its file, with or without the ending."""
-    return next((path for path in _spin_files() if name in (path.name, path.stem)), None)
+    return next((path for path in _in_spin_folders() if name in (path.name, path.stem)), None)
 
 
 def local_models(aliases: Mapping[str, str]) -> list[tuple[str, str, Path | None]]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
+from ..background import STOP_SECONDS, wait_patiently
 from ..errors import EngineFailed, InferenceError, Interrupted
 from ..protocol import Cancelled, Chunk, End, Event, Prepared, Progress, Request
 from ..wit import (
@@ -95,9 +95,14 @@ class Run:
         try:
             finished(self, status)
         finally:
-            with self._changed:
+            self._ends(status)
+
+    def _ends(self, status: Literal["ok", "interrupted", "error"]) -> None:
+        """Let the run be done, once: one that was left behind stays interrupted."""
+        with self._changed:
+            if not self.done:
                 self._status = status
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def emit(self, event: Event) -> None:
         """Take the next event in."""
@@ -211,11 +216,13 @@ class Run:
         self.raise_failure()
 
     def stop(self) -> None:
-        """Cancel, and wait for the end; an impatient second interrupt changes nothing."""
+        """Cancel, and wait for the end; an impatient second interrupt changes nothing.
+
+        A run whose thread the system does not give back is left behind.
+        """
         self.cancel()
-        while not self.done:
-            with suppress(KeyboardInterrupt):
-                self.wait()
+        wait_patiently(self.wait, STOP_SECONDS)
+        self._ends("interrupted")
 
     def raise_failure(self) -> None:
         """Raise the error of a failed run, `Interrupted` for an interrupted one."""

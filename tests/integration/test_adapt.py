@@ -5,8 +5,10 @@ Native code that dislikes a file can end the process, so it runs in processes ap
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from gguf import GGUFReader
 
 from llmwit_magic.errors import InferenceError, ModelDamaged
 from llmwit_magic.models import adapt as module
+from llmwit_magic.models import catalog, files
 from llmwit_magic.models.adapt import adapt, needs_adaptation, raw_tokens
 from llmwit_magic.models.catalog import LocalModel, resolve
 from llmwit_magic.models.files import cache_folder
@@ -440,9 +443,8 @@ def test_two_processes_at_once(source: Path) -> None:
     loaded = [Path(process.communicate(timeout=20)[0].strip()) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert loaded[0] == loaded[1] == find(source).loaded
-    assert [name for name in files_below(loaded[0].parent) if not name.endswith(".lock")] == [
-        loaded[0].name
-    ]
+    left = [name for name in files_below(loaded[0].parent) if not name.endswith(".lock")]
+    assert sorted(left) == [loaded[0].name, f"{loaded[0].name}.sha256"]
     assert evaluated(loaded[0])
 
 
@@ -479,7 +481,6 @@ def test_read_only_cache(source: Path, tmp_path: Path) -> None:
 
 def test_full_disk(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No space left is one line, and no part stays."""
-    import errno
 
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -513,7 +514,91 @@ def test_another_file_of_the_same_name(source: Path, tmp_path: Path) -> None:
 def test_remembered_hash_is_json(source: Path) -> None:
     """A memory of hashes that is spoilt is made again."""
     digest = find(source).info.sha256
-    (memory,) = (cache_folder() / "hashes").iterdir()
+    memories = list((cache_folder() / "hashes").iterdir())
+    assert len(memories) == 2  # of the source and of its copy
     for spoilt in ("", "[]", "{}", "nonsense", json.dumps({"state": 1, "sha256": "x"})):
-        memory.write_text(spoilt)
+        for memory in memories:
+            memory.write_text(spoilt)
         assert find(source).info.sha256 == digest
+
+
+def flipped(path: Path) -> None:
+    """Change one byte in the middle; size and time of modification stay as they were."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(before.st_size // 2)
+        (byte,) = file.read(1)
+        file.seek(before.st_size // 2)
+        file.write(bytes([byte ^ 0x40]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replaced(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    path.with_name("other").write_bytes(data)
+    os.replace(path.with_name("other"), path)
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "a byte": flipped,
+    "another file": replaced,
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+    "no hash": lambda path: path.with_name(path.name + ".sha256").unlink(),
+    "another hash": lambda path: path.with_name(path.name + ".sha256").write_text("x"),
+    "no text": lambda path: path.with_name(path.name + ".sha256").write_bytes(b"\xff"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_changed_copy_is_made_again(source: Path, how: str) -> None:
+    """What is loaded has the bytes that were made of the file whose hash is told."""
+    first = find(source)
+    intact = first.loaded.read_bytes()
+    SPOILT[how](first.loaded)
+    second = find(source)
+    assert second.loaded.read_bytes() == intact
+    assert second.info.sha256 == first.info.sha256
+    assert evaluated(second.loaded)
+    assert find(source).state == second.state
+
+
+def test_a_copy_is_looked_through_once(source: Path) -> None:
+    """A copy that stays as it is costs no reading of all of it, in a new process too."""
+    find(source)
+    reports: list[Progress] = []
+    find(source, reports.append)
+    assert reports == []
+
+
+def test_a_moved_cache_is_still_good(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the cache, which may be read-only, is looked through and not made again."""
+    intact = find(source).loaded.read_bytes()
+    shutil.copytree(tmp_path / "cache", tmp_path / "image")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "image"))
+
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files, "write_whole", refused)
+    monkeypatch.setattr(catalog, "exclusive", refused)
+    assert find(source).loaded.read_bytes() == intact
+    flipped(find(source).loaded)
+    with pytest.raises(InferenceError, match="Read-only file system"):
+        find(source)
+
+
+def test_source_changed_between_hash_and_copy(source: Path) -> None:
+    """No copy is kept of other bytes than were hashed."""
+
+    def change(progress: Progress) -> None:
+        if progress.stage == "adapt":
+            flipped(source)
+
+    with pytest.raises(ModelDamaged, match=r"tiny\.gguf: the file has changed"):
+        find(source, change)
+    assert not list(cache_folder().rglob("*.gguf"))

@@ -18,6 +18,7 @@ from llmwit_magic.errors import (
     ModelNotSupported,
     PromptTooLong,
 )
+from llmwit_magic.models.catalog import resolve
 from llmwit_magic.protocol import Prepared, Request
 from llmwit_magic.runlog.run import Run
 from llmwit_magic.session import Session
@@ -225,6 +226,19 @@ def test_a_changed_file_is_another_model(session: Session, tmp_path: Path) -> No
     assert second.model is not None
     assert first.model.sha256 != second.model.sha256
     assert first.text != second.text
+
+
+def test_a_changed_copy_does_not_run(session: Session, tiny_model: Path) -> None:
+    """One byte of the adapted copy, with its time set back: the text stays that of the file."""
+    first = answer(session, tiny_model)
+    loaded = resolve(str(tiny_model), None, {}, lambda progress: None).loaded
+    data, before = bytearray(loaded.read_bytes()), loaded.stat()
+    data[-len(data) // 2 :] = bytes(len(data) // 2 + len(data) % 2)
+    loaded.write_bytes(data)
+    os.utime(loaded, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = answer(session, tiny_model)
+    assert again.text == first.text
+    assert again.usage.cached_token_count == 0
 
 
 def test_preparing_evaluates_nothing(session: Session, tiny_model: Path) -> None:

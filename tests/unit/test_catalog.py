@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import errno
+import hashlib
 import os
 import re
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +127,67 @@ def test_folder(model: Path) -> None:
     assert find(str(model.parent) + os.sep).source == model
 
 
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    """A named pipe, whose reader waits for a writer, in a folder of its own."""
+    (tmp_path / "pipes").mkdir()
+    os.mkfifo(tmp_path / "pipes" / "x.gguf")
+    return tmp_path / "pipes" / "x.gguf"
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="such files are POSIX's")
+
+
+@posix
+def test_named_pipe(pipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never opened, however it is named, and the message says what it is."""
+    expected = f"{pipe} is a named pipe, and a model is a regular file: name one"
+    for name in (str(pipe), str(pipe.parent), str(pipe.parent) + os.sep):
+        assert refusal(name) == expected
+        assert refusal("short", aliases={"short": name}) == expected
+        assert refusal(name, model_type="gpt2") == expected
+    link = tmp_path / "link.gguf"
+    link.symlink_to(pipe)
+    assert refusal(str(link)).startswith(f"{link} is a named pipe")
+    monkeypatch.setattr(catalog, "fetch_default", lambda report: pipe)
+    assert refusal(DEFAULT_NAME) == expected
+
+
+@posix
+def test_named_pipe_beside_a_model(pipe: Path, model: Path) -> None:
+    """In a folder, only a regular file is taken for a model."""
+    found = model.rename(pipe.parent / "model.gguf")
+    (pipe.parent / "folder.gguf").mkdir()
+    assert find(str(pipe.parent)).source == found
+
+
+@posix
+def test_other_files_that_are_none(tmp_path: Path) -> None:
+    """A device, a socket and a folder with a model's ending are told as what they are."""
+    assert refusal("/dev/zero").startswith("/dev/zero is a device, and a model is")
+    assert refusal("/dev/null").startswith("/dev/null is a device, and a model is")
+    path = Path("s.gguf")  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(path))
+        assert "s.gguf is a socket, and a model is a regular file" in refusal("s.gguf")
+    Path("f.gguf").mkdir()
+    assert refusal("f.gguf") == "the folder f.gguf has no model file"
+    Path("g.gguf/h.gguf").mkdir(parents=True)
+    assert "h.gguf is a folder, and a model is a regular file" in refusal("g.gguf")
+
+
+@posix
+def test_links_that_lead_nowhere(model: Path) -> None:
+    """A link to nothing, and links that lead to one another, are told as what they are."""
+    Path("gone.gguf").symlink_to("nowhere.gguf")
+    assert refusal("gone.gguf") == "gone.gguf is a link to nowhere.gguf, which is not there"
+    Path("a.gguf").symlink_to("b.gguf")
+    Path("b.gguf").symlink_to("a.gguf")
+    assert refusal("a.gguf") == f"a.gguf: {os.strerror(errno.ELOOP)}"
+    Path("good.gguf").symlink_to(model)
+    assert find("good.gguf").info.sha256 == find(str(model)).info.sha256
+
+
 def test_folder_with_none(tmp_path: Path) -> None:
     """One without a model says so."""
     (tmp_path / "work" / "README.md").touch()
@@ -224,6 +289,14 @@ def test_spin_models(spin: Path) -> None:
     assert find("chat", aliases={"chat": "llama2-chat"}).source == spin
 
 
+@posix
+def test_named_pipe_among_spin_models(spin: Path) -> None:
+    """It is told as what it is, and is no model of the list."""
+    os.mkfifo(spin.parent / "pipe.gguf")
+    assert "pipe.gguf is a named pipe" in refusal("pipe")
+    assert [row[0] for row in local_models({})] == [DEFAULT_NAME, "llama2-chat"]
+
+
 def test_nearest_spin_folder(spin: Path, tmp_path: Path) -> None:
     """The nearest folder counts alone."""
     (tmp_path / "work" / ".spin" / "ai-models").mkdir(parents=True)
@@ -320,6 +393,19 @@ def test_hash_is_remembered(model: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     data[-1] ^= 1
     model.write_bytes(data)
     assert find(str(model)).info.sha256 != first
+
+
+def test_hash_is_that_of_the_bytes(model: Path) -> None:
+    """A changed file whose size and time were set back is hashed again."""
+    first, before = find(str(model)), model.stat()
+    with model.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff")
+    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert model.stat().st_size == before.st_size
+    assert not first.unchanged()
+    assert find(str(model)).info.sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert find(str(model)).info.sha256 != first.info.sha256
 
 
 def test_local_models(spin: Path) -> None:
