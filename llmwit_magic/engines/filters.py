@@ -42,7 +42,14 @@ class PatternFilter:
                 _BOUNDARY.sub(lambda m: rf"(?:{m[1]}|\Z)" if m[1] else m[0], pattern)
             )
             empty = self._regex.search("", timeout=FILTER_SECONDS)
-        except (regex.error, ValueError, RecursionError, MemoryError, TimeoutError) as error:
+        except (
+            regex.error,
+            ValueError,
+            KeyError,
+            RecursionError,
+            MemoryError,
+            TimeoutError,
+        ) as error:
             raise InvalidInput(
                 f"content filter {pattern!r} is not a regular expression that can be used: "
                 f"{str(error) or type(error).__name__}"

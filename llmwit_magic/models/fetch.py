@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -12,6 +13,8 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +146,7 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
     from huggingface_hub import errors
 
     latest = Progress("fetch", note=repo)
+    has_bars = "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters
 
     def remember(progress: Progress) -> None:
         nonlocal latest
@@ -150,16 +154,21 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
         report(progress)
 
     def fetch() -> str:
+        nonlocal latest
         name = file
         if name is None:
             name = _only_model_file(repo, _files_of(repo, revision))
-        bar = _progress_bar(remember, name)
-        return str(huggingface_hub.hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
+        latest = Progress("fetch", note=name)
+        bar = {"tqdm_class": _progress_bar(remember, name)} if has_bars else {}
+        return str(huggingface_hub.hf_hub_download(repo, name, revision=revision, **bar))
+
+    def say() -> None:
+        report(latest if has_bars else replace(latest, done=_fetched_bytes(repo)))
 
     try:
         report(latest)
         # It may be left behind: the hub's client retries for long.
-        path = in_background(fetch, lambda: report(latest), 0.5, "llmwit-hub")
+        path = in_background(fetch, say, 0.5, "llmwit-hub")
     except errors.GatedRepoError:
         raise DownloadFailed(
             f"{repo} is gated: accept its terms on the hub and log in (hf auth login)"
@@ -199,6 +208,17 @@ _NOT_UNDERSTOOD = (
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
+
+
+def _fetched_bytes(repo: str) -> int:
+    """The size of what is being fetched of a repository: a client below 1.0 shows no more."""
+    from huggingface_hub import constants, file_download
+
+    folder = file_download.repo_folder_name(repo_id=repo, repo_type="model")
+    parts = Path(constants.HF_HUB_CACHE, folder, "blobs").glob("*.incomplete")
+    with suppress(OSError, ValueError):  # there is none, or it has just become whole
+        return max((path.stat() for path in parts), key=lambda stat: stat.st_mtime).st_size
+    return 0
 
 
 def _files_of(repo: str, revision: str | None) -> list[str]:

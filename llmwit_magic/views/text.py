@@ -110,7 +110,7 @@ def progress_text(progress: Progress) -> str:
     if progress.note:
         what += f" {on_one_line(progress.note)}"
     if not progress.total:
-        return f"{what} …"
+        return f"{what}: {progress.done / 1e6:,.0f} MB" if progress.done else f"{what} …"
     if progress.stage == "prompt":
         return f"{what}: {progress.done:,} of {progress.total:,} tokens"
     share = 100 * progress.done / progress.total

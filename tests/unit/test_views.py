@@ -117,6 +117,7 @@ def test_progress_has_its_units() -> None:
     assert text.progress_text(Progress("prompt", 1024, 4000)) == (
         "reading the prompt: 1,024 of 4,000 tokens"
     )
+    assert text.progress_text(Progress("fetch", 50_000_000, None, "m")) == "fetching m: 50 MB"
     assert text.progress_text(Progress("load", note="m")) == "loading m …"
 
 
