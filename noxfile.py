@@ -2,18 +2,27 @@
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the README's pictures again
-nox -s tests         all tests: lint, unit, integration, model, hostile, browser
+nox -s tests         all tests: lint, unit, integration, model, hostile, browser, then these two
+nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
+nox -s newest        the fast tests on the newest Python of this machine
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
+
+FAST_TESTS = ("tests/unit", "tests/integration/test_hub.py")
 
 
 @nox.session
@@ -30,6 +39,8 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
+    session.notify("lowest")
+    session.notify("newest")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -40,11 +51,83 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def lowest(session: nox.Session) -> None:
+    """The fast tests with the lowest versions that pyproject.toml allows."""
+    fast_tests(session, uv_environment(session, "python", "--resolution", "lowest-direct"))
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The fast tests on the newest Python of this machine that the dependencies allow."""
+    for version, interpreter in sorted(newer_pythons(), reverse=True):
+        try:
+            folder = uv_environment(session, interpreter)
+        except CommandFailed:
+            session.warn(
+                f"the dependencies cannot be installed on Python {version[0]}.{version[1]}"
+            )
+            continue
+        session.log(f"on Python {version[0]}.{version[1]}")
+        fast_tests(session, folder)
+        return
+    session.skip("no newer Python is installed here: nothing was tested on one")
+
+
+@nox.session
 def pictures(session: nox.Session) -> None:
     """Take the README's pictures again, in a real JupyterLab."""
     session.install("-q", "-e", ".[test]")
     browser = find_browser() or install_browser(session)
     session.run("pytest", "tests/browser/pictures.py", env={"CHROMIUM": browser})
+
+
+def uv_environment(session: nox.Session, python: str, *how: str) -> Path:
+    """A new environment with what the fast tests need; its folder."""
+    session.install("-q", "uv")
+    folder = Path(session.create_tmp(), "environment")
+    env = uv_settings(session)
+    session.run("uv", "venv", "-q", "--clear", "--python", python, str(folder), env=env)
+    session.run(
+        "uv", "pip", "install", "-q", "--python", str(folder), *how, "-e", ".[unit]", env=env
+    )
+    return folder
+
+
+def fast_tests(session: nox.Session, folder: Path) -> None:
+    """Run them in that environment, and not in the session's own."""
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    env = {"VIRTUAL_ENV": str(folder.absolute())}
+    session.run(str(python), "-m", "pytest", *FAST_TESTS, env=env, external=True)
+
+
+def uv_settings(session: nox.Session) -> dict[str, str]:
+    """The package index that pip is set to, which uv does not look for."""
+    if os.environ.keys() & {"UV_DEFAULT_INDEX", "UV_INDEX_URL"}:
+        return {}
+    said = session.run("python", "-m", "pip", "config", "list", silent=True) or ""
+    settings = dict(line.split("=", 1) for line in str(said).splitlines() if "=" in line)
+    # What comes later goes before: pip's files, then its variables.
+    found = [settings[key] for key in settings if key.endswith(".index-url")]
+    return {"UV_DEFAULT_INDEX": found[-1].strip("'")} if found else {}
+
+
+def newer_pythons() -> list[tuple[tuple[int, int], str]]:
+    """Version and path of the interpreters that are newer than this one, one of each version."""
+    names = [shutil.which(f"python3.{minor}") for minor in range(12, 30)]
+    folders = (os.environ.get("PYENV_ROOT", "~/.pyenv"), "~/.local/share/uv/python")
+    for folder in folders:
+        for pattern in ("versions/*/bin/python", "*/bin/python"):
+            names += map(str, Path(folder).expanduser().glob(pattern))
+    code = "import json, sys; print(json.dumps([*sys.version_info[:4], sys.implementation.name]))"
+    found: dict[tuple[int, int], str] = {}
+    for name in filter(None, names):
+        done = subprocess.run([name, "-I", "-c", code], capture_output=True, text=True)
+        if done.returncode:
+            continue  # such as pyenv's stand-in for a Python that it lacks
+        major, minor, _, level, kind = json.loads(done.stdout)
+        if (kind, level) == ("cpython", "final") and (major, minor) > sys.version_info[:2]:
+            found.setdefault((major, minor), name)
+    return list(found.items())
 
 
 def find_browser() -> str | None:
