@@ -60,7 +60,7 @@ def read_export(path: str | Path) -> pandas.DataFrame:
         return frame_of_rows([dict.fromkeys(NAMES) | _checked(row) for row in read(path)])
     except OSError as error:
         raise LogError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LogError(f"{path} is no export of a run log: {error}") from None
 
 

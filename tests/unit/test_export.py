@@ -328,3 +328,10 @@ def test_the_longest_names_can_be_written(tmp_path: Path, name: str) -> None:
         assert part.parent == tmp_path
     assert (tmp_path / name).read_text() == "new"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_export_nested_too_deep_is_none(tmp_path: Path) -> None:
+    """JSON that no reader takes is one line, as any other that is no export."""
+    (tmp_path / "deep.jsonl").write_text('{"run_id": ' + "[" * 200_000 + "\n")
+    with pytest.raises(LogError, match="is no export of a run log"):
+        read_export(tmp_path / "deep.jsonl")
