@@ -23,6 +23,7 @@ from traitlets.config import Config
 from llmwit_magic.errors import EngineFailed, InferenceError, one_line
 from llmwit_magic.magics import infer
 from llmwit_magic.magics.cell_args import SLIDERS
+from llmwit_magic.magics.interpolation import literal
 from llmwit_magic.magics.repeat import forms
 from llmwit_magic.protocol import Chunk, Emit, Prepared, Progress, Request
 from llmwit_magic.replays import Replay
@@ -317,10 +318,13 @@ def test_a_batch(
     from llmwit_magic.batch import run_batch
 
     session = make(HOSTILE[name])
+    # In the options too, where what looks like a place is one.
+    as_it_is = make(session.said.replace("{{", literal("{{")))
     frame = pandas.DataFrame({"said": [session.said, "b"]})
     for last in (None, EngineFailed(f"the library said {session.said}")):
         session.engine.last = last
-        done = run_batch(session, frame, "{{said}}", session.request(group_id="g"), resume=False)
+        request = as_it_is.request(group_id="g").model_copy(update={"model": session.said})
+        done = run_batch(session, frame, "{{said}}", request, resume=False)
         assert done["infer_text"].tolist() == [session.said] * 2
         messages = done["infer_error_message"].dropna()
         assert all(message.isprintable() for message in messages)
