@@ -203,7 +203,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     def _show_dry_run(self, cell: Cell) -> None:
         for request in cell.requests:
-            prepared = self.session.prepare(request, show_progress(self.shell))
+            with show_progress(self.shell) as show:
+                prepared = self.session.prepare(request, show)
             print(_dry_run_text(prepared, request.params))
 
     def _defaults(self) -> dict[str, Any]:

@@ -161,10 +161,16 @@ class LogMagics(Magics):
         infer, session = self.infer, self.infer.session
         original = session.log[run_id]
         try:
-            request, notice = replay_request(
-                session, original, changes, tuple(infer.content_filters), anyway,
-                show_progress(self.shell), accept,
-            )  # fmt: skip
+            with show_progress(self.shell) as show:
+                request, notice = replay_request(
+                    session,
+                    original,
+                    changes,
+                    tuple(infer.content_filters),
+                    anyway,
+                    show,
+                    accept,
+                )
         except InvalidInput as error:
             raise usage_error(in_words_of_the_line(str(error))) from None
         view = None if quiet else open_view(infer.view, self.shell, session.log, infer.forms)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..protocol import Progress, Request
 from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
+from .frontend import Reach, reach_of
 
 INTERVAL = 0.055
 """Seconds between two drawings: at most 20 a second, the early last one included."""
 
 KINDS = ("auto", "widget", "html", "text")
+
+Forms = Callable[[Request], Mapping[str, str]]
+"""The forms in which a request can be copied, by name."""
 
 
 class View(Protocol):
@@ -24,38 +29,62 @@ class View(Protocol):
         ...
 
 
-def show_progress(shell: Any) -> Callable[[Progress], None]:
-    """Shows the progress of a stage where no run is drawn."""
+@contextmanager
+def show_progress(shell: Any) -> Iterator[Callable[[Progress], None]]:
+    """Shows the progress of a stage where no run is drawn, and takes it away at the end."""
     from .text import TerminalView, progress_text
 
-    if getattr(shell, "kernel", None) is None:
-        return TerminalView().draw_progress
-    from IPython.display import display
+    reach = reach_of(shell)
+    if reach is Reach.PRINT:
+        line = TerminalView()
+        yield line.draw_progress
+        line.draw_progress(None)
+        return
+    handles: list[Any] = []
 
-    handle = display({"text/plain": ""}, raw=True, display_id=True)
-    return lambda progress: handle.update({"text/plain": progress_text(progress)}, raw=True)
+    def draw(text: str) -> None:
+        from IPython.display import display
+
+        bundle = {"text/plain": text}
+        if handles:
+            handles[0].update(bundle, raw=True)
+        else:
+            handles.append(display(bundle, raw=True, display_id=True))
+
+    try:
+        yield lambda progress: draw(progress_text(progress)) if reach is Reach.LIVE else None
+    finally:
+        if handles:
+            draw("")
 
 
 def open_view(
     kind: str,
     shell: Any,
     log: RunLog,
-    forms: Callable[[Request], Mapping[str, str]],
+    forms: Forms,
     *,
     total: int = 1,
     varying: tuple[str, ...] = (),
 ) -> View:
-    """The view of that kind; `auto` is a widget in a kernel and text in a terminal."""
-    if kind == "auto":
-        kind = "text" if getattr(shell, "kernel", None) is None else "widget"
-    if kind == "text":
+    """The view of that kind, live where its updates arrive and else one display at the end.
+
+    `auto` is a widget, and text where the front end is a terminal. Whoever asks for `widget`
+    vouches for the updates of a front end that we do not know.
+    """
+    reach = reach_of(shell)
+    if kind == "text" or (kind == "auto" and reach is Reach.PRINT):
         from .text import TerminalView
 
         return TerminalView(total, varying)
+    if reach is not Reach.LIVE and (kind != "widget" or reach is Reach.CAPTURED):
+        from .display import FinalView
+
+        return FinalView(total, log, forms)
     if kind == "html":
         from .display import DisplayView
 
-        return DisplayView(total, log)
+        return DisplayView(total, log, forms)
     from .live import NotebookView
 
     return NotebookView(total, varying, log, forms)

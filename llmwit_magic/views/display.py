@@ -1,4 +1,4 @@
-"""The view of a run in a notebook without widgets: one output, updated in place."""
+"""The views of a run in displays without widgets: one that is updated, and one at the end."""
 
 from __future__ import annotations
 
@@ -8,37 +8,66 @@ from IPython.display import display
 
 from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
+from . import Forms
 from .html import Extras, comparison_html, html_of, progress_html
 from .text import plain, plain_table, progress_text
 
 
-class DisplayView:
-    """HTML with plain text beside it."""
+class FinalView:
+    """Nothing while the run goes on, and one display at its end."""
 
-    def __init__(self, total: int, log: RunLog) -> None:
-        self._total = total
-        self._log = log
+    def __init__(self, total: int, log: RunLog, forms: Forms) -> None:
+        self._total, self._log, self._forms = total, log, forms
+        self._run: Run | None = None
+
+    def draw(self, run: Run) -> None:
+        """Remember it: an update might not arrive."""
+        self._run = run
+
+    def finish(self, results: Results) -> None:
+        if bundle := self._final(results):
+            display(bundle, raw=True)
+
+    def _final(self, results: Results) -> dict[str, str]:
+        """What a notebook keeps of the runs: HTML, and plain text beside it; empty without any."""
+        if self._total > 1 and results:
+            return {"text/html": comparison_html(results), "text/plain": plain_table(results)}
+        return self._answer(self._run) if self._run else {}
+
+    def _answer(self, run: Run) -> dict[str, str]:
+        result, problem = run.result, run.log_problem
+        extras = Extras(self._log.path, problem, self._forms(run.request))
+        return {"text/html": html_of(result, extras), "text/plain": plain(result, problem)}
+
+
+class DisplayView(FinalView):
+    """One output, updated in place."""
+
+    def __init__(self, total: int, log: RunLog, forms: Forms) -> None:
+        super().__init__(total, log, forms)
         self._done: set[int] = set()
         self._handle: Any = None
         self._last: dict[str, str] | None = None
 
     def draw(self, run: Run) -> None:
-        result = run.result
+        self._run = run
         if run.progress and not run.done:
             text, markup = progress_text(run.progress), progress_html(run.progress)
+            bundle = {"text/html": markup, "text/plain": text}
         else:
-            text = plain(result, run.log_problem)
-            markup = html_of(result, Extras(self._log.path, run.log_problem))
+            bundle = self._answer(run)
         if self._total > 1:
             self._done |= {id(run)} if run.done else set()
             count = f"{len(self._done)} of {self._total} runs"
-            text = f"{count}\n{text}"
-            markup = f'<div class="llmwit-status">{count}</div>{markup}'
-        self._show({"text/html": markup, "text/plain": text})
+            bundle = {
+                "text/html": f"<p>{count}</p>{bundle['text/html']}",
+                "text/plain": f"{count}\n{bundle['text/plain']}",
+            }
+        self._show(bundle)
 
     def finish(self, results: Results) -> None:
-        if self._total > 1 and results:
-            self._show({"text/html": comparison_html(results), "text/plain": plain_table(results)})
+        if bundle := self._final(results):
+            self._show(bundle)
 
     def _show(self, bundle: dict[str, str]) -> None:
         if bundle == self._last:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
+from IPython import get_ipython
 from IPython.display import display
 
 from ..errors import LogError
-from ..protocol import Progress, Request
+from ..protocol import Progress
 from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
-from .html import Extras, comparison_html, html_of, log_key
-from .text import plain, plain_table, progress_text, settings_text, visible
+from . import Forms
+from .display import FinalView
+from .frontend import page_answered
+from .html import log_key
+from .text import progress_text, settings_text, visible
 
 STATUS_SECONDS = 1.0
 """How often the number of tokens is said while text is streamed."""
@@ -29,7 +33,6 @@ STATUS_SECONDS = 1.0
 PAGE_JS, PAGE_CSS = (
     (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.js", "page.css")
 )
-Forms = Callable[[Request], Mapping[str, str]]
 
 
 class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
@@ -45,6 +48,9 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
         self.on_msg(self._receive)
 
     def _receive(self, widget: Any, content: Mapping[str, Any], buffers: Any) -> None:
+        if content.get("hello"):
+            page_answered(get_ipython())
+            return
         run_id, value = content.get("rate"), content.get("value")
         if not isinstance(run_id, int) or value not in (1, -1, None):
             return
@@ -130,18 +136,17 @@ class Stream:
         return message
 
 
-class NotebookView:
+class NotebookView(FinalView):
     """One output of a cell: live while it runs, plain HTML afterwards."""
 
     def __init__(self, total: int, varying: tuple[str, ...], log: RunLog, forms: Forms) -> None:
-        self._total, self._varying = total, varying
-        self._log, self._forms = log, forms
+        super().__init__(total, log, forms)
+        self._varying = varying
         page_for(log)
         self._widget = LiveWidget()
         self._stream = Stream(self._widget)
         self._done: set[int] = set()
         self._began = time.monotonic()
-        self._last: Run | None = None
         data = mimebundle(self._widget) | {
             "text/html": "<em>running …</em>",
             "text/plain": "running …",
@@ -154,7 +159,7 @@ class NotebookView:
         heading = None
         if self._total > 1:
             heading = settings_text(run, self._varying)
-        self._last = run
+        self._run = run
         self._stream.draw(run, heading)
         if run.done and self._total > 1 and id(run) not in self._done:
             self._done.add(id(run))
@@ -166,20 +171,6 @@ class NotebookView:
         return f"{len(self._done)} of {self._total} runs, about {left:.0f} s left"
 
     def finish(self, results: Results) -> None:
-        if self._total > 1:
-            data = {"text/html": comparison_html(results), "text/plain": plain_table(results)}
-        elif self._last is not None:
-            data = self._finished(self._last)
-        else:
-            data = {"text/html": "", "text/plain": ""}
-        self._handle.update(data, raw=True)
+        self._handle.update(self._final(results) or {"text/plain": ""}, raw=True)
         self._widget.layout.close()
         self._widget.close()
-
-    def _finished(self, run: Run) -> dict[str, str]:
-        result = run.result
-        extras = Extras(self._log.path, run.log_problem, self._forms(run.request))
-        return {
-            "text/html": html_of(result, extras),
-            "text/plain": plain(result, run.log_problem),
-        }

@@ -18,6 +18,7 @@ function openPage(model) {
   }
   pages.set(model.get("log"), model);
   document.documentElement.dataset.llmwit = "";
+  model.send({ hello: true }); // whoever runs cells from here has widgets, and updates displays
   model.on("msg:custom", ({ rated, value }) => {
     for (const tools of document.querySelectorAll(`.llmwit[data-run="${Number(rated)}"]`)) {
       if (tools.dataset.log === model.get("log")) showRating(tools, value);

@@ -24,9 +24,9 @@ from ..runlog.run import Run
 from ..session import Session
 from ..spans import moved
 from ..wit import InferencingParams
-from . import INTERVAL
+from . import INTERVAL, Forms
 from .html import NO_MATH, Extras, escape, html_of
-from .live import Forms, LiveWidget, Stream, mimebundle
+from .live import LiveWidget, Stream, mimebundle
 from .text import visible
 
 PAUSE_SECONDS = 0.15

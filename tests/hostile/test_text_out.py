@@ -463,7 +463,7 @@ def test_notebook_views(
         widget_view = live.NotebookView(
             total, ("model", "stop"), session.log, lambda request: forms(request, {})
         )
-        html_view = display_view.DisplayView(total, session.log)
+        html_view = display_view.DisplayView(total, session.log, lambda request: forms(request, {}))
         for view in (widget_view, html_view):
             run = session.run(session.request())
             run.follow(0, view.draw)

@@ -60,15 +60,23 @@ class Kernel:
     def pid(self) -> int:
         return int(self.manager.provisioner.pid)
 
-    def start(self, code: str) -> str:
-        """Send a cell; its message id."""
-        return str(self.client.execute(code))
+    def start(self, code: str, cell_id: str = "a-cell") -> str:
+        """Send a cell as JupyterLab does, or without its id as a console does; its message id."""
+        content = {
+            "code": code, "silent": False, "store_history": True, "user_expressions": {},
+            "allow_stdin": True, "stop_on_error": True,
+        }  # fmt: skip
+        metadata = {"cellId": cell_id} if cell_id else {}
+        message = self.client.session.msg("execute_request", content, metadata=metadata)
+        self.client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def run(
-        self, code: str, timeout: float = 60, when: Callable[[Reply], None] | None = None
-    ) -> Reply:
+        self, code: str, timeout: float = 60, when: Callable[[Reply], None] | None = None,
+        cell_id: str = "a-cell",
+    ) -> Reply:  # fmt: skip
         """Execute a cell; `when` is called with the reply so far after each message."""
-        return self.wait(self.start(code), timeout, when)
+        return self.wait(self.start(code, cell_id), timeout, when)
 
     def wait(
         self, message_id: str, timeout: float = 60, when: Callable[[Reply], None] | None = None

@@ -1,0 +1,89 @@
+"""Whether a display that is updated reaches the person: the front end of what runs now.
+
+A front end that shows the first state of a display and not the later ones
+would show "running …" for ever. So a run is drawn live only where updates are
+known to arrive; everywhere else there is one display, at its end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+
+class Reach(Enum):
+    """What of a run reaches the person while it goes on."""
+
+    LIVE = "displays and their updates"
+    PRINT = "text as it is printed"
+    UNKNOWN = "displays; nobody knows of their updates"
+    CAPTURED = "displays, and none of their updates"
+
+
+_answered: set[str] = set()
+"""The clients from whose pages our module has spoken."""
+
+
+def reach_of(shell: Any) -> Reach:
+    """What reaches the person from the code that runs now.
+
+    In this order: a terminal's own shell prints. What is captured (`%%capture`,
+    an `ipywidgets.Output`), and what no cell runs (a widget's callback, a
+    timer), is not updated. A request that names its cell comes from a notebook,
+    and one whose client's page has spoken to us from a page with widgets: these
+    update their displays. One that may be asked for input is a console's
+    (`jupyter console`, `jupyter run`, Spyder): it prints. Of any other, a
+    program's (nbclient, papermill), nothing is known.
+    """
+    if getattr(shell, "kernel", None) is None:
+        return Reach.PRINT
+    request = current_request(shell)
+    header = request.get("header") or {}
+    if (
+        _publisher_captures(shell)
+        or header.get("msg_type") != "execute_request"
+        or _output_captures(header.get("msg_id"))
+    ):
+        return Reach.CAPTURED
+    if (request.get("metadata") or {}).get("cellId") or header.get("session") in _answered:
+        return Reach.LIVE
+    return Reach.PRINT if takes_input(request) else Reach.UNKNOWN
+
+
+def current_request(shell: Any) -> Mapping[str, Any]:
+    """The message that the kernel works on; empty where there is none."""
+    if getattr(shell, "kernel", None) is None or not hasattr(shell, "get_parent"):
+        return {}
+    return shell.get_parent() or {}
+
+
+def takes_input(request: Mapping[str, Any]) -> bool:
+    """Whether somebody could answer a question of this request."""
+    return bool((request.get("content") or {}).get("allow_stdin"))
+
+
+def page_answered(shell: Any) -> None:
+    """Our module has spoken, in the message that is being handled: its client has widgets."""
+    if client := (current_request(shell).get("header") or {}).get("session"):
+        _answered.add(client)
+
+
+def _publisher_captures(shell: Any) -> bool:
+    from IPython.core.displaypub import CapturingDisplayPublisher
+
+    return isinstance(shell.display_pub, CapturingDisplayPublisher)
+
+
+def _output_captures(message_id: str | None) -> bool:
+    """Whether an `Output` widget takes what this message displays, updates left out."""
+    widgets = sys.modules.get("ipywidgets")
+    if widgets is None:
+        return False
+    from ipywidgets.widgets import widget as home
+
+    return any(
+        isinstance(widget, widgets.Output) and widget.msg_id == message_id
+        for widget in list(home._instances.values())
+    )
