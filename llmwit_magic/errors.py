@@ -15,12 +15,14 @@
         └── RunNotFound           there is no run of that number
 
     Interrupted (KeyboardInterrupt)   a person stopped the run
-    LogWarning (UserWarning)          a damaged run log was set aside
+    LogWarning (UserWarning)          a damaged run log was set aside, or a run is not logged
 
 Each message is one line that says what failed and what to do.
 """
 
 from __future__ import annotations
+
+import warnings
 
 _LONGEST = 1000
 NO_PYTHON = (
@@ -101,7 +103,14 @@ class RunNotFound(LogError, LookupError):
 
 
 class LogWarning(UserWarning):
-    """A damaged run log was set aside, and a new one begun."""
+    """A damaged run log was set aside and a new one begun, or a run is not in the log."""
+
+
+def warn_unlogged(problem: str | None) -> None:
+    """Say that a run is not in the log, where no view says it; once for each reason."""
+    if problem:
+        # From here, and not from the caller's line: Python shows what a line warns of once.
+        warnings.warn(f"not logged: {problem}", LogWarning, stacklevel=1)
 
 
 class Interrupted(OneLine, KeyboardInterrupt):

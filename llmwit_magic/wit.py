@@ -337,6 +337,7 @@ class InferencingResult(Record):
     notices: tuple[str, ...] = ()
     status: Literal["running", "ok", "interrupted", "error", "lost"] = "ok"
     run_id: int | None = None
+    log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")
 
     def __str__(self) -> str:
         return self.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,7 @@ from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, observe
 from traitlets.config import Configurable
 
 from ..engines.pipe import ChildProcess
-from ..errors import InvalidInput
+from ..errors import InvalidInput, warn_unlogged
 from ..models.fetch import DEFAULT_NAME
 from ..protocol import Prepared, Request
 from ..replays import Replay
@@ -164,6 +165,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                 self._keep(cell, results if cell.is_sweep else results[-1])
                 if view:
                     view.finish(results)
+                elif problems := [run.log_problem for run in results if run.log_problem]:
+                    warn_unlogged(problems[-1])
 
     def open_page(self) -> None:
         """Give the buttons of outputs that a notebook was saved with their other end."""
@@ -205,7 +208,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         for request in cell.requests:
             with show_progress(self.shell) as show:
                 prepared = self.session.prepare(request, show)
-            print(_dry_run_text(prepared, request.params))
+            text.say(_dry_run_text(prepared, request.params))
 
     def _defaults(self) -> dict[str, Any]:
         """What a cell does not say, by the fields of params and request."""
@@ -224,9 +227,9 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         for name, kind, path in models:
             place = str(path) if path else "fetched at first use"
             memory = ", in memory" if name in loaded else ""
-            print(text.on_one_line(f"{name}  ({kind}{memory})  {place}"))
+            text.say(text.on_one_line(f"{name}  ({kind}{memory})  {place}"))
         for name in sorted(loaded - {row[0] for row in models}):
-            print(text.on_one_line(f"{name}  (in memory)"))
+            text.say(text.on_one_line(f"{name}  (in memory)"))
 
     @line_magic
     def infer_unload(self, line: str) -> None:
@@ -239,7 +242,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         if model and not names:
             loaded = ", ".join(name for name, _ in self.session.engines.loaded_models()) or "none"
             raise usage_error(f"the model {model} is not in memory (loaded: {loaded})")
-        print(text.on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
+        text.say(text.on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 
 def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
@@ -311,12 +314,12 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
         return html_of(result)
 
     def replayed(replay: Replay) -> str:
-        from ..views.html import replay_html
+        from ..views.comparison import replay_html
 
         return replay_html(replay.verdict, replay.identical, [replay.original, replay.result])
 
     def comparison(results: Results) -> str:
-        from ..views.html import comparison_html
+        from ..views.comparison import comparison_html
 
         return comparison_html(results)
 
@@ -324,12 +327,18 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
     formatters["text/html"].for_type(InferencingResult, answer)
     formatters["text/html"].for_type(Results, comparison)
     formatters["text/html"].for_type(Replay, replayed)
-    plain = formatters["text/plain"]
-    plain.for_type(InferencingResult, lambda value, printer, cycle: printer.text(text.plain(value)))
-    plain.for_type(Results, lambda value, printer, cycle: printer.text(text.plain_table(value)))
-    plain.for_type(
-        Replay, lambda value, printer, cycle: printer.text(f"── {text.on_one_line(value.verdict)}")
-    )
+
+    def for_type(kind: type, say: Callable[[Any], str]) -> None:
+        def write(value: Any, printer: Any, cycle: bool) -> None:
+            terminal = getattr(shell, "kernel", None) is None
+            encoding = getattr(sys.stdout, "encoding", None) if terminal else None
+            printer.text(text.encodable(say(value), encoding))
+
+        formatters["text/plain"].for_type(kind, write)
+
+    for_type(InferencingResult, text.plain)
+    for_type(Results, text.plain_table)
+    for_type(Replay, lambda value: f"── {text.on_one_line(value.verdict)}")
 
 
 def _register_completer(shell: Any, magics: InferMagics) -> None:

@@ -282,6 +282,7 @@ class Run:
             notices=prepared.notices if prepared else (),
             status=status,
             run_id=self.run_id,
+            log_problem=self.log_problem,
         )
 
 

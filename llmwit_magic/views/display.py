@@ -9,7 +9,8 @@ from IPython.display import display
 from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
 from . import Forms
-from .html import Extras, comparison_html, html_of, progress_html
+from .comparison import comparison_html
+from .html import Extras, html_of, progress_html
 from .text import plain, plain_table, progress_text
 
 

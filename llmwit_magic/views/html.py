@@ -1,7 +1,11 @@
-"""The finished view: HTML that says all without a script.
+"""The finished view: HTML that says all without a script and without a style sheet.
 
 It is what a notebook keeps, and what nbconvert, GitHub and a reopened notebook
-show. Where the page has our module (`page.js`), its buttons work.
+show. JupyterLab drops `<style>` and data attributes of a notebook that it does
+not trust, and nbconvert's sanitizer drops all attributes but classes, and shows
+every element as text but a few: so whatever is needed to read an answer is
+text in one of `ELEMENTS`. The page's module (`page/`) makes the buttons, from
+data, and adds a style sheet.
 """
 
 from __future__ import annotations
@@ -12,20 +16,30 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
-from functools import cache
-from pathlib import Path
 
 from ..protocol import Progress
 from ..wit import InferencingResult, TokenInfo
-from .text import progress_text, status_parts, table, varying_settings, visible
+from .text import brief_parts, more_parts, progress_text, visible
 
 NO_MATH = "mathjax_ignore tex2jax_ignore"
 """Classes of what MathJax leaves alone: the dollars of an answer are no formula's."""
 MAX_FORM = 20_000
 """Characters up to which a run's forms are put behind its buttons."""
+MAX_UNSCROLLED = 20_000
+
+ELEMENTS = frozenset({"div", "pre", "span", "b", "table", "tr", "td"})
+"""What finished views are made of: elements that nbconvert's sanitizer lets through."""
+TEXT = (
+    "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:break-word;word-break:normal;"
+    "background-color:transparent;font-family:system-ui,sans-serif"
+)
+QUIET = "font-size:85%;opacity:0.8"
+
+SHADES = ((0.01, "rgba(230,110,0,0.6)"), (0.03, "rgba(230,110,0,0.35)"),
+          (0.1, "rgba(230,110,0,0.15)"))  # fmt: skip
+"""Colours of tokens that the model thought less probable than that; the darkest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,56 +54,79 @@ class Extras:
 NO_EXTRAS = Extras()
 
 
-@cache
-def style() -> str:
-    """The style sheet, in each output: notebooks are read outside of notebooks too."""
-    css = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    return "<style>" + re.sub(r"\s+", " ", css) + "</style>"
-
-
 def log_key(path: str) -> str:
     """The log's name on a page: a click is for the kernel that has that log."""
     return hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
-    """An answer with its status line and its buttons."""
-    first, *rest = status_parts(result, extras.log_problem)
-    reason = escape(f"{result.device.library}: {result.device.reason}".strip(": "))
-    line = escape(" · ".join(rest))
-    run = f' data-run="{result.run_id}"' if result.run_id is not None else ""
+    """An answer, and why it ended under it; what its buttons need is in its data."""
     return (
-        f'<div class="llmwit {NO_MATH}"{run} data-log="{log_key(extras.log_path)}">{style()}'
-        f"{_text(result)}"
-        f'<div class="llmwit-status" title="{reason}">'
-        f'<span class="llmwit-badge">{escape(first)}</span> {line}</div>'
-        f"{_tools(result, extras)}</div>"
+        f'<div class="llmwit llmwit-answer {NO_MATH}"{_data(result, extras)}>'
+        f"{_text(result)}{_status(result, extras.log_problem)}</div>"
     )
 
 
 def escape(text: str) -> str:
-    """Text for a page: no markup, and its unseen characters made visible."""
-    return html.escape(visible(text))
+    """Text for a page: no markup, and its unseen characters made visible.
+
+    No line is blank: in Markdown, a blank line would end the HTML.
+    """
+    return re.sub(r"\n(?=[ \t]*\n)", "&#10;", html.escape(visible(text)))
+
+
+def quiet(markup: str, name: str = "llmwit-status") -> str:
+    """What is said beside an answer, in small."""
+    return f'<div class="{name}" style="{QUIET}">{markup}</div>'
+
+
+def pre(markup: str, name: str = "llmwit-text", more: str = "") -> str:
+    """Escaped text with its white space, whatever style sheet there is or is not."""
+    # A line end right behind <pre> would be dropped.
+    return f'<pre class="{name}" dir="auto" style="{TEXT}{more}">\n{markup}</pre>'
+
+
+def head(names: Iterable[str]) -> str:
+    """The first row of a table, of escaped names; the page's module makes a real head of it."""
+    return "<tr>" + "".join(cell(f"<b>{name}</b>") for name in names) + "</tr>\n"
+
+
+def cell(markup: str, more: str = "") -> str:
+    """A cell of a table; the space keeps its text apart where tables are not known."""
+    return f'<td style="text-align:left;vertical-align:top{more}">{markup}</td> '
+
+
+def _data(result: InferencingResult, extras: Extras) -> str:
+    """What the page's module makes buttons of."""
+    data: dict[str, str] = {}
+    if result.run_id is not None and extras.log_path:
+        data |= {"run": str(result.run_id), "log": log_key(extras.log_path)}
+    if visible(result.text) != result.text:
+        data["raw"] = json.dumps(result.text)
+    forms = {name: text for name, text in extras.forms.items() if len(text) <= MAX_FORM}
+    if forms:
+        data["forms"] = json.dumps(forms)
+    return "".join(f' data-{name}="{html.escape(value)}"' for name, value in data.items())
 
 
 def _text(result: InferencingResult) -> str:
-    shown = visible(result.text)
-    raw = "" if shown == result.text else f' data-raw="{html.escape(json.dumps(result.text))}"'
-    long = "llmwit-scroll " if len(shown) > 20_000 else ""
-    inner = "".join(_token_spans(result)) if result.tokens else html.escape(shown)
-    shaded = " llmwit-shaded" if result.tokens else ""
-    label = ' tabindex="0" role="region" aria-label="answer"' if long else ""
-    return f'<div class="{long}llmwit-text{shaded}"{raw}{label}>{inner}</div>'
+    if not result.text:
+        return ""
+    long = len(result.text) > MAX_UNSCROLLED
+    scroll = ";max-height:40em;overflow:auto" if long else ""
+    if not result.tokens:
+        return pre(escape(result.text), more=scroll)
+    return pre("".join(_tokens(result)), "llmwit-text llmwit-shaded", scroll) + _LEGEND
 
 
-def _token_spans(result: InferencingResult) -> Iterator[str]:
-    """A span for each token, shaded by its probability, its alternatives in its data.
+def _tokens(result: InferencingResult) -> Iterator[str]:
+    """An element for each token, the improbable shaded, its alternatives in its data.
 
     A token that ends inside a character shows a mark; the character stands in
     the token that completes it. Text after the last recorded token is added.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    shown, tab = 0, "0"
+    shown = 0
     for token in result.tokens or ():
         text = decoder.decode(token.bytes)
         shown += len(text)
@@ -97,13 +134,30 @@ def _token_spans(result: InferencingResult) -> Iterator[str]:
         alternatives = _alternatives(token)
         title = "  ".join(f"{text} {100 * share:.1f}%" for text, share, _ in alternatives)
         yield (
-            f'<span class="llmwit-token{part}" tabindex="{tab}" '
-            f'style="--p:{math.exp(token.logprob):.3f}" title="{html.escape(title)}" '
+            f'<span class="llmwit-token{part}"{_shade(math.exp(token.logprob))} '
+            f'title="{html.escape(title)}" '
             f'data-top="{html.escape(json.dumps(alternatives, ensure_ascii=False))}">'
             f"{escape(text)}</span>"
         )
-        tab = "-1"
     yield escape(result.text[shown:])
+
+
+def _shade(probability: float) -> str:
+    """The attribute that puts a colour behind what was improbable."""
+    for below, colour in SHADES:
+        if probability < below:
+            return f' style="background-color:{colour}"'
+    return ""
+
+
+_LEGEND = quiet(
+    "shaded: tokens that the model gave less than "
+    + " ".join(
+        f'<span style="background-color:{colour}">{below:.0%}</span>'
+        for below, colour in reversed(SHADES)
+    ),
+    "llmwit-legend",
+)
 
 
 def _alternatives(token: TokenInfo) -> list[tuple[str, float, bool]]:
@@ -124,107 +178,18 @@ def _token_text(data: bytes) -> str:
     return visible(text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥"))
 
 
-def _tools(result: InferencingResult, extras: Extras) -> str:
-    """The buttons; the style sheet shows them only where they can work."""
-    buttons = ['<button type="button" data-copy-text>Copy text</button>']
-    for name, text in extras.forms.items():
-        if len(text) <= MAX_FORM:
-            buttons.append(
-                f'<button type="button" data-copy="{html.escape(text)}" '
-                f'title="copy this run as {name}">{name}</button>'
-            )
-    if result.tokens:
-        buttons.append(
-            '<button type="button" data-tokens aria-pressed="true" '
-            'title="shade each token by its probability">Tokens</button>'
-        )
-    if result.run_id is not None and extras.log_path:
-        buttons += [
-            f'<button type="button" data-rate="{value}" aria-pressed="false" aria-label="{label}" '
-            f'title="{label}">{sign}</button>'
-            for value, sign, label in ((1, "👍", "good answer"), (-1, "👎", "bad answer"))
-        ]
-    return f'<div class="llmwit-tools">{"".join(buttons)}</div>'
+def _status(result: InferencingResult, log_problem: str | None) -> str:
+    """Why it ended, tokens, speed; and the rest, which the page's module puts behind a button."""
+    first, *parts = (escape(part) for part in brief_parts(result, log_problem))
+    line = " · ".join([f'<b class="llmwit-badge">{first}</b>', *parts])
+    more = "".join(f" · {escape(part)}" for part in more_parts(result, log_problem))
+    return quiet(line + (f'<span class="llmwit-more">{more}</span>' if more else ""))
 
 
 def progress_html(progress: Progress) -> str:
     """A stage with its bar."""
     bar = ""
     if progress.total:
-        bar = f'<progress max="{progress.total}" value="{progress.done}"></progress>'
-    text = html.escape(progress_text(progress))
-    return f'<div class="llmwit">{style()}<div class="llmwit-status">{text}{bar}</div></div>'
-
-
-# Comparison -----------------------------------------------------------------------
-
-
-def comparison_html(results: Sequence[InferencingResult]) -> str:
-    """A sweep side by side: a row a run, a column for each setting that varies.
-
-    What differs from the first answer is marked; the page's module sorts by a
-    column and marks against another answer. A last row sums up.
-    """
-    header, *rows = table(results, varying_settings(results), cut=False)
-    place = header.index("text")
-    head = "".join(
-        f'<th scope="col"><button type="button" data-sort title="sort">{escape(name)}</button></th>'
-        for name in header
-    )
-    base = rows[0][place] if rows else ""
-    body = "".join(
-        f'<tr data-run="{result.run_id}">'
-        + "".join(
-            _answer_cell(value, base, index) if column == place else _cell(value, header[column])
-            for column, value in enumerate(row)
-        )
-        + "</tr>"
-        for index, (result, row) in enumerate(zip(results, rows, strict=True))
-    )
-    return (
-        f'<div class="llmwit llmwit-wide {NO_MATH}">{style()}<table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody><tfoot>{_summary(results, header, place)}</tfoot></table></div>"
-    )
-
-
-def replay_html(verdict: str, identical: bool, results: Sequence[InferencingResult]) -> str:
-    """Whether a repetition is the same; both answers side by side where it is not."""
-    line = (
-        f'<div class="llmwit {NO_MATH}">{style()}<div class="llmwit-status">'
-        f'<span class="llmwit-badge">replay</span> {escape(verdict)}</div></div>'
-    )
-    return line if identical else line + comparison_html(results)
-
-
-def _cell(value: str, name: str) -> str:
-    number = value.rpartition("+ ")[2] if name == "tokens" else value
-    return f'<td data-value="{escape(number)}">{escape(value)}</td>'
-
-
-def _answer_cell(text: str, base: str, index: int) -> str:
-    pressed = "true" if index == 0 else "false"
-    marked = html.escape(text) if index == 0 else _marked(text, base)
-    return (
-        f'<td><div class="llmwit-text">{marked}</div><div class="llmwit-tools">'
-        f'<button type="button" data-base aria-pressed="{pressed}" '
-        'title="mark what differs from this answer">base</button></div></td>'
-    )
-
-
-def _marked(text: str, base: str) -> str:
-    """The text with the words marked that the base does not have there."""
-    words, others = (re.findall(r"\s+|\S+", value) for value in (text, base))
-    pieces = []
-    for kind, _, _, start, end in SequenceMatcher(None, others, words, False).get_opcodes():
-        piece = html.escape("".join(words[start:end]))
-        pieces.append(piece if kind == "equal" or not piece else f"<mark>{piece}</mark>")
-    return "".join(pieces)
-
-
-def _summary(results: Sequence[InferencingResult], header: list[str], place: int) -> str:
-    tokens = sum(result.usage.generated_token_count for result in results)
-    seconds = sum(result.timings.total or 0 for result in results)
-    return (
-        f'<tr><th scope="row" colspan="{place + 2}">{len(results)} runs</th>'
-        f"<td>{tokens:,} generated</td><td>{seconds:.2f}</td></tr>"
-    )
+        bar = f' <progress max="{progress.total}" value="{progress.done}"></progress>'
+    line = quiet(escape(progress_text(progress)) + bar)
+    return f'<div class="llmwit {NO_MATH}">{line}</div>'

@@ -30,15 +30,17 @@ from .text import progress_text, settings_text, visible
 STATUS_SECONDS = 1.0
 """How often the number of tokens is said while text is streamed."""
 # As text, not as files: anywidget keeps each widget whose file it watches for ever.
-PAGE_JS, PAGE_CSS = (
-    (Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("page.js", "page.css")
-)
+_FOLDER = Path(__file__).parent / "page"
+_SCRIPTS = ("answer.js", "tokens.js", "comparison.js", "live.js", "page.js")
+PAGE_JS = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+PAGE_CSS = (_FOLDER / "page.css").read_text(encoding="utf-8")
 
 
 class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Made once for a log and never shown: the page's side of finished views."""
 
     _esm = traitlets.Unicode(PAGE_JS).tag(sync=True)
+    _css = traitlets.Unicode(PAGE_CSS).tag(sync=True)
     role = traitlets.Unicode("page").tag(sync=True)
     log = traitlets.Unicode().tag(sync=True)
 
@@ -75,7 +77,6 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Text appended by messages, a status line, a progress bar, and Stop."""
 
     _esm = traitlets.Unicode(PAGE_JS).tag(sync=True)
-    _css = traitlets.Unicode(PAGE_CSS).tag(sync=True)
     role = traitlets.Unicode("live").tag(sync=True)
     key = traitlets.Unicode().tag(sync=True)
     stoppable = traitlets.Bool(True).tag(sync=True)

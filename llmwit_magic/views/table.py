@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import re
 from collections.abc import Callable
 from datetime import UTC
 from typing import Any
@@ -11,8 +11,8 @@ import pandas
 
 from ..runlog.columns import COLUMNS
 from ..runlog.frame import TAG
-from .html import NO_MATH, style
-from .text import on_one_line, visible
+from .html import NO_MATH, cell, escape, head, quiet
+from .text import on_one_line
 
 TEXT_CHARACTERS = 80
 """Of a text in a cell of the HTML table; the DataFrame keeps all of it."""
@@ -43,16 +43,16 @@ class LogTable(pandas.DataFrame):
     def _repr_html_(self) -> str | None:
         shown = self._shown(TEXT_CHARACTERS)
         names = [" ".join(map(str, filter(None, self.index.names))), *map(str, shown.columns)]
-        head = "".join(f'<th scope="col">{_heading(name)}</th>' for name in names)
         body = "".join(
-            f'<tr><th scope="row">{html.escape(_short(number, TEXT_CHARACTERS))}</th>'
+            f"<tr>{cell(f'<b>{escape(_short(number, TEXT_CHARACTERS))}</b>')}"
             + "".join(map(_cell, shown.columns, values))
-            + "</tr>"
+            + "</tr>\n"
             for number, values in zip(shown.index, shown.itertuples(index=False), strict=True)
         )
         return (
-            f'<div class="llmwit llmwit-wide llmwit-log {NO_MATH}">{style()}<table><thead><tr>{head}</tr></thead>'
-            f'<tbody>{body}</tbody></table><div class="llmwit-status">{self._left_out()}</div></div>'
+            f'<div class="llmwit llmwit-wide {NO_MATH}"><div style="overflow-x:auto">'
+            f'<table style="table-layout:auto">{head(map(_heading, names))}{body}</table></div>'
+            f"{quiet(escape(self._left_out()))}</div>"
         )
 
     def __repr__(self) -> str:
@@ -135,14 +135,13 @@ def _local(time: Any) -> str:
 
 def _heading(name: str) -> str:
     """A column's name, which may break at its underscores."""
-    return html.escape(visible(name)).replace("_", "_<wbr>")
+    parts = re.findall(r"[^_]*_|[^_]+", escape(name))
+    return "".join(f'<span style="display:inline-block">{part}</span>' for part in parts)
 
 
 def _cell(name: Any, value: Any) -> str:
-    text = html.escape(_short(value, TEXT_CHARACTERS))
-    if name in _LONG:
-        return f'<td><div class="llmwit-text">{text}</div></td>'
-    return f"<td>{text}</td>"
+    text = escape(_short(value, TEXT_CHARACTERS))
+    return cell(f'<div style="min-width:9em">{text}</div>' if name in _LONG else text)
 
 
 def _short(value: Any, width: int) -> str:

@@ -10,10 +10,11 @@ import json
 import sys
 import unicodedata
 from collections.abc import Sequence
+from typing import TextIO
 
 from ..protocol import Progress
 from ..runlog.run import Results, Run
-from ..wit import FinishDetail, InferencingParams, InferencingResult
+from ..wit import DeviceInfo, FinishDetail, InferencingParams, InferencingResult
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
@@ -58,20 +59,42 @@ def _visible_character(character: str) -> str:
 
 def status_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
     """What is said under an answer, the badge first."""
-    parts = [badge(result)]
+    return [part for _, part in _parts(result, log_problem)]
+
+
+def brief_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
+    """Of that, what a person reads first: why it ended, tokens, speed, and whether it is kept."""
+    return [part for brief, part in _parts(result, log_problem) if brief]
+
+
+def more_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
+    """And the rest: time to the first token, model, device, seed, number of the run."""
+    return [part for brief, part in _parts(result, log_problem) if not brief]
+
+
+def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[bool, str]]:
+    """All that is said, and whether it is read first."""
+    parts = [(True, badge(result))]
     if result.finish_detail:
         detail = _DETAILS[result.finish_detail]
         if result.stop_sequence is not None:
             detail += f" {json.dumps(result.stop_sequence, ensure_ascii=False)}"
-        parts.append(detail)
-    parts += result.notices
+        parts.append((True, detail))
+    parts += [(True, notice) for notice in result.notices]
     if result.model:
-        parts += _usage_parts(result)
-    if log_problem:
-        parts.append(f"not logged: {log_problem}")
+        timings = result.timings
+        parts.append((True, f"{_token_counts(result)} tokens"))
+        if timings.first_token is not None:
+            parts.append((False, f"first token {timings.first_token:.2f} s"))
+        if timings.tokens_per_second is not None:
+            parts.append((True, f"{timings.tokens_per_second:.1f} tokens/s"))
+        for part in (result.model.name, _device(result.device), f"seed {result.params.seed}"):
+            parts.append((False, part))
+    if problem := log_problem or result.log_problem:
+        parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
-        parts.append(f"run {result.run_id}")
-    return [on_one_line(part) for part in parts]
+        parts.append((False, f"run {result.run_id}"))
+    return [(brief, on_one_line(part)) for brief, part in parts]
 
 
 def _token_counts(result: InferencingResult) -> str:
@@ -80,20 +103,21 @@ def _token_counts(result: InferencingResult) -> str:
     return f"{usage.prompt_token_count}{cached} + {usage.generated_token_count}"
 
 
-def _usage_parts(result: InferencingResult) -> list[str]:
-    timings, device = result.timings, result.device
-    parts = [f"{_token_counts(result)} tokens"]
-    if timings.first_token is not None:
-        parts.append(f"first token {timings.first_token:.2f} s")
-    if timings.tokens_per_second is not None:
-        parts.append(f"{timings.tokens_per_second:.1f} tokens/s")
+def _device(device: DeviceInfo) -> str:
     layers = f"{device.gpu_layers} GPU layers"
     if device.requested_gpu_layers == "auto":
         layers += " (auto)"
     if device.memory_bytes is not None:
         layers += f", {device.memory_bytes / 2**20:.0f} MiB"
-    name = result.model.name if result.model else ""
-    return [*parts, name, f"{device.name}, {layers}", f"seed {result.params.seed}"]
+    return f"{device.name}, {layers}"
+
+
+def unlogged(results: Sequence[InferencingResult]) -> str:
+    """How many of the runs are not in the log, and why; empty where all are."""
+    problems = [result.log_problem for result in results if result.log_problem]
+    if not problems:
+        return ""
+    return on_one_line(f"{len(problems)} of {len(results)} runs not logged: {problems[-1]}")
 
 
 def badge(result: InferencingResult) -> str:
@@ -160,8 +184,8 @@ def table(
             "" if result.run_id is None else str(result.run_id),
             *(_setting(result, name) for name in names),
             text,
-            ": ".join(status_parts(result)[:2]) if result.finish_detail else badge(result),
-            _token_counts(result),
+            ": ".join(brief_parts(result)[:2]) if result.finish_detail else badge(result),
+            f"{result.usage.prompt_token_count} + {result.usage.generated_token_count}",
             "" if total is None else f"{total:.2f}",
         ])  # fmt: skip
     return rows
@@ -174,11 +198,12 @@ def plain_table(results: Sequence[InferencingResult]) -> str:
     for row in rows:
         flat = on_one_line(row[column])
         row[column] = flat if len(flat) <= 60 else flat[:59] + "…"
+    note = unlogged(results)
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return "\n".join(
         "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    )
+    ) + (f"\n── {note}" if note else "")
 
 
 def settings_text(run: Run, names: Sequence[str]) -> str:
@@ -190,6 +215,27 @@ def settings_text(run: Run, names: Sequence[str]) -> str:
             for name in names
         )
     )
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print our text, with a `?` for each character that the file's encoding does not have."""
+    file = sys.stdout if file is None else file
+    file.write(encodable(text, getattr(file, "encoding", None)) + "\n")
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """The text with signs in place of those characters that the encoding does not have."""
+    try:
+        text.encode(encoding or "utf-8")
+        return text
+    except UnicodeEncodeError as error:
+        return text.translate(_PLAINER).encode(error.encoding, "replace").decode(error.encoding)
+
+
+_PLAINER = str.maketrans(
+    {"─": "-", "·": "-", "…": "...", "⏎": "\\n", "⇥": "\\t", "⟨": "<", "⟩": ">"}
+)
+"""Signs of ours that are not in every encoding."""
 
 
 class TerminalView:
@@ -207,7 +253,7 @@ class TerminalView:
         if run is not self._run:
             self._run, self._written = run, 0
             if self._total > 1:
-                print(f"[{settings_text(run, self._varying)}]")
+                say(f"[{settings_text(run, self._varying)}]")
         if run.progress and not run.done:
             self.draw_progress(run.progress)
             return
@@ -216,21 +262,23 @@ class TerminalView:
         done = run.done  # before the text: nothing is added after the end
         self.draw_progress(None)
         text = run.text
-        sys.stdout.write(visible(text[self._written :]))
+        fresh = visible(text[self._written :])
+        sys.stdout.write(encodable(fresh, getattr(sys.stdout, "encoding", None)))
         self._written = len(text)
         if done:
             self._ended = run
             status = " · ".join(status_parts(run.result, run.log_problem))
-            sys.stdout.write("\n" * bool(text) + f"── {status}\n")
+            say("\n" * bool(text) + f"── {status}")
         sys.stdout.flush()
 
     def finish(self, results: Results) -> None:
         if self._total > 1 and results:
-            print("\n" + plain_table(results))
+            say("\n" + plain_table(results))
 
     def draw_progress(self, progress: Progress | None) -> None:
         """A line that the next one overwrites; not written into a file or a pipe."""
         text = progress_text(progress) if progress else ""
+        text = encodable(text, getattr(sys.stderr, "encoding", None))
         if sys.stderr.isatty() and (text or self._progress_width):
             sys.stderr.write("\r" + text.ljust(self._progress_width) + ("" if text else "\r"))
             sys.stderr.flush()

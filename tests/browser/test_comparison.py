@@ -33,7 +33,7 @@ def column(output: Locator, name: str) -> list[str]:
 
 
 def marks(output: Locator, row: int) -> int:
-    return rows(output).nth(row).locator("mark").count()
+    return rows(output).nth(row).locator(".llmwit-mark").count()
 
 
 def test_answers_stand_side_by_side(open_notebook: Open, lab: Lab) -> None:
@@ -51,32 +51,33 @@ def test_answers_stand_side_by_side(open_notebook: Open, lab: Lab) -> None:
 
     # At temperature 0 the seed changes nothing; the others differ, and are marked.
     assert [marks(output, row) > 0 for row in range(6)] == [False] * 3 + [True] * 3
-    expect(rows(output).nth(0).get_by_role("button", name="base")).to_have_attribute(
-        "aria-pressed", "true"
-    )
+    expect(output.get_by_label("compare with")).to_have_value("0")
     summary = output.locator("tfoot tr").inner_text()
     generated = sum(row["generated_token_count"] for row in logged)
     assert re.match(rf"6 runs\s+{generated} generated\s+\d+\.\d\d", summary), summary
     assert (
         notebook.page.evaluate(
-            "getComputedStyle(document.querySelector('.llmwit mark')).textDecorationLine"
+            "getComputedStyle(document.querySelector('.llmwit-mark')).textDecorationLine"
         )
         == "underline"
     )  # not by colour alone
 
 
 def test_another_base_moves_the_marks(open_notebook: Open) -> None:
-    """`base` of a row: nothing is marked there, and in all others what it does not have."""
+    """One control chooses it: nothing is marked there, and in all others what it does not have."""
     notebook = open_notebook(SWEEP)
     output = notebook.run(1)
     texts = output.locator("tbody .llmwit-text").all_text_contents()
-    bases = output.get_by_role("button", name="base")
-    bases.nth(4).click()
+    base_control = output.get_by_label("compare with")
+    expect(base_control).to_have_count(1)
+    runs = column(output, "run")
+    assert base_control.locator("option").all_inner_texts() == [f"run {run}" for run in runs]
+    base_control.select_option(label=f"run {runs[4]}")
     assert [marks(output, row) > 0 for row in range(6)] == [True] * 4 + [False, True]
-    pressed = [bases.nth(row).get_attribute("aria-pressed") for row in range(6)]
-    assert pressed == ["false"] * 4 + ["true", "false"]
     base = set(re.findall(r"\S+", texts[4]))
-    marked = {word.strip() for word in rows(output).nth(0).locator("mark").all_inner_texts()}
+    marked = {
+        word.strip() for word in rows(output).nth(0).locator(".llmwit-mark").all_inner_texts()
+    }
     missing = {word for word in re.findall(r"\S+", texts[0]) if word not in base}
     assert missing <= marked
     # Marking changes no text.

@@ -74,7 +74,8 @@ def test_hostile_text_stays_text_in_a_notebook(
     assert lab.log.rows()[-1]["text"] == HOSTILE
     assert page.evaluate("window.live") == SHOWN
     expect(finished.locator(".llmwit-text")).to_have_text(SHOWN)
-    finished.get_by_role("button", name="Copy text").click()
+    finished.get_by_role("button", name="Copy").click()
+    page.get_by_role("menuitem", name="text").click()
     expect(finished.get_by_role("button", name="copied")).to_be_visible()
     assert notebook.clipboard() == HOSTILE
     assert_harmless(page)
@@ -88,7 +89,7 @@ def test_hostile_text_stays_text_in_a_notebook(
     table = notebook.run(3)
     for text in table.locator(".llmwit-text").all_text_contents():
         assert text == SHOWN
-    table.get_by_role("button", name="base").nth(1).click()
+    table.get_by_label("compare with").select_option(index=1)
     table.get_by_role("columnheader", name="text").get_by_role("button").click()
     assert table.locator(".llmwit-text").first.text_content() == SHOWN
     assert_harmless(page)

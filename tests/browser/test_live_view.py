@@ -39,9 +39,11 @@ def button(output: Locator, name: str) -> Locator:
 
 
 def copied(notebook: Notebook, output: Locator, name: str) -> str:
-    """What the clipboard holds after a click on that button."""
+    """What the clipboard holds after a choice from the menu."""
     notebook.page.evaluate("navigator.clipboard.writeText('nothing')")
-    button(output, name).click()
+    button(output, "Copy ▾").click()
+    notebook.page.get_by_role("menuitem", name=name, exact=True).click()
+    expect(notebook.page.get_by_role("menu")).to_have_count(0)
     wait_until(lambda: notebook.clipboard() != "nothing", 3, f"{name} has copied")
     # Browsers end each line of a clipboard's text as their system does.
     return notebook.clipboard().replace("\r\n", "\n")
@@ -50,6 +52,8 @@ def copied(notebook: Notebook, output: Locator, name: str) -> str:
 def last_row(lab: Lab) -> dict[str, Any]:
     return lab.log.rows()[-1]
 
+
+IMPROBABLE = "document.querySelector('.llmwit-token[style]')"
 
 STAGES = ["■", "loading", "reading", "writing"]
 """How the status begins, in order: with the Stop button alone at first."""
@@ -146,9 +150,9 @@ def test_the_badge_says_why_a_run_ended(open_notebook: Open) -> None:
     badges = {
         index: notebook.output(index).locator(".llmwit-status").inner_text() for index in (1, 2, 4)
     }
-    assert badges[1].startswith('stop stop sequence ","')
-    assert badges[2].startswith("length max tokens")
-    assert badges[4].startswith("content filter the rest is left out")
+    assert badges[1].startswith('stop · stop sequence ","')
+    assert badges[2].startswith("length · max tokens")
+    assert badges[4].startswith("content filter · the rest is left out")
     expect(notebook.output(4).locator(".llmwit-text")).not_to_contain_text("Paris")
 
 
@@ -159,7 +163,7 @@ def test_a_run_is_copied_in_each_form(open_notebook: Open, lab: Lab) -> None:
     )
     output = notebook.run(1)
     row = last_row(lab)
-    assert copied(notebook, output, "Copy text") == row["text"]
+    assert copied(notebook, output, "text") == row["text"]
     assert copied(notebook, output, "WAVE") == (
         "{max-tokens: some(20), repeat-penalty: 1.1, repeat-penalty-last-n-token-count: 64, "
         "stop: [], temperature: 0.7, top-k: 50, top-p: 0.9}"
@@ -258,7 +262,9 @@ def test_tokens_are_read_with_the_keyboard(open_notebook: Open, lab: Lab) -> Non
 
 def test_tokens_are_read_with_the_mouse(open_notebook: Open) -> None:
     """The alternatives of the token under the pointer show; switched off, the text is plain."""
-    notebook = open_notebook(SHORT.replace("%%infer", "%%infer --top-logprobs 3"))
+    notebook = open_notebook(
+        LONG.replace("1500", "40").replace("%%infer", "%%infer --top-logprobs 3")
+    )
     output = notebook.run(1)
     token, table = (
         output.locator(".llmwit-token").nth(2),
@@ -266,9 +272,12 @@ def test_tokens_are_read_with_the_mouse(open_notebook: Open) -> None:
     )
     token.hover()
     expect(table).to_be_visible()
-    shaded = "getComputedStyle(document.querySelector('.llmwit-token')).backgroundColor"
+    # One that was improbable enough: the first may well be likely.
+    shaded = f"getComputedStyle({IMPROBABLE}).backgroundColor"
     assert notebook.page.evaluate(shaded) != "rgba(0, 0, 0, 0)"
+    expect(output.locator(".llmwit-legend")).to_contain_text("less than 10% 3% 1%")
     button(output, "Tokens").click()
+    expect(output.locator(".llmwit-legend")).to_be_hidden()
     expect(button(output, "Tokens")).to_have_attribute("aria-pressed", "false")
     token.hover()
     expect(table).to_have_count(0)
@@ -305,8 +314,46 @@ def test_a_reopened_notebook_shows_the_finished_view(open_notebook: Open, lab: L
     expect(output.locator(".llmwit-text")).to_have_text(text, use_inner_text=True)
     expect(output.locator(".llmwit-badge")).to_have_text("length")
     expect(other.page.get_by_text("Error displaying widget")).to_have_count(0)
-    # Nothing that cannot work is shown.
+    # Nothing that cannot work is shown, and nothing is behind a button.
+    expect(output.locator(".llmwit-status")).to_contain_text("seed 3")
     expect(output.get_by_role("button")).to_have_count(0)
     other.picture("reopened")
     assert not other.foreign_requests()
     assert not other.errors
+
+
+def test_the_rest_is_there_on_demand(open_notebook: Open, lab: Lab) -> None:
+    """One line says why the run ended, tokens and speed; a button opens model, seed and number."""
+    notebook = open_notebook(SHORT)
+    output = notebook.run(1)
+    line = output.locator(".llmwit-status")
+    brief = line.inner_text()
+    assert re.fullmatch(r"length · max tokens · 5 \+ 12 tokens · [\d.]+ tokens/s", brief)
+    assert line.bounding_box()["height"] < 30
+    button(output, "Details").click()
+    expect(line).to_contain_text(f"seed 3 · run {last_row(lab)['run_id']}")
+    button(output, "Details").click()
+    assert line.inner_text() == brief
+
+
+def test_the_copy_menu_is_used_with_the_keyboard(open_notebook: Open) -> None:
+    """Enter opens it, arrows go through its forms, Escape closes it and leads back."""
+    notebook = open_notebook(SHORT)
+    output = notebook.run(1)
+    keyboard, menu = notebook.page.keyboard, notebook.page.get_by_role("menu")
+    opener = button(output, "Copy ▾")
+    opener.focus()
+    keyboard.press("Enter")
+    names = menu.get_by_role("menuitem").all_inner_texts()
+    assert names == ["text", "cell", "Python", "JSON", "WAVE"]
+    expect(menu.get_by_role("menuitem").nth(0)).to_be_focused()
+    keyboard.press("ArrowDown")
+    expect(menu.get_by_role("menuitem").nth(1)).to_be_focused()
+    keyboard.press("Escape")
+    expect(menu).to_have_count(0)
+    expect(opener).to_be_focused()
+    keyboard.press("Enter")
+    keyboard.press("ArrowDown")
+    keyboard.press("Enter")
+    expect(output.get_by_role("button", name="copied")).to_be_visible()
+    assert notebook.clipboard().startswith("%%infer")

@@ -98,7 +98,7 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     page.mouse.move(1, 1)
 
     table = notebook.run(3)
-    assert_readable(*table.locator("mark, td, th, .llmwit-text").all())
+    assert_readable(*table.locator(".llmwit-mark, td, th, .llmwit-text").all())
     assert table.locator(".llmwit-wide").bounding_box()["width"] <= page.viewport_size["width"]
     # Answers stay readable: a narrow page scrolls the table, and does not squeeze them.
     assert all(text.bounding_box()["width"] > 200 for text in table.locator(".llmwit-text").all())

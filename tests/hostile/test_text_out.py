@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 import sys
@@ -31,7 +30,8 @@ from llmwit_magic.runlog.export import read_export
 from llmwit_magic.runlog.run import Results, Run
 from llmwit_magic.views import display as display_view
 from llmwit_magic.views import live, text, tuning
-from llmwit_magic.views.html import Extras, comparison_html, html_of, progress_html, replay_html
+from llmwit_magic.views.comparison import comparison_html, replay_html
+from llmwit_magic.views.html import Extras, escape, html_of, progress_html
 from llmwit_magic.views.table import LogTable
 from llmwit_magic.views.tuning import TuningPanel
 from llmwit_magic.wit import (
@@ -560,6 +560,4 @@ def test_the_log_s_own_views(make: Callable[..., HostileSession], tmp_path: Path
         logged = session.log[run.run_id or 0]
         assert (logged.text, logged.prompt, logged.stop_sequence) == (said, said, said)
         assert logged.request.model_copy(update={"chat": False}) == run.request
-        assert html.escape(text.visible(said)) in html_of(
-            logged.model_copy(update={"tokens": None})
-        )
+        assert escape(said) in html_of(logged.model_copy(update={"tokens": None}))

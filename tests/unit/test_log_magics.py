@@ -265,7 +265,7 @@ def test_a_replay_shows_a_difference(
     assert dict(request.tags) == {"a": "b"}
     data, _ = shell.display_formatter.format(result)
     assert "Hello" in data["text/html"]
-    assert "<mark>" in data["text/html"]
+    assert "llmwit-mark" in data["text/html"]
 
 
 def test_the_newest_run_and_a_variable_can_be_meant(shell: Any) -> None:
@@ -381,5 +381,5 @@ def test_a_run_of_the_log_shows_as_it_did(shell: Any, session: FakeSession) -> N
     assert data["text/plain"].endswith("seed 3 · run 1")
     assert "Hello world" in data["text/html"]
     assert 'data-run="1"' in data["text/html"]
-    assert "data-rate" in data["text/html"]
+    assert "data-log" in data["text/html"]
     assert "--temperature 0 --seed 3 --tag k=v" in data["text/html"]

@@ -13,7 +13,7 @@ from llmwit_magic.errors import InvalidInput, ModelNotFound, ModelNotSupported
 from llmwit_magic.protocol import Request
 from llmwit_magic.replays import Replay, replay_request
 from llmwit_magic.runlog.logged import LoggedRun
-from llmwit_magic.views.html import replay_html
+from llmwit_magic.views.comparison import replay_html
 from llmwit_magic.wit import FinishDetail, InferencingParams, ModelInfo
 from tests.support.fake import MODEL, FakeEngine, FakeSession, end
 
@@ -189,11 +189,11 @@ def test_the_verdict_says_what_was_changed(session: FakeSession) -> None:
 
 def test_a_difference_shows_both_answers(session: FakeSession) -> None:
     """What is the same needs no second look; else the answers stand side by side, as text."""
-    original, other = logged(session, "<b>one"), logged(session, "<b>two")
+    original, other = logged(session, "<i>the one"), logged(session, "<i>the two")
     same = replay_html("identical to run <1>", True, [original, original])
     assert "identical to run &lt;1&gt;" in same
     assert "<table" not in same
     differs = replay_html("differs", False, [original, other])
-    assert "<b>" not in differs
-    assert "&lt;b&gt;" in differs
-    assert "<mark>" in differs
+    assert "<i>" not in differs
+    assert "&lt;i&gt;" in differs
+    assert "llmwit-mark" in differs

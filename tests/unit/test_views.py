@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from llmwit_magic.protocol import Chunk, Progress, Request
 from llmwit_magic.runlog.run import Results
 from llmwit_magic.views import text
-from llmwit_magic.views.html import comparison_html, html_of
+from llmwit_magic.views.comparison import comparison_html
+from llmwit_magic.views.html import html_of
 from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 

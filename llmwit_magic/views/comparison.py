@@ -1,0 +1,100 @@
+"""Answers side by side, as HTML: a sweep, and a replay that came out otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+from ..wit import InferencingResult
+from .html import NO_MATH, cell, escape, head, pre, quiet
+from .text import table, unlogged, varying_settings
+
+SHARED = 0.25
+"""Part of their words that two answers must share for marks to tell anything; the page's too."""
+
+_MARK = "font-weight:normal;text-decoration:underline;background-color:rgba(230,110,0,0.3)"
+
+Pieces = list[tuple[str, bool]]
+"""A text in pieces, and which of them are marked."""
+
+
+def comparison_html(results: Sequence[InferencingResult]) -> str:
+    """A sweep side by side: a row a run, a column for each setting that varies.
+
+    What differs from the first answer is marked; the page's module sorts by a
+    column and marks against another answer. A last row sums up.
+    """
+    header, *rows = table(results, varying_settings(results), cut=False)
+    place = header.index("text")
+    # Blank lines at the beginning would take the room of three.
+    answers = [row[place].strip("\n") for row in rows]
+    pieces = [differences(text, answers[0]) for text in answers]
+    body = "".join(
+        "<tr>"
+        + "".join(
+            cell(f'<div style="min-width:14em">{_answer(text, parts)}</div>', ";width:100%")
+            if column == place
+            else cell(escape(value), ";white-space:nowrap")
+            for column, value in enumerate(row)
+        )
+        + "</tr>\n"
+        for row, text, parts in zip(rows, answers, pieces, strict=True)
+    )
+    said = [unlogged(results)]
+    if len(rows) > 1:
+        said.insert(0, f'marked: what differs from <b class="llmwit-base">{_name(rows[0])}</b>')
+    if None in pieces:
+        said.insert(1, "not marked: answers that share almost nothing with it")
+    return (
+        f'<div class="llmwit llmwit-wide {NO_MATH}"><div style="overflow-x:auto">'
+        f'<table style="table-layout:auto;width:100%">{head(map(escape, header))}'
+        f"{body}{_summary(results, place)}</table></div>"
+        f"{quiet(' · '.join(filter(None, said)))}</div>"
+    )
+
+
+def replay_html(verdict: str, identical: bool, results: Sequence[InferencingResult]) -> str:
+    """Whether a repetition is the same; both answers side by side where it is not."""
+    line = quiet(f'<b class="llmwit-badge">replay</b> {escape(verdict)}')
+    table = "" if identical else comparison_html(results)
+    return f'<div class="llmwit {NO_MATH}">{line}</div>{table}'
+
+
+def differences(text: str, base: str) -> Pieces | None:
+    """The text, the words marked that the base does not have there; None where too few are shared."""
+    words, others = (re.findall(r"\s+|\S+", value) for value in (text, base))
+    pieces: Pieces = []
+    same = 0
+    for kind, _, _, start, end in SequenceMatcher(None, others, words, False).get_opcodes():
+        if start == end:
+            continue
+        pieces.append(("".join(words[start:end]), kind != "equal"))
+        if kind == "equal":
+            same += sum(not word.isspace() for word in words[start:end])
+    most = max(len(value.split()) for value in (text, base))
+    return pieces if same >= SHARED * most else None
+
+
+def _answer(text: str, pieces: Pieces | None) -> str:
+    parts = [(text, False)] if pieces is None else pieces
+    return pre(
+        "".join(
+            f'<b class="llmwit-mark" style="{_MARK}">{escape(part)}</b>' if marked else escape(part)
+            for part, marked in parts
+        )
+    )
+
+
+def _name(row: Sequence[str]) -> str:
+    return f"run {row[0]}" if row[0] else "the first"
+
+
+def _summary(results: Sequence[InferencingResult], place: int) -> str:
+    tokens = sum(result.usage.generated_token_count for result in results)
+    seconds = sum(result.timings.total or 0 for result in results)
+    return (
+        f'<tr class="llmwit-sum"><td colspan="{place + 2}" style="text-align:left">'
+        f"<b>{len(results)} runs</b></td>{cell(f'{tokens:,} generated', ';white-space:nowrap')}"
+        f"{cell(f'{seconds:.2f}')}</tr>"
+    )

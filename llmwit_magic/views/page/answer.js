@@ -1,0 +1,184 @@
+// Finished views ----------------------------------------------------------------
+//
+// They are plain HTML, in any output of the page, now or later. What can be done with one stands
+// in its data, which JupyterLab keeps where it trusts the output; the buttons are made here.
+
+const PAGES = Symbol.for("llmwit.pages");
+const made = new WeakSet();
+
+function openPage(model) {
+  const pages = (globalThis[PAGES] ??= new Map());
+  if (!pages.listening) {
+    pages.listening = true;
+    watchViews();
+    document.addEventListener("click", closeMenus);
+    document.addEventListener("focusin", onPoint);
+    document.addEventListener("mouseover", onPoint);
+    // Before JupyterLab, which would take the arrow keys to go to another cell.
+    window.addEventListener("keydown", onKey, true);
+  }
+  pages.set(model.get("log"), model);
+  document.documentElement.dataset.llmwit = "";
+  model.send({ hello: true }); // whoever runs cells from here has widgets, and updates displays
+  model.on("msg:custom", ({ rated, value }) => {
+    for (const view of document.querySelectorAll(`.llmwit[data-run="${Number(rated)}"]`)) {
+      if (view.dataset.log === model.get("log")) showRating(view, value);
+    }
+  });
+  return () => {
+    if (pages.get(model.get("log")) === model) pages.delete(model.get("log"));
+  };
+}
+
+function watchViews() {
+  const answers = document.getElementsByClassName("llmwit-answer");
+  const tables = document.getElementsByClassName("llmwit-wide");
+  const lines = document.getElementsByClassName("llmwit-line");
+  const makeAll = () => {
+    for (const [found, make] of [[answers, makeAnswer], [tables, makeTable], [lines, makeLine]]) {
+      for (const view of found) {
+        if (made.has(view)) continue;
+        made.add(view);
+        make(view);
+      }
+    }
+  };
+  let waiting = false;
+  new MutationObserver(() => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      makeAll();
+    });
+  }).observe(document.body, { childList: true, subtree: true });
+  makeAll();
+}
+
+function makeAnswer(view) {
+  const text = view.querySelector(".llmwit-text");
+  const forms = {};
+  if (text) forms.text = () => (view.dataset.raw ? JSON.parse(view.dataset.raw) : text.textContent);
+  for (const [name, form] of Object.entries(JSON.parse(view.dataset.forms ?? "{}"))) {
+    forms[name] = () => form;
+  }
+  const tools = element("span", "llmwit-tools");
+  if (view.querySelector(".llmwit-more")) tools.append(details(view));
+  if (Object.keys(forms).length) tools.append(copyMenu(forms));
+  if (text?.classList.contains("llmwit-shaded")) tools.append(makeTokens(text));
+  if (view.dataset.run && view.dataset.log) {
+    tools.append(thumb(view, 1, "👍", "good answer"), thumb(view, -1, "👎", "bad answer"));
+  }
+  if (tools.childElementCount) view.append(tools);
+}
+
+function details(view) {
+  const made = button("Details", "model, device, seed, number of the run", () => {
+    made.setAttribute("aria-expanded", String(view.classList.toggle("llmwit-open")));
+  });
+  made.setAttribute("aria-expanded", "false");
+  return made;
+}
+
+function makeLine(view) {
+  view.append(" ", copyMenu({ cell: () => view.dataset.cell }, "Copy cell"));
+}
+
+function button(label, title, act) {
+  const made = element("button", "");
+  made.type = "button";
+  made.textContent = label;
+  if (title) made.title = title;
+  made.addEventListener("click", () => act(made));
+  return made;
+}
+
+// The forms in which a run can be taken along: one button, and a menu where there are several.
+function copyMenu(forms, label = "Copy") {
+  const names = Object.keys(forms);
+  if (names.length === 1) {
+    return button(label, `copy the ${names[0]}`, (self) => copy(self, forms[names[0]]()));
+  }
+  const opener = button(`${label} ▾`, "copy the text, or the run in another form", () => {
+    if (opener.getAttribute("aria-expanded") === "true") return closeMenus();
+    closeMenus();
+    const menu = document.body.appendChild(element("div", "llmwit llmwit-box llmwit-menu"));
+    menu.setAttribute("role", "menu");
+    for (const name of names) {
+      const item = button(name, "", () => {
+        closeMenus();
+        opener.focus();
+        copy(opener, forms[name]());
+      });
+      item.setAttribute("role", "menuitem");
+      menu.append(item);
+    }
+    placeBeside(menu, opener);
+    menu.opener = opener;
+    opener.setAttribute("aria-expanded", "true");
+    menu.firstElementChild.focus();
+  });
+  opener.setAttribute("aria-haspopup", "menu");
+  opener.setAttribute("aria-expanded", "false");
+  opener.addEventListener("click", (event) => event.stopPropagation());
+  return opener;
+}
+
+function closeMenus() {
+  for (const menu of document.querySelectorAll(".llmwit-menu")) {
+    menu.opener.setAttribute("aria-expanded", "false");
+    menu.remove();
+  }
+}
+
+async function copy(button, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Pages that are not served securely have no clipboard object.
+    const area = document.createElement("textarea");
+    area.value = text;
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  const name = (button.dataset.name ??= button.textContent);
+  button.textContent = "copied";
+  setTimeout(() => (button.textContent = name), 1200);
+}
+
+function thumb(view, value, sign, label) {
+  const made = button(sign, label, () => {
+    const page = globalThis[PAGES].get(view.dataset.log);
+    const pressed = made.getAttribute("aria-pressed") === "true";
+    if (page) page.send({ rate: Number(view.dataset.run), value: pressed ? null : value });
+    else made.title = "the kernel that has this run is not there any more";
+  });
+  made.dataset.rate = value;
+  made.setAttribute("aria-label", label);
+  made.setAttribute("aria-pressed", "false");
+  return made;
+}
+
+function showRating(view, value) {
+  for (const button of view.querySelectorAll("[data-rate]")) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.rate) === value));
+  }
+}
+
+// A box that lies over the page, under its place or else over it.
+function placeBeside(box, place) {
+  const { left, top, bottom } = place.getBoundingClientRect();
+  const root = document.documentElement;
+  const room = root.clientWidth - box.offsetWidth - 8;
+  box.style.left = `${Math.max(4, Math.min(left, room)) + scrollX}px`;
+  const below = bottom + 4 + box.offsetHeight < root.clientHeight;
+  box.style.top = `${(below ? bottom + 4 : top - 4 - box.offsetHeight) + scrollY}px`;
+}
+
+function element(name, className) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  return made;
+}

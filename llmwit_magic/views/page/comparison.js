@@ -1,0 +1,92 @@
+// Comparison --------------------------------------------------------------------
+
+function makeTable(view) {
+  const table = view.querySelector("table");
+  if (!table) return;
+  const first = table.rows[0];
+  for (const cell of [...first.cells]) {
+    const heading = element("th", "");
+    heading.scope = "col";
+    heading.style.textAlign = "left";
+    const sort = button("", "sort", () => sortRows(heading));
+    sort.append(...cell.childNodes);
+    heading.append(sort);
+    cell.replaceWith(heading);
+  }
+  table.createTHead().append(first);
+  const sum = table.querySelector(".llmwit-sum");
+  if (sum) table.createTFoot().append(sum);
+  const base = view.querySelector(".llmwit-base");
+  if (base) base.replaceWith(makeBase(table));
+}
+
+function sortRows(cell) {
+  const body = cell.closest("table").tBodies[0];
+  const column = [...cell.parentNode.cells].indexOf(cell);
+  const up = cell.getAttribute("aria-sort") !== "ascending";
+  for (const other of cell.parentNode.cells) other.removeAttribute("aria-sort");
+  cell.setAttribute("aria-sort", up ? "ascending" : "descending");
+  // Of the tokens, those that were generated: "5 + 16".
+  const key = (row) => row.cells[column].textContent.replace(/^\d+ \+ (?=\d+$)/, "");
+  const order = new Intl.Collator(undefined, { numeric: true });
+  const rows = [...body.rows].sort((a, b) => {
+    const [x, y] = [Number(key(a)), Number(key(b))];
+    const difference = Number.isNaN(x) || Number.isNaN(y) ? order.compare(key(a), key(b)) : x - y;
+    return up ? difference : -difference;
+  });
+  body.append(...rows);
+}
+
+// One control chooses the answer that the others are compared with.
+function makeBase(table) {
+  const select = element("select", "llmwit-base");
+  select.setAttribute("aria-label", "compare with");
+  const rows = [...table.tBodies[0].rows];
+  for (const [index, row] of rows.entries()) {
+    const run = row.cells[0].textContent;
+    select.add(new Option(run ? `run ${run}` : `answer ${index + 1}`, index));
+  }
+  select.addEventListener("change", () => {
+    const own = rows[select.value];
+    const base = own.querySelector(".llmwit-text").textContent;
+    for (const row of rows) {
+      markDifferences(row.querySelector(".llmwit-text"), row === own ? null : base);
+    }
+  });
+  return select;
+}
+
+const words = (text) => text.match(/\s+|\S+/g) ?? [];
+const solid = (word) => /\S/.test(word);
+
+function markDifferences(cell, base) {
+  const text = cell.textContent;
+  cell.replaceChildren(text);
+  if (base === null) return;
+  const [a, b] = [words(base).slice(0, 2000), words(text).slice(0, 2000)];
+  // Longest common subsequence, from the end.
+  const length = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i--) {
+    for (let j = b.length - 1; j >= 0; j--) {
+      length[i][j] = a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
+    }
+  }
+  const parts = [];
+  let same = 0;
+  for (let i = 0, j = 0; j < b.length; ) {
+    if (i < a.length && a[i] === b[j]) {
+      if (solid(b[j])) same++;
+      parts.push(b[j++]);
+      i++;
+    } else if (i < a.length && length[i + 1][j] >= length[i][j + 1]) {
+      i++;
+    } else {
+      const mark = element("b", "llmwit-mark");
+      mark.textContent = b[j++];
+      parts.push(mark);
+    }
+  }
+  // Where almost nothing is shared, marks would cover all and tell nothing.
+  if (same < 0.25 * Math.max(a.filter(solid).length, b.filter(solid).length)) return;
+  cell.replaceChildren(...parts, words(text).slice(2000).join(""));
+}

@@ -1,0 +1,74 @@
+// Tokens ------------------------------------------------------------------------
+
+// Tokens can be pointed at, and gone through with the arrow keys; a button takes the shades away.
+function makeTokens(text) {
+  for (const token of text.querySelectorAll(".llmwit-token")) {
+    token.tabIndex = -1;
+    if (token.dataset.top) token.removeAttribute("title"); // the box says it
+  }
+  const first = text.querySelector(".llmwit-token");
+  if (first) first.tabIndex = 0;
+  const toggle = button("Tokens", "shade the tokens that were improbable", () => {
+    const on = text.classList.toggle("llmwit-shaded");
+    toggle.setAttribute("aria-pressed", String(on));
+    const legend = text.closest(".llmwit").querySelector(".llmwit-legend");
+    if (legend) legend.hidden = !on;
+    if (first) first.tabIndex = on ? 0 : -1;
+    if (!on) hideAlternatives();
+  });
+  toggle.setAttribute("aria-pressed", "true");
+  return toggle;
+}
+
+function hideAlternatives() {
+  for (const box of document.querySelectorAll(".llmwit-alternatives")) box.remove();
+}
+
+function onPoint(event) {
+  const token = event.target.closest?.(".llmwit-shaded .llmwit-token[data-top]");
+  hideAlternatives();
+  if (token) showAlternatives(token);
+}
+
+function showAlternatives(token) {
+  const box = element("div", "llmwit llmwit-box llmwit-alternatives");
+  box.setAttribute("role", "tooltip");
+  const table = box.appendChild(document.createElement("table"));
+  for (const [text, probability, chosen] of JSON.parse(token.dataset.top)) {
+    const row = table.insertRow();
+    row.insertCell().textContent = chosen ? "▸" : "";
+    row.insertCell().textContent = text;
+    row.insertCell().textContent = `${(100 * probability).toFixed(1)}%`;
+  }
+  document.body.append(box);
+  placeBeside(box, token);
+}
+
+function onKey(event) {
+  const item = event.target.closest?.(".llmwit-menu [role=menuitem]");
+  const token = event.target.closest?.(".llmwit-shaded .llmwit-token");
+  if (!item && !token) return;
+  if (event.key === "Escape") {
+    hideAlternatives();
+    if (item) {
+      const { opener } = item.parentElement;
+      closeMenus();
+      opener.focus();
+    }
+  }
+  if (item && event.key === "Tab") closeMenus();
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!step) return;
+  event.preventDefault();
+  event.stopPropagation();
+  const all = item
+    ? [...item.parentElement.children]
+    : [...token.closest(".llmwit-text").querySelectorAll(".llmwit-token")];
+  const next = all[all.indexOf(item ?? token) + step];
+  if (!next) return;
+  if (token) {
+    token.tabIndex = -1;
+    next.tabIndex = 0;
+  }
+  next.focus();
+}
