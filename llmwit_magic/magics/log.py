@@ -12,11 +12,12 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from ..errors import InvalidInput, one_line
+from ..errors import InvalidInput, one_line, warn_unlogged
 from ..replays import Replay, replay_request
 from ..runlog.columns import NAMES
 from ..runlog.run import Results
 from ..views import INTERVAL, open_view, show_progress
+from ..views.text import say
 from .cell_args import in_words_of_the_line, is_variable, read_changes, split_line, usage_error
 from .infer import RESULT_NAME, InferMagics
 
@@ -93,7 +94,7 @@ class LogMagics(Magics):
             if getattr(arguments, part) is not None and getattr(arguments, word) is None:
                 raise InvalidInput(f"{part}: that goes with --{word}")
         if arguments.info:
-            print(f"{one_line(log.path)}: {_runs(len(log))}, {log.size / 1e6:.1f} MB")
+            say(f"{one_line(log.path)}: {_runs(len(log))}, {log.size / 1e6:.1f} MB")
             return None
         if arguments.copy is not None:
             count = log.backup(arguments.copy)
@@ -101,12 +102,12 @@ class LogMagics(Magics):
             return None
         if arguments.prune is not None:
             removed, freed = log.prune(arguments.prune, **chosen)
-            print(f"{_runs(removed)} removed, {len(log):,} left; {freed / 1e6:.1f} MB given back")
+            say(f"{_runs(removed)} removed, {len(log):,} left; {freed / 1e6:.1f} MB given back")
             return None
         everyone = arguments.all
         if arguments.export is not None:
             count = log.export(arguments.export, everyone, arguments.schema or "log", **chosen)
-            print(f"{_runs(count)} written to {one_line(arguments.export)}")
+            say(f"{_runs(count)} written to {one_line(arguments.export)}")
             return None
         value: Any
         if arguments.plot is not None:
@@ -182,6 +183,8 @@ class LogMagics(Magics):
             self.shell.push({RESULT_NAME: run.result}, interactive=False)
             if view:
                 view.finish(Results([run]))
+            else:
+                warn_unlogged(run.log_problem)
         return Replay(original, run.result, tuple(changes), notice)
 
 

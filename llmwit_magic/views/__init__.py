@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
+from ..errors import one_line
 from ..protocol import Progress, Request
 from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
@@ -27,6 +29,30 @@ class View(Protocol):
     def finish(self, results: Results) -> None:
         """Nothing more comes: these are the results, of a sweep perhaps only some."""
         ...
+
+
+class Guarded:
+    """A view whose failure, as on a closed pipe, ends the drawing and not the run."""
+
+    def __init__(self, view: View) -> None:
+        self._view: View | None = view
+
+    def draw(self, run: Run) -> None:
+        self._try(lambda view: view.draw(run))
+
+    def finish(self, results: Results) -> None:
+        self._try(lambda view: view.finish(results))
+
+    def _try(self, act: Callable[[View], None]) -> None:
+        if self._view is None:
+            return
+        try:
+            act(self._view)
+        except Exception as error:
+            self._view = None
+            with suppress(Exception):  # where it would be said is perhaps what is broken
+                said = one_line(f"{type(error).__name__}: {error}")
+                print(f"the run cannot be shown, and goes on: {said}", file=sys.stderr)
 
 
 @contextmanager
@@ -72,7 +98,12 @@ def open_view(
     `auto` is a widget, and text where the front end is a terminal. Whoever asks for `widget`
     vouches for the updates of a front end that we do not know.
     """
-    reach = reach_of(shell)
+    return Guarded(_open_view(kind, reach_of(shell), log, forms, total, varying))
+
+
+def _open_view(
+    kind: str, reach: Reach, log: RunLog, forms: Forms, total: int, varying: tuple[str, ...]
+) -> View:
     if kind == "text" or (kind == "auto" and reach is Reach.PRINT):
         from .text import TerminalView
 

@@ -274,7 +274,12 @@ class _Runner:
         while (run := self._next()) is not None:
             # The failures of a run are shown in the panel: there is no cell to raise them in.
             with suppress(InferenceError, Interrupted):
-                run.follow(INTERVAL, self._draw)
+                run.follow(INTERVAL, self._drawn)
+
+    def _drawn(self, run: Run) -> None:
+        """Draw; a page that cannot be reached any more ends neither the run nor the thread."""
+        with suppress(Exception):
+            self._draw(run)
 
     def _next(self) -> Run | None:
         """The next run, once its settings have rested; None when nothing is wanted."""
