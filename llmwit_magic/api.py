@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidInput
+from .errors import InvalidInput, warn_unlogged
 from .models.fetch import DEFAULT_NAME
 from .protocol import Chunk, Request
 from .runlog.log import RunLog
@@ -55,6 +55,7 @@ def _result(run: Run) -> InferencingResult:
         run.follow(INTERVAL, lambda run: None)
     finally:
         run.stop()  # an interrupt may come before `follow` can take it
+    warn_unlogged(run.log_problem)
     return run.result
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from .engines.filters import check_filters
-from .errors import Interrupted, InvalidInput, LogError
+from .errors import Interrupted, InvalidInput, LogError, warn_unlogged
 from .magics.cell_args import interpolated
 from .magics.interpolation import Columns, fill, names_in, python_name
 from .protocol import Emit, Request
@@ -80,6 +80,7 @@ def run_batch(
             )
             # In a thread, where an interrupt cannot come between a run and its row.
             interruptible(carry_out, None)
+        warn_unlogged(work.log_problem)
         return _joined(frame, rows, prefix, request.group_id)
     except KeyboardInterrupt:
         again = "the same call" if resume else "the same call without resume=False"
@@ -224,7 +225,7 @@ class _Work:
         self._session, self._rows, self._bar = session, rows, bar
         self.done = 0
         self._counts = {"from the log": 0, "failed": 0, "with notices in the log": 0}
-        self._log_problem = ""
+        self.log_problem: str | None = None
 
     def take(self, place: int, row: Row, from_log: bool = False) -> None:
         """Keep what has come of a row."""
@@ -234,7 +235,9 @@ class _Work:
         self._counts["failed"] += row["status"] != "ok"
         self._counts["with notices in the log"] += bool(row.get("notices"))
         said = [f"{count:,} {what}" for what, count in self._counts.items() if count]
-        self._bar.set_postfix_str(", ".join([*said, *filter(None, [self._log_problem])]), False)
+        if self.log_problem:
+            said.append(f"not logged: {self.log_problem}")
+        self._bar.set_postfix_str(", ".join(said), False)
         self._bar.update()
 
     def left(
@@ -276,7 +279,7 @@ class _Work:
 
     def _said(self, log_problem: str | None) -> None:
         if log_problem:
-            self._log_problem = f"not logged: {log_problem}"
+            self.log_problem = log_problem
 
     # Over an executor --------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import pytest
 
 from llmwit_magic import workers as batch_workers
 from llmwit_magic.batch import RESULTS, batch_name, run_batch
-from llmwit_magic.errors import EngineDied, EngineFailed, Interrupted, InvalidInput
+from llmwit_magic.errors import EngineDied, EngineFailed, Interrupted, InvalidInput, LogWarning
 from llmwit_magic.protocol import Chunk, Emit, Request
 from llmwit_magic.wit import InferencingParams
 from llmwit_magic.workers import worker_count
@@ -319,10 +319,11 @@ def test_an_interrupt_says_how_to_go_on(session: FakeSession, engine: Echo, resu
 def test_a_log_that_cannot_be_used_stops_nothing(
     engine: Echo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All rows run, each time; the progress line says that they are not logged."""
+    """All rows run, each time; the progress line and a warning say that they are not logged."""
     session = FakeSession(engine, tmp_path)  # a folder
     for _ in range(2):
-        frame = run_batch(session, FRAME, "Hi {{name}}", REQUEST)
+        with pytest.warns(LogWarning, match="not logged: the run log"):
+            frame = run_batch(session, FRAME, "Hi {{name}}", REQUEST)
         assert frame["infer_text"].tolist() == ["HI ADA", "HI BOB", "HI CYD"]
         assert frame["infer_run_id"].isna().all()
     assert len(engine.prompts) == 6
