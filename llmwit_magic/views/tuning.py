@@ -11,6 +11,7 @@ import html
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -25,8 +26,10 @@ from ..session import Session
 from ..spans import moved
 from ..wit import InferencingParams
 from . import INTERVAL, Forms
+from .controls import LABEL, button, half, rows, slider, wide
 from .html import NO_MATH, Extras, escape, html_of
-from .live import LiveWidget, Stream, mimebundle
+from .lifetime import end, hold, reopen, weakly
+from .live import LiveWidget, Stream, mimebundle, page_for
 from .text import visible
 
 PAUSE_SECONDS = 0.15
@@ -46,14 +49,17 @@ class TuningPanel:
         self._base = request.model_copy(
             update={"params": params, "group_id": uuid.uuid4().hex[:12]}
         )
-        self._runner = _Runner(session, self._draw)
+        self._runner = _Runner(session, weakly(self._draw))
         self.runs: list[Run] = []
         self._shown = -1
         self._asked: Request | None = None
         self._live = LiveWidget(stoppable=False)
-        self._live.on_msg(self._receive)
+        self._live.on_msg(weakly(self._receive))
         self._stream = Stream(self._live)
+        page_for(session.log)
         self._make_widgets(params)
+        # Nothing that lives longer holds the panel: with it go its widgets.
+        weakref.finalize(self, end, self._runner.cancel, self.box).atexit = False
         self.change()
 
     @property
@@ -80,51 +86,47 @@ class TuningPanel:
     # What is seen ----------------------------------------------------------------
 
     def _make_widgets(self, params: InferencingParams) -> None:
-        wide = widgets.Layout(width="100%")
         self.prompt = widgets.Textarea(
-            self._base.prompt, layout=widgets.Layout(width="calc(100% - 8px)", height="6em"),
-            continuous_update=True,
-        )  # fmt: skip
-        self.controls = {
-            name: _slider(name, limits, params) for name, limits in self._sliders.items()
-        }
-        self.controls["no_limit"] = widgets.Checkbox(
-            params.max_tokens is None, description="no token limit", indent=False
-        )
+            self._base.prompt, rows=rows(self._base.prompt),
+            layout=widgets.Layout(width="calc(100% - 8px)", height="auto"),
+        ).add_class("llmwit-prompt")  # fmt: skip
+        self.controls = {}
+        for name, limits in self._sliders.items():
+            self.controls[name] = slider(name, limits, params)
+            if name == "max_tokens":
+                self.controls["no_limit"] = widgets.Checkbox(
+                    params.max_tokens is None, description="no limit of tokens", indent=False,
+                    layout=widgets.Layout(width="auto"),
+                )  # fmt: skip
         self.controls["stop"] = widgets.Text(
             "⏎".join(text.replace("\n", "\\n") for text in params.stop),
-            description="stop", placeholder="text, \\n for a line end; several: a⏎b",
-            style={"description_width": "10em"}, layout=wide,
+            description="stop", placeholder="before this text", style=LABEL, layout=wide(),
+            tooltip="end before this text; \\n is a line end, ⏎ stands between several",
         )  # fmt: skip
-        self.line = widgets.HTML()
-        self.problem = widgets.HTML()
-        self.finished, self.kept = widgets.HTML(), widgets.HTML()
-        self.back = widgets.Button(description="◀ earlier", tooltip="the output before")
-        self.forward = widgets.Button(description="later ▶", tooltip="the output after")
-        self.place = widgets.HTML()
-        self.keep = widgets.Button(description="keep", tooltip="pin this output beside the next")
-        self.back.on_click(lambda button: self.step(-1))
-        self.forward.on_click(lambda button: self.step(1))
-        self.keep.on_click(lambda button: self.pin())
+        self.line, self.problem, self.place = (widgets.HTML() for _ in range(3))
+        self.finished, self.kept = widgets.HTML(), widgets.HTML(layout=half())
+        self.kept.layout.display = "none"
+        self.back = button("◀ earlier", "the output before", self._earlier)
+        self.forward = button("later ▶", "the output after", self._later)
+        self.keep = button("keep", "pin this output beside the next", self._pin)
         for control in (self.prompt, *self.controls.values()):
-            control.observe(self.change, "value")
+            control.observe(weakly(self.change), "value")
         grid = widgets.GridBox(
             list(self.controls.values()),
-            layout=widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(22em, 1fr))"),
+            layout=widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(21em, 1fr))"),
         )
-        half = widgets.Layout(flex="1 1 20em", min_width="0")
         outputs = widgets.HBox(
-            [widgets.VBox([self._live, self.finished], layout=half), self.kept],
+            [widgets.VBox([self._live, self.finished], layout=half()), self.kept],
             layout=widgets.Layout(flex_flow="row wrap", grid_gap="1.5em"),
         )
-        self.kept.layout = widgets.Layout(flex="1 1 20em", min_width="0", display="none")
         history = widgets.HBox([self.back, self.place, self.forward, self.keep])
-        self.box = widgets.VBox(
-            [self.prompt, grid, self.line, self.problem, history, outputs],
-        )  # fmt: skip
+        self.box = widgets.VBox([self.prompt, grid, self.line, self.problem, history, outputs])
+        self._move()
 
     def _ipython_display_(self) -> None:
         """The panel; where there are no widgets, the cell that it stands for."""
+        hold(self)
+        reopen(self.box)
         line = self._forms(self.request)["cell"]
         said = "Sliders, in a notebook with a kernel, over:"
         data = mimebundle(self.box) | {
@@ -145,11 +147,12 @@ class TuningPanel:
             self._runner.cancel()
             return
         self.problem.value = ""
+        self.prompt.rows = rows(self.prompt.value)
         text = self._forms(request)["cell"]
         line = escape(text.partition("\n")[0])
         self.line.value = (
-            f'<div class="llmwit {NO_MATH}"><code>{line}</code> <button type="button" '
-            f'data-copy="{html.escape(text)}" title="copy the cell">copy</button></div>'
+            f'<div class="llmwit llmwit-line {NO_MATH}" data-cell="{html.escape(text)}">'
+            f"<code>{line}</code></div>"
         )
         # A browser sends the values back that it was given: no news.
         if request != self._asked:
@@ -162,7 +165,7 @@ class TuningPanel:
             self.runs.append(run)
             self._shown = len(self.runs) - 1
             self.finished.value = ""
-            self.place.value = f"{len(self.runs)} of {len(self.runs)}"
+            self._move()
             self._live.layout.display = ""
         if self._shown == len(self.runs) - 1:
             self._stream.draw(run)
@@ -172,16 +175,23 @@ class TuningPanel:
     def _show(self) -> None:
         """The finished view of the run in the history that is looked at."""
         run = self.runs[self._shown]
-        place = f"{self._shown + 1} of {len(self.runs)}"
-        if self._shown < len(self.runs) - 1:
-            place += ": " + self._forms(run.request)["cell"].partition("\n")[0]
-        self.place.value = _text(escape(place))
+        self._move()
         if not run.done:
             self.finished.value, self._live.layout.display = "", ""
             return
         error = _text(f"<p><b>{escape(str(run.error))}</b></p>") if run.error else ""
         self.finished.value = error + self._finished(run)
         self._live.layout.display = "none"
+
+    def _move(self) -> None:
+        """Say which output of the history is looked at, and of an earlier one with which cell."""
+        count = len(self.runs)
+        self.back.disabled, self.forward.disabled = self._shown < 1, self._shown >= count - 1
+        self.keep.disabled = not self.runs
+        place = f"{self._shown + 1} of {count}" if self.runs else ""
+        if self._shown < count - 1:
+            place += ": " + self._forms(self.runs[self._shown].request)["cell"].partition("\n")[0]
+        self.place.value = _text(escape(place))
 
     def _finished(self, run: Run) -> str:
         path = run.log.path if run.log else ""
@@ -192,6 +202,15 @@ class TuningPanel:
         if self.runs:
             self._shown = min(max(self._shown + by, 0), len(self.runs) - 1)
             self._show()
+
+    def _earlier(self, button: Any) -> None:
+        self.step(-1)
+
+    def _later(self, button: Any) -> None:
+        self.step(1)
+
+    def _pin(self, button: Any) -> None:
+        self.pin()
 
     def pin(self) -> None:
         """Keep the output that is looked at beside the next ones."""
@@ -210,6 +229,11 @@ class TuningPanel:
         self._asked = None
         self._runner.cancel()
 
+    def fold(self) -> None:
+        """End what runs, and close the widgets until the panel is displayed again."""
+        self._asked = None
+        end(self._runner.cancel, self.box)
+
     def wait(self, timeout: float = 60) -> bool:
         """Block until nothing runs and nothing waits to run; whether that is so."""
         return self._runner.wait(timeout)
@@ -218,23 +242,6 @@ class TuningPanel:
 def _text(markup: str) -> str:
     """Markup around escaped text; the dollars in that are no formula's."""
     return f'<div class="{NO_MATH}">{markup}</div>'
-
-
-def _slider(name: str, limits: tuple[float, float, float], params: InferencingParams) -> Any:
-    least, most, step = limits
-    field = InferencingParams.model_fields[name]
-    value = getattr(params, name)
-    if value is None:
-        value = field.default
-    whole = isinstance(step, int)
-    kind = widgets.IntSlider if whole else widgets.FloatSlider
-    return kind(
-        value=value, min=min(least, value), max=max(most, value), step=step,
-        description=name.replace("repeat_penalty_last_n_token_count", "penalty_last_n"),
-        tooltip=field.description, continuous_update=True,
-        readout_format="d" if whole else ".2f",
-        style={"description_width": "10em"}, layout=widgets.Layout(width="100%"),
-    )  # fmt: skip
 
 
 class _Runner:

@@ -34,8 +34,10 @@ function watchViews() {
   const answers = document.getElementsByClassName("llmwit-answer");
   const tables = document.getElementsByClassName("llmwit-wide");
   const lines = document.getElementsByClassName("llmwit-line");
+  const sliders = document.getElementsByClassName("llmwit-slider");
+  const kinds = [[answers, makeAnswer], [tables, makeTable], [lines, makeLine], [sliders, markDefault]];
   const makeAll = () => {
-    for (const [found, make] of [[answers, makeAnswer], [tables, makeTable], [lines, makeLine]]) {
+    for (const [found, make] of kinds) {
       for (const view of found) {
         if (made.has(view)) continue;
         made.add(view);
@@ -82,6 +84,16 @@ function details(view) {
 
 function makeLine(view) {
   view.append(" ", copyMenu({ cell: () => view.dataset.cell }, "Copy cell"));
+}
+
+// A mark on a slider of the tuning panel, where its default is.
+function markDefault(slider) {
+  const at = [...slider.classList].find((name) => name.startsWith("llmwit-at-"));
+  const track = slider.querySelector(".noUi-base");
+  if (!track) return made.delete(slider); // it is not drawn yet
+  const mark = track.appendChild(element("span", "llmwit-default"));
+  mark.style.left = `${Number(at.slice("llmwit-at-".length)) / 10}%`;
+  mark.title = "the default";
 }
 
 function button(label, title, act) {

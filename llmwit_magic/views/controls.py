@@ -1,0 +1,58 @@
+"""The controls of the tuning panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from ..wit import InferencingParams
+from .lifetime import weakly
+
+_OPTION_NAMES = {"repeat_penalty_last_n_token_count": "repeat-penalty-last-n"}
+"""Names of options that are not those of the fields."""
+
+
+def rows(text: str) -> int:
+    """Lines that a text needs in its box, about; the style sheet of the page fits it exactly."""
+    return min(max(sum(1 + len(line) // 90 for line in text.split("\n")), 1), 12)
+
+
+LABEL = {"description_width": "11em"}
+
+
+def wide() -> Any:
+    return widgets.Layout(width="calc(100% - 4px)")
+
+
+def half() -> Any:
+    return widgets.Layout(flex="1 1 20em", min_width="0")
+
+
+def button(name: str, tooltip: str, act: Callable[[Any], None]) -> widgets.Button:
+    made = widgets.Button(description=name, tooltip=tooltip, layout=widgets.Layout(width="auto"))
+    made.on_click(weakly(act))
+    return made
+
+
+def slider(name: str, limits: tuple[float, float, float], params: InferencingParams) -> Any:
+    least, most, step = limits
+    field = InferencingParams.model_fields[name]
+    value = getattr(params, name)
+    if value is None:
+        value = field.default
+    whole = isinstance(step, int)
+    kind = widgets.IntSlider if whole else widgets.FloatSlider
+    least, most = min(least, value), max(most, value)
+    made = kind(
+        value=value, min=least, max=most, step=step,
+        description=_OPTION_NAMES.get(name, name.replace("_", "-")),
+        tooltip=field.description, continuous_update=True,
+        readout_format="d" if whole else ".2f", style=LABEL, layout=wide(),
+    )  # fmt: skip
+    if field.default is not None:
+        # The page's module puts a mark there, at so many thousandths.
+        at = round(1000 * (field.default - least) / (most - least))
+        made.add_class("llmwit-slider").add_class(f"llmwit-at-{at}")
+    return made
