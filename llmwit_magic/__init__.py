@@ -105,8 +105,10 @@ def load_ipython_extension(shell: Any) -> None:
     """What `%load_ext llmwit_magic` calls."""
     from .engines.pipe import start_child
 
-    # The engine of the first run starts while this process imports all else.
-    standby = start_child() if getattr(shell, "kernel", None) is not None else None
+    # The engine of the first run starts while this process imports all else. Loaded by a kernel's
+    # configuration and by no cell, it would stand by in every kernel, used or not.
+    by_cell = getattr(shell, "kernel", None) is not None and bool(shell.get_parent())
+    standby = start_child() if by_cell else None
     from .magics.infer import load
 
     load(shell, standby)

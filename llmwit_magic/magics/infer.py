@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from ..runlog.logged import LoggedRun
 from ..runlog.run import Results, Run
 from ..session import Session, current_session
 from ..views import INTERVAL, KINDS, View, open_view, show_progress, text
+from ..views.frontend import Reach, has_page, reach_of
 from ..wit import InferencingParams, InferencingResult
 from .cell_args import (
     DEFAULTS,
@@ -275,14 +275,17 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
     shell.register_magics(LogMagics(shell, magics))
     _register_formatters(shell, magics)
     _register_completer(shell, magics)
-    if getattr(shell, "kernel", None) is not None:
+    if getattr(shell, "kernel", None) is not None and has_page(shell):
         _when_idle(magics.open_page)
 
 
 def _when_idle(work: Callable[[], None]) -> None:
     """Have the kernel do it soon, but not as a part of the cell that loads the extension."""
-    with suppress(RuntimeError):  # no event loop: this is no kernel that will ever be idle
-        asyncio.get_running_loop().call_later(IDLE_SECONDS, work)
+    with suppress(ImportError, RuntimeError):  # a kernel of another make
+        from tornado.ioloop import IOLoop
+
+        # Loaded by the kernel's configuration, the loop is there, and does not run yet.
+        IOLoop.current().call_later(IDLE_SECONDS, work)
 
 
 def unload(shell: Any) -> None:
@@ -307,9 +310,10 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
         from ..views.html import Extras, html_of
 
         if isinstance(result, LoggedRun):  # as it did when it ran, with its buttons
-            from ..views.live import page_for
+            if reach_of(shell) is Reach.LIVE:
+                from ..views.live import page_for
 
-            page_for(result.log)
+                page_for(result.log)
             return html_of(result, Extras(result.log.path, None, magics.forms(result.request)))
         return html_of(result)
 

@@ -59,6 +59,15 @@ def current_request(shell: Any) -> Mapping[str, Any]:
     return shell.get_parent() or {}
 
 
+def has_page(shell: Any) -> bool:
+    """Whether somebody may be looking: not where a program runs the cell (nbclient, papermill).
+
+    Before any request, as where the kernel's configuration loads the extension, somebody may.
+    """
+    request = current_request(shell)
+    return not request or reach_of(shell) is Reach.LIVE or takes_input(request)
+
+
 def takes_input(request: Mapping[str, Any]) -> bool:
     """Whether somebody could answer a question of this request."""
     return bool((request.get("content") or {}).get("allow_stdin"))
