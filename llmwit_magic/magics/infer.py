@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from IPython.core.completer import SimpleCompletion, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.display import display
@@ -27,14 +26,13 @@ from ..session import Session, current_session
 from ..views import INTERVAL, KINDS, View, open_view, show_progress, text
 from ..views.frontend import Reach, has_page, reach_of
 from ..wit import InferencingParams, InferencingResult
+from . import completion
 from .cell_args import (
     DEFAULTS,
     OPTIONS,
     SLIDERS,
     Cell,
-    complete,
     read_cell,
-    split_line,
     usage_error,
     with_options,
 )
@@ -274,7 +272,15 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
     shell.register_magics(magics)
     shell.register_magics(LogMagics(shell, magics))
     _register_formatters(shell, magics)
-    _register_completer(shell, magics)
+    completion.register(
+        shell,
+        lambda: [row[0] for row in magics.session.local_models()],
+        {
+            flag: action.nargs != 0
+            for flag, action in LogMagics.infer_log.parser._option_string_actions.items()
+            if flag.startswith("--")
+        },
+    )
     if getattr(shell, "kernel", None) is not None and has_page(shell):
         _when_idle(magics.open_page)
 
@@ -299,7 +305,7 @@ def unload(shell: Any) -> None:
             magics = kind.pop(name).__self__
             if isinstance(magics, InferMagics):
                 magics.session.engines.unload()
-    _remove_completer(shell)
+    completion.unregister(shell)
     shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
 
 
@@ -343,33 +349,3 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
     for_type(InferencingResult, text.plain)
     for_type(Results, text.plain_table)
     for_type(Replay, lambda value: f"── {text.on_one_line(value.verdict)}")
-
-
-def _register_completer(shell: Any, magics: InferMagics) -> None:
-    """Options, their words and model names on Tab, and nothing else on that line."""
-
-    @context_matcher()
-    def infer_options(context: Any) -> dict[str, Any]:
-        line = context.line_with_cursor[: context.cursor_position]
-        if context.cursor_line or not line.startswith("%%infer "):
-            return {"completions": []}
-        try:
-            words = split_line(line)[1:]
-        except InvalidInput:
-            return {"completions": [], "suppress": True}
-        if line.endswith(" "):
-            words.append("")
-        found = complete(words, lambda: [row[0] for row in magics.session.local_models()])
-        return {
-            "completions": [SimpleCompletion(text, type="magic") for text in found],
-            "matched_fragment": words[-1],
-            "suppress": True,
-        }
-
-    _remove_completer(shell)
-    shell.Completer.custom_matchers.append(infer_options)
-
-
-def _remove_completer(shell: Any) -> None:
-    matchers = shell.Completer.custom_matchers
-    matchers[:] = [item for item in matchers if item.__name__ != "infer_options"]

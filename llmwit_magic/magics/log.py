@@ -81,6 +81,8 @@ class LogMagics(Magics):
     @argument("--info", action="store_true", help="say where the log is and how large")
     def infer_log(self, line: str) -> Any:
         """The run log as a DataFrame: this kernel's runs, or everyone's."""
+        if _asks_for_help(line):
+            return say(self.infer_log.__doc__)
         arguments = _parsed(self.infer_log, line)
         try:
             return self._log(arguments)
@@ -135,8 +137,11 @@ class LogMagics(Magics):
     )
     @argument("--anyway", action="store_true", help="accept all of these")
     @argument("--quiet", action="store_true", help="show nothing while it runs")
-    def infer_replay(self, line: str) -> Replay:
+    def infer_replay(self, line: str) -> Replay | None:
         """Run a run again, with its model file, params and seed, and say whether it is the same."""
+        if _asks_for_help(line):
+            say(self.infer_replay.__doc__)
+            return None
         try:
             words = split_line(line)
         except InvalidInput as error:
@@ -186,6 +191,10 @@ class LogMagics(Magics):
             else:
                 warn_unlogged(run.log_problem)
         return Replay(original, run.result, tuple(changes), notice)
+
+
+def _asks_for_help(line: str) -> bool:
+    return "--help" in line.split()
 
 
 def _parsed(magic: Any, line: str) -> Namespace:

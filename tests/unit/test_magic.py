@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets import TraitError
@@ -153,20 +152,6 @@ def test_completion_knows_options_and_models(shell: Any) -> None:
     assert "--temperature" in complete(["--te"], list)
     assert complete(["--max-tokens", "n"], list) == ["none"]
     assert complete(["-m", "sm"], lambda: ["smollm2", "other"]) == ["smollm2"]
-
-
-def test_only_options_are_completed_on_the_line(shell: Any) -> None:
-    """On the `%%infer` line Tab offers our options alone; in the cell below, nothing of ours."""
-    completer = shell.Completer
-
-    def offered(code: str, position: int) -> list[str]:
-        with provisionalcompleter():
-            return [item.text for item in completer.completions(code, position)]
-
-    assert offered("%%infer --te", 12) == ["--temperature"]
-    assert offered("%%infer --gpu-layers ", 21) == ["auto"]
-    assert offered("%%infer -m sm\nhello", 13) == ["smollm2-135m-instruct"]
-    assert "--temperature" not in offered("%%infer\n--te", 12)
 
 
 def test_infer_log_gives_a_frame(shell: Any) -> None:

@@ -1,0 +1,129 @@
+"""What Tab offers on our lines: options, their words, names of models, paths, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from IPython.core.completer import SimpleCompletion, context_matcher
+
+from ..errors import InvalidInput
+from ..runlog.columns import NAMES
+from .cell_args import complete, split_line
+
+_CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
+_LINE = re.compile(
+    r"\s*(?:[\w.,\[\] ]+=\s*)?%(infer_log|infer_replay|infer_models|infer_unload)[ \t](.*)"
+)
+_MODEL_ENDINGS = (".gguf", ".ggml", ".bin")
+_LOG_VALUES = {
+    "--status": ("running", "ok", "interrupted", "error", "lost"),
+    "--rating": ("up", "down"),
+    "--schema": ("otel",),
+    "--plot": ("speed", "finish", "length", "rating", "all"),
+    "--columns": ("all", *NAMES[1:]),
+    "--by": NAMES[1:],
+}
+_REPLAY_FLAGS = ("--with", "--anyway", "--quiet")
+
+
+class _Nothing(list[Any]):
+    """No completions, which IPython takes for some: else it would offer Python's names."""
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Completer:
+    """Finds what may come next, in a shell whose magics these are."""
+
+    def __init__(self, models: Callable[[], Sequence[str]], log_flags: Mapping[str, bool]) -> None:
+        self._models, self._log_flags = models, log_flags
+
+    def __call__(self, context: Any) -> dict[str, Any]:
+        """IPython's matcher: completions, and the part of the line that they complete."""
+        lines = context.full_text.split("\n")
+        before = lines[context.cursor_line][: context.cursor_position]
+        above = "".join(lines[: context.cursor_line])
+        line = _LINE.fullmatch(before)
+        cell = None if above.strip() else _CELL.fullmatch(before)
+        if not line and not cell:
+            return {"completions": []}
+        name, rest = ("infer", cell[1]) if cell else (line[1], line[2]) if line else ("", "")
+        try:
+            words = split_line(rest)
+        except InvalidInput:  # a quote that is not closed
+            return {"completions": _Nothing(), "suppress": True}
+        if not rest or rest[-1] in " \t":
+            words.append("")
+        found = [SimpleCompletion(text, type="magic") for text in self._found(name, words)]
+        return {
+            "completions": found or _Nothing(), "matched_fragment": words[-1], "suppress": True,
+        }  # fmt: skip
+
+    def _found(self, name: str, words: Sequence[str]) -> list[str]:
+        typed, last = words[-1], words[-2] if len(words) > 1 else ""
+        if name == "infer_replay" and "--with" not in words[:-1]:
+            return _beginning(_REPLAY_FLAGS, typed)
+        if name == "infer_unload":
+            return _beginning(self._models(), typed)
+        if name == "infer_models":
+            return []
+        if last in ("-m", "--model"):
+            return _beginning(self._models(), typed) + list(_paths(typed, _MODEL_ENDINGS))
+        if name == "infer_log":
+            if last == "--export":
+                return list(_paths(typed, (".csv", ".jsonl", ".parquet")))
+            values = _LOG_VALUES.get(last)
+            if values or self._log_flags.get(last) or (typed and not typed.startswith("-")):
+                return _beginning(values or (), typed)
+            return _beginning(list(self._log_flags), typed)
+        return complete(words, self._models)
+
+
+def _beginning(names: Sequence[str], typed: str) -> list[str]:
+    return [name for name in names if name.startswith(typed)]
+
+
+def _paths(typed: str, endings: tuple[str, ...]) -> Iterator[str]:
+    """Folders, and files of those endings, that the path being typed may be."""
+    folder, slash, part = typed.rpartition("/")
+    if not slash and not typed:
+        return
+    try:
+        place = Path(f"{folder}{slash}" or ".").expanduser()
+        entries = sorted(place.iterdir())
+    except (OSError, RuntimeError, ValueError):
+        return
+    for entry in entries:
+        hidden = entry.name.startswith(".") and not part.startswith(".")
+        if not entry.name.startswith(part) or hidden or re.search(r"[\s'\"]", entry.name):
+            continue
+        if entry.is_dir():
+            yield f"{folder}{slash}{entry.name}/"
+        elif entry.suffix.lower() in endings:
+            yield f"{folder}{slash}{entry.name}"
+
+
+def register(
+    shell: Any, models: Callable[[], Sequence[str]], log_flags: Mapping[str, bool]
+) -> None:
+    """Let Tab find what may come next on our lines.
+
+    `log_flags` are the options of `%infer_log`, and whether each takes a value.
+    """
+    unregister(shell)
+    completer = Completer(models, log_flags)
+
+    @context_matcher()
+    def infer_options(context: Any) -> dict[str, Any]:
+        return completer(context)
+
+    shell.Completer.custom_matchers.append(infer_options)
+
+
+def unregister(shell: Any) -> None:
+    matchers = shell.Completer.custom_matchers
+    matchers[:] = [item for item in matchers if item.__name__ != "infer_options"]

@@ -1,0 +1,106 @@
+"""What Tab offers on our lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from llmwit_magic.magics import infer
+from tests.support.fake import FakeEngine, FakeSession
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("tiny.gguf", "notes.txt", "with space.gguf", ".hidden.gguf"):
+        (tmp_path / name).touch()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "old.bin").touch()
+    session = FakeSession(FakeEngine())
+    monkeypatch.setattr(infer, "current_session", lambda: session)
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    infer.load(shell)
+    shell.user_ns["tempting"] = 1
+    yield shell
+    session.close()
+
+
+def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
+    with provisionalcompleter():
+        found = shell.Completer.completions(code, len(code) if position is None else position)
+        return [item.text for item in found]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("%%infer --te", ["--temperature"]),
+        ("%%infer --gpu-layers ", ["auto"]),
+        ("%%infer --max-tokens n", ["none"]),
+        ("%%infer -m sm", ["smollm2-135m-instruct"]),
+        # Nothing that is to be completed: no names of Python's either.
+        ("%%infer --temperature ", []),
+        ("%%infer --temperature t", []),
+        ("%%infer --seed ", ["none"]),
+        ("%%infer -o ", []),
+        ("%%infer --stop 'tem", []),
+        ("%%infer tem", []),
+        # Paths of models.
+        ("%%infer -m ~/", ["~/models/", "~/tiny.gguf"]),
+        ("%%infer -m ./t", ["./tiny.gguf"]),
+        ("%%infer --model models/", ["models/old.bin"]),
+        ("%%infer -m ~/nowhere/", []),
+        # Where the cell is indented, or begins with an empty line.
+        ("    %%infer --te", ["--temperature"]),
+        ("\n%%infer --te", ["--temperature"]),
+        ("\n  %%infer --temperature ", []),
+        ("%infer_log --gr", ["--grep", "--group"]),
+        ("%infer_log --status l", ["lost"]),
+        ("log = %infer_log --pl", ["--plot"]),
+        ("%infer_log --plot s", ["speed"]),
+        ("%infer_log --columns fin", ["finish_detail", "finish_reason"]),
+        ("%infer_log --since ", []),
+        ("%infer_log --export ~/mod", ["~/models/"]),
+        ("x = 1\n%infer_log --la", ["--last"]),
+        ("%infer_replay --", ["--anyway", "--quiet", "--with"]),
+        ("%infer_replay 12 --with --te", ["--temperature"]),
+        ("%infer_replay 1", []),
+        ("%infer_models ", []),
+        ("%infer_unload sm", ["smollm2-135m-instruct"]),
+    ],
+)
+def test_only_what_fits_is_offered(shell: Any, code: str, expected: list[str]) -> None:
+    """Options and their words, models, paths; or nothing at all."""
+    assert sorted(offered(shell, code)) == expected
+
+
+def test_options_of_the_log_are_all_offered(shell: Any) -> None:
+    """`%infer_log --` lists each of them."""
+    found = offered(shell, "%infer_log --")
+    assert {"--all", "--export", "--info", "--prune"} <= set(found)
+    assert all(item.startswith("--") for item in found)
+
+
+def test_the_cell_below_is_left_alone(shell: Any) -> None:
+    """In a prompt nothing of ours is offered, and in Python Python's names are."""
+    assert "--temperature" not in offered(shell, "%%infer\n--te")
+    assert "tempting" in offered(shell, "tempt")
+    assert "tempting" in offered(shell, "x = 1\ntempt")
+    code = "%%infer -m sm\nhello"
+    assert offered(shell, code, 13) == ["smollm2-135m-instruct"]
+
+
+@pytest.mark.parametrize("name", ["infer_log", "infer_replay"])
+def test_help_is_shown(shell: Any, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` on the line of a log magic shows its options, and does nothing else."""
+    assert shell.run_line_magic(name, "--help") is None
+    out = capsys.readouterr().out
+    assert f"%{name}" in out
+    assert ("--grep" if name == "infer_log" else "--with") in out
