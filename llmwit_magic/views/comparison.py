@@ -33,7 +33,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            cell(f'<div style="min-width:14em">{_answer(text, parts)}</div>', ";width:100%")
+            cell(f'<div style="min-width:17em">{_answer(text, parts)}</div>', ";width:100%")
             if column == place
             else cell(escape(value), ";white-space:nowrap")
             for column, value in enumerate(row)

@@ -117,6 +117,8 @@ class Stream:
 
     def _status(self, run: Run) -> dict[str, Any]:
         progress, message = run.progress, dict[str, Any]()
+        if progress is None and not (run.generated_token_count or run.done):
+            return message  # between two stages
         stage = progress.stage if progress else "writing"
         if stage != self._stage:
             self._stage = stage

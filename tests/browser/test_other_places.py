@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import nbformat
 import pytest
@@ -57,6 +58,17 @@ CELLS = (
 )
 
 
+def somebodys(notebook: Notebook, saved: Any) -> Notebook:
+    """The saved notebook as somebody else's, which this server has not signed, opened."""
+    saved.metadata.pop("widgets", None)  # a style sheet in there would hide a fault
+    saved.metadata["author"] = "somebody else"
+    name = f"somebodys_{notebook.name}"
+    nbformat.write(saved, notebook.lab.root / name)
+    other = Notebook(notebook.lab, notebook.context, name)
+    other.open()
+    return other
+
+
 def test_an_untrusted_notebook_reads_well(open_notebook: Open, lab: Lab) -> None:
     """From somebody else: the lines are kept, no button is there, no style sheet is needed."""
     notebook = open_notebook(*CELLS)
@@ -67,13 +79,7 @@ def test_an_untrusted_notebook_reads_well(open_notebook: Open, lab: Lab) -> None
     saved = notebook.save()
     notebook.shut_down()
 
-    saved.metadata.pop("widgets", None)  # a style sheet in there would hide a fault
-    for cell in saved.cells:
-        cell.metadata.pop("trusted", None)
-    name = "somebodys.ipynb"
-    nbformat.write(saved, lab.root / name)
-    other = Notebook(lab, notebook.context, name)
-    other.open()
+    other = somebodys(notebook, saved)
     page = other.page
     assert page.evaluate("document.documentElement.dataset.llmwit") is None
     for index in range(1, 5):
@@ -107,10 +113,7 @@ def test_buttons_of_an_untrusted_answer_do_what_they_can(open_notebook: Open, la
     notebook.run(1)
     saved = notebook.save()
     notebook.shut_down()
-    saved.metadata.pop("widgets", None)
-    nbformat.write(saved, lab.root / "theirs.ipynb")
-    other = Notebook(lab, notebook.context, "theirs.ipynb")
-    other.open()
+    other = somebodys(notebook, saved)
     other.run(0)
     output = other.output(1)
     expect(output.get_by_role("button", name="Copy")).to_be_visible()

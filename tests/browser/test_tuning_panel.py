@@ -38,7 +38,7 @@ def test_a_slider_runs_the_prompt_again(open_notebook: Open, lab: Lab) -> None:
         20,
         "the last setting has run",
     )
-    expect(output.get_by_text(f"run {row['run_id']}", exact=False).first).to_be_visible()
+    expect(output.locator(".llmwit-more").first).to_contain_text(f"run {row['run_id']}")
     expect(output.locator("code").first).to_contain_text("--temperature 0.6")
     rows = [other for other in lab.log.rows() if other["group_id"] == row["group_id"]]
     assert len(rows) >= 2
@@ -49,7 +49,7 @@ def test_a_slider_runs_the_prompt_again(open_notebook: Open, lab: Lab) -> None:
 def test_the_newest_of_many_changes_wins(open_notebook: Open, lab: Lab) -> None:
     """Fifty changes in a hurry: every row ended, and the panel shows the last setting's output."""
     notebook, output = opened(open_notebook)
-    handle = slider(output, "top_k")
+    handle = slider(output, "top-k")
     handle.focus()
     for _ in range(50):
         handle.press("ArrowRight")
@@ -60,7 +60,7 @@ def test_the_newest_of_many_changes_wins(open_notebook: Open, lab: Lab) -> None:
     )
     rows = [other for other in lab.log.rows() if other["group_id"] == row["group_id"]]
     assert {other["status"] for other in rows} <= {"ok", "interrupted"}
-    expect(output.get_by_text(f"run {row['run_id']}", exact=False).first).to_be_visible()
+    expect(output.locator(".llmwit-more").first).to_contain_text(f"run {row['run_id']}")
     expect(output.locator("code").first).to_contain_text("--top-k 90")
     assert notebook.errors == []
 
@@ -105,3 +105,27 @@ def test_deleting_the_cell_leaves_nothing_running(open_notebook: Open, lab: Lab)
     notebook.page.keyboard.press("d")
     wait_until(lambda: lab.log.rows()[-1]["status"] == "interrupted", 10, "the run has ended")
     expect(notebook.run(1)).to_contain_text("[]")
+
+
+def test_the_panel_is_compact(open_notebook: Open) -> None:
+    """The box fits the prompt, each default is marked, and options have their names."""
+    notebook, output = opened(open_notebook)
+    box = output.locator("textarea")
+    assert box.bounding_box()["height"] < 60
+    box.fill("\n".join(f"line {number}" for number in range(8)))
+    assert box.bounding_box()["height"] > 100
+    assert box.evaluate("(box) => box.scrollHeight - box.clientHeight") <= 2
+    names = [text.split("\n")[0] for text in output.locator(".widget-slider").all_inner_texts()]
+    assert names == [
+        "max-tokens", "temperature", "top-k", "top-p", "repeat-penalty", "repeat-penalty-last-n",
+        "seed",
+    ]  # fmt: skip
+    # All but the seed have a default; that of the temperature is where its handle stands.
+    marks = output.locator(".llmwit-default")
+    expect(marks).to_have_count(6)
+    row = output.locator(".widget-slider").filter(has_text="temperature")
+    handle, mark = (
+        row.locator(part).bounding_box() for part in (".noUi-handle", ".llmwit-default")
+    )
+    assert abs(handle["x"] + handle["width"] / 2 - mark["x"] - mark["width"] / 2) < 2
+    notebook.picture("panel")
