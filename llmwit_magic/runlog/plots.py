@@ -145,13 +145,17 @@ def _groups(
 def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
     above, below = part.subplots(2, 1, sharex=True)
     groups = _groups(frame, by, len(_MARKERS))
+    named: dict[str, Any] = {}
     for axes, name, title in (
         (above, "tokens_per_second", "Speed"),
         (below, "first_token_seconds", "Time to first token"),
     ):
         for index, (word, runs) in enumerate(groups):
-            axes.plot(
-                runs.index.to_numpy(), runs[name].to_numpy(float, na_value=float("nan")),
+            values = runs[name].to_numpy(float, na_value=float("nan"))
+            if not any(map(math.isfinite, values)):
+                continue  # a name in the legend would have no points
+            [named[word]] = axes.plot(
+                runs.index.to_numpy(), values,
                 linestyle="", markersize=5, label=_plain(word),
                 marker=_MARKERS[index], color=_COLOURS[index % len(_COLOURS)],
             )  # fmt: skip
@@ -161,8 +165,9 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
         axes.grid(alpha=0.3)
     below.set_xlabel("run")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if len(groups) > 1:
-        above.legend(title=_axis_label(by), fontsize="small")
+    if len(named) > 1:
+        handles = [named[word] for word, _ in groups if word in named]
+        above.legend(handles=handles, title=_axis_label(by), fontsize="small")
 
 
 def _finish(part: Any, frame: pandas.DataFrame, by: str) -> None:
@@ -189,6 +194,8 @@ def _stacked(
     bottom = [0] * len(groups)
     for index, kind in enumerate(order):
         counts = [int((kinds[runs.index] == kind).sum()) for _, runs in groups]
+        if not any(counts):
+            continue
         axes.bar(
             places, counts, 0.7, bottom=bottom, label=kind, edgecolor="black", linewidth=0.6,
             hatch=_HATCHES[index % len(_HATCHES)], color=_COLOURS[index % len(_COLOURS)],

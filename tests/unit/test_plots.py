@@ -213,3 +213,17 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
     with pytest.raises(LogError, match=r"pip install 'llmwit-magic\[plots\]'"):
         log.plot()
+
+
+def test_a_legend_names_what_has_points(session: FakeSession) -> None:
+    """A model that never wrote a token, and a thumb that nobody gave, are in no legend."""
+    fill(session, 6, model=["one", "two"])
+    session.engine = FakeEngine([], EngineDied("gone"))
+    session.finish(Request(model="broken", prompt="p"))
+    for row in session.log.rows():
+        session.log.rate(row["run_id"], 1)
+    speed = session.log.plot("speed").axes[0]
+    assert [text.get_text() for text in speed.get_legend().get_texts()] == ["one", "two"]
+    assert [line.get_label() for line in speed.lines] == ["one", "two"]
+    ratings = session.log.plot("rating").axes[0]
+    assert [text.get_text() for text in ratings.get_legend().get_texts()] == ["good"]
