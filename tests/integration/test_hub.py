@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,39 @@ def test_hub_unreachable(file: str, hub: Server, monkeypatch: pytest.MonkeyPatch
         name, message = failure(from_hub(file=file)[0])
     assert name == "DownloadFailed"
     assert "check the network" in message
+
+
+@pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.parametrize("file", ["m.gguf", ""])
+def test_hub_unreachable_is_soon_given_up(
+    file: str, listens: bool, hub: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that refuses, or takes a connection and says nothing: some seconds, and no line of its client's."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        patient = RESOLVE.replace("time.sleep = lambda seconds: None\n", "")
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", patient, "owner/repo", file, "", "1000000"],
+            capture_output=True, text=True, timeout=50,
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+    assert "check the network" in done.stdout
+    assert done.stderr == ""
+    assert seconds < 12, seconds  # of which four are for the hub, and the rest for the imports
+
+
+def test_hub_cache_without_a_network(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the cache is found, by file and by repository, where nobody reaches the hub."""
+    path, _ = from_hub(file="m.gguf")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        assert from_hub(file="m.gguf")[0] == path
+        assert from_hub()[0] == path
 
 
 def test_hub_offline(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:

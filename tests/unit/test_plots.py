@@ -166,7 +166,8 @@ def test_any_name_can_be_drawn(session: FakeSession) -> None:
     assert figure._repr_png_().startswith(PNG)
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert len(legend) == 10
-    assert len({line.get_marker() for line in figure.axes[0].get_lines()}) == 10
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    assert len({line.get_marker() for line in lines}) == 10
     (axes,) = session.log.plot("finish", by="model").axes
     assert {r"a\$b\$c", " _hidden", "two⏎lines", "xxxxxxxxxxx…xxxxxxxxxxx"} <= set(texts(axes))
 
