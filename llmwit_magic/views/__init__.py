@@ -35,24 +35,26 @@ class Guarded:
     """A view whose failure, as on a closed pipe, ends the drawing and not the run."""
 
     def __init__(self, view: View) -> None:
-        self._view: View | None = view
+        self._view = view
+        self._failed = False
 
     def draw(self, run: Run) -> None:
-        self._try(lambda view: view.draw(run))
+        if not self._failed:
+            self._try(lambda: self._view.draw(run))
 
     def finish(self, results: Results) -> None:
-        self._try(lambda view: view.finish(results))
+        """Also after a failed drawing: what stands last may be another display."""
+        self._try(lambda: self._view.finish(results))
 
-    def _try(self, act: Callable[[View], None]) -> None:
-        if self._view is None:
-            return
+    def _try(self, act: Callable[[], None]) -> None:
         try:
-            act(self._view)
+            act()
         except Exception as error:
-            self._view = None
-            with suppress(Exception):  # where it would be said is perhaps what is broken
-                said = one_line(f"{type(error).__name__}: {error}")
-                print(f"the run cannot be shown, and goes on: {said}", file=sys.stderr)
+            said = one_line(f"{type(error).__name__}: {error}")
+            if not self._failed:
+                with suppress(Exception):  # where it would be said is perhaps what is broken
+                    print(f"the run cannot be shown, and goes on: {said}", file=sys.stderr)
+            self._failed = True
 
 
 @contextmanager

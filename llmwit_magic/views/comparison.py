@@ -95,6 +95,6 @@ def _summary(results: Sequence[InferencingResult], place: int) -> str:
     seconds = sum(result.timings.total or 0 for result in results)
     return (
         f'<tr class="llmwit-sum"><td colspan="{place + 2}" style="text-align:left">'
-        f"<b>{len(results)} runs</b></td>{cell(f'{tokens:,} generated', ';white-space:nowrap')}"
+        f"<b>{len(results)} runs</b></td>{cell(f'{tokens:,} generated')}"
         f"{cell(f'{seconds:.2f}')}</tr>"
     )

@@ -183,7 +183,10 @@ def _status(result: InferencingResult, log_problem: str | None) -> str:
     first, *parts = (escape(part) for part in brief_parts(result, log_problem))
     line = " · ".join([f'<b class="llmwit-badge">{first}</b>', *parts])
     more = "".join(f" · {escape(part)}" for part in more_parts(result, log_problem))
-    return quiet(line + (f'<span class="llmwit-more">{more}</span>' if more else ""))
+    reason = escape(f"{result.device.library}: {result.device.reason}".strip(": "))
+    return quiet(
+        line + (f'<span class="llmwit-more" title="{reason}">{more}</span>' if more else "")
+    )
 
 
 def progress_html(progress: Progress) -> str:

@@ -141,7 +141,9 @@ def _heading(name: str) -> str:
 
 def _cell(name: Any, value: Any) -> str:
     text = escape(_short(value, TEXT_CHARACTERS))
-    return cell(f'<div style="min-width:9em">{text}</div>' if name in _LONG else text)
+    if name in _LONG:
+        return cell(f'<div style="min-width:9em">{text}</div>')
+    return cell(text, ";white-space:nowrap" if _KINDS.get(name) == "time" else "")
 
 
 def _short(value: Any, width: int) -> str:

@@ -121,3 +121,12 @@ def test_buttons_of_an_untrusted_answer_do_what_they_can(open_notebook: Open, la
     output.get_by_role("button", name="Copy").click()
     wait_until(lambda: other.clipboard() == lab.log.rows()[-1]["text"], 3, "the text is copied")
     other.shut_down()
+
+
+def test_the_page_tells_the_kernel_that_it_is_there(open_notebook: Open) -> None:
+    """So what its client runs is drawn live, also where a front end does not name its cells."""
+    notebook = open_notebook(
+        "from llmwit_magic.views.frontend import _answered, current_request\n"
+        "print(current_request(get_ipython())['header']['session'] in _answered)"
+    )
+    expect(notebook.run(1)).to_contain_text("True")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmwit_magic.protocol import Chunk, Progress, Request
 from llmwit_magic.runlog.run import Results
-from llmwit_magic.views import text
+from llmwit_magic.views import Guarded, text
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import html_of
 from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
@@ -125,3 +125,26 @@ def test_progress_has_its_units() -> None:
 def test_an_unlogged_run_says_so() -> None:
     """A log problem is part of the status line."""
     assert "not logged: disk full" in text.plain(result_of("x"), "disk full")
+
+
+def test_a_view_that_fails_ends_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is said once, nothing more is drawn, and what is shown at the end is still tried."""
+    calls = []
+
+    class Broken:
+        def draw(self, run: object) -> None:
+            calls.append("draw")
+            raise BrokenPipeError("gone")
+
+        def finish(self, results: object) -> None:
+            calls.append("finish")
+            raise ValueError("gone too")
+
+    view = Guarded(Broken())
+    run = FakeSession(FakeEngine(["ab"] * 5, pause=0.02)).run(REQUEST)
+    run.follow(0.01, view.draw)
+    view.finish(Results([run]))
+    assert run.status == "ok"
+    assert calls == ["draw", "finish"]
+    said = capsys.readouterr().err
+    assert said == "the run cannot be shown, and goes on: BrokenPipeError: gone\n"
