@@ -59,6 +59,11 @@ function watchViews() {
 
 function makeAnswer(view) {
   const text = view.querySelector(".llmwit-text");
+  if (text && text.scrollHeight > text.clientHeight + 1) {
+    text.tabIndex = 0; // what scrolls can be reached with the keyboard
+    text.setAttribute("role", "region");
+    text.setAttribute("aria-label", "answer");
+  }
   const forms = {};
   if (text) forms.text = () => (view.dataset.raw ? JSON.parse(view.dataset.raw) : text.textContent);
   for (const [name, form] of Object.entries(JSON.parse(view.dataset.forms ?? "{}"))) {
