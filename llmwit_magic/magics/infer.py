@@ -33,6 +33,7 @@ from .cell_args import (
     SLIDERS,
     Cell,
     read_cell,
+    split_line,
     usage_error,
     with_options,
 )
