@@ -35,7 +35,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
         + "".join(
             cell(f'<div style="min-width:17em">{_answer(text, parts)}</div>', ";width:100%")
             if column == place
-            else cell(escape(value), ";white-space:nowrap")
+            else cell(escape(value), "" if header[column] == "finish" else ";white-space:nowrap")
             for column, value in enumerate(row)
         )
         + "</tr>\n"
@@ -48,7 +48,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
         said.insert(1, "not marked: answers that share almost nothing with it")
     return (
         f'<div class="llmwit llmwit-wide {NO_MATH}"><div style="overflow-x:auto">'
-        f'<table style="table-layout:auto;width:100%">{head(map(escape, header))}'
+        f'<table style="table-layout:auto;width:100%">{head(header)}'
         f"{body}{_summary(results, place)}</table></div>"
         f"{quiet(' · '.join(filter(None, said)))}</div>"
     )

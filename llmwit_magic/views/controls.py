@@ -31,7 +31,9 @@ def half() -> Any:
 
 
 def button(name: str, tooltip: str, act: Callable[[Any], None]) -> widgets.Button:
-    made = widgets.Button(description=name, tooltip=tooltip, layout=widgets.Layout(width="auto"))
+    made = widgets.Button(
+        description=name, tooltip=tooltip, layout=widgets.Layout(width="auto", flex="0 0 auto")
+    )
     made.on_click(weakly(act))
     return made
 

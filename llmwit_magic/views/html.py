@@ -87,8 +87,14 @@ def pre(markup: str, name: str = "llmwit-text", more: str = "") -> str:
 
 
 def head(names: Iterable[str]) -> str:
-    """The first row of a table, of escaped names; the page's module makes a real head of it."""
-    return "<tr>" + "".join(cell(f"<b>{name}</b>") for name in names) + "</tr>\n"
+    """The first row of a table; the page's module makes a real head of it."""
+    return "<tr>" + "".join(cell(f"<b>{_heading(name)}</b>") for name in names) + "</tr>\n"
+
+
+def _heading(name: str) -> str:
+    """A column's name, which may break at its underscores."""
+    parts = re.findall(r"[^_]*_|[^_]+", escape(name))
+    return "".join(f'<span style="display:inline-block">{part}</span>' for part in parts)
 
 
 def cell(markup: str, more: str = "") -> str:

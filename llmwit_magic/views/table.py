@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC
 from typing import Any
@@ -51,7 +50,7 @@ class LogTable(pandas.DataFrame):
         )
         return (
             f'<div class="llmwit llmwit-wide {NO_MATH}"><div style="overflow-x:auto">'
-            f'<table style="table-layout:auto">{head(map(_heading, names))}{body}</table></div>'
+            f'<table style="table-layout:auto">{head(names)}{body}</table></div>'
             f"{quiet(escape(self._left_out()))}</div>"
         )
 
@@ -133,17 +132,10 @@ def _local(time: Any) -> str:
     return f"{time.to_pydatetime().replace(tzinfo=UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _heading(name: str) -> str:
-    """A column's name, which may break at its underscores."""
-    parts = re.findall(r"[^_]*_|[^_]+", escape(name))
-    return "".join(f'<span style="display:inline-block">{part}</span>' for part in parts)
-
-
 def _cell(name: Any, value: Any) -> str:
     text = escape(_short(value, TEXT_CHARACTERS))
-    if name in _LONG:
-        return cell(f'<div style="min-width:9em">{text}</div>')
-    return cell(text, ";white-space:nowrap" if _KINDS.get(name) == "time" else "")
+    room = 9 if name in _LONG else 6 if _KINDS.get(name) == "time" else 0
+    return cell(f'<div style="min-width:{room}em">{text}</div>' if room else text)
 
 
 def _short(value: Any, width: int) -> str:

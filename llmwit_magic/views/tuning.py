@@ -113,13 +113,18 @@ class TuningPanel:
             control.observe(weakly(self.change), "value")
         grid = widgets.GridBox(
             list(self.controls.values()),
-            layout=widgets.Layout(grid_template_columns="repeat(auto-fit, minmax(21em, 1fr))"),
+            layout=widgets.Layout(
+                grid_template_columns="repeat(auto-fit, minmax(min(21em, 100%), 1fr))"
+            ),
         )
         outputs = widgets.HBox(
             [widgets.VBox([self._live, self.finished], layout=half()), self.kept],
             layout=widgets.Layout(flex_flow="row wrap", grid_gap="1.5em"),
         )
-        history = widgets.HBox([self.back, self.place, self.forward, self.keep])
+        history = widgets.HBox(
+            [self.back, self.place, self.forward, self.keep],
+            layout=widgets.Layout(flex_flow="row wrap"),
+        )
         self.box = widgets.VBox([self.prompt, grid, self.line, self.problem, history, outputs])
         self._move()
 
@@ -216,7 +221,7 @@ class TuningPanel:
         """Keep the output that is looked at beside the next ones."""
         if self.runs and self.runs[self._shown].done:
             line = self._forms(self.runs[self._shown].request)["cell"].partition("\n")[0]
-            head = _text(f"<p>kept: <code>{escape(line)}</code></p>")
+            head = _text(f"kept: <code>{escape(line)}</code>")
             self.kept.value = head + self._finished(self.runs[self._shown])
             self.kept.layout.display = ""
 

@@ -16,6 +16,7 @@ CELLS = (
     "%%infer --max-tokens 40 --seed 4 --top-logprobs 4\nOnce upon a time",
     "%%infer --temperature 0,0.7,1.5 --max-tokens 24 --seed 3\nMy favourite season is",
     "%%infer --max-tokens 6000 --seed 5 --temperature 0.9\nOnce upon a time",
+    "%%infer --tune --max-tokens 24 --seed 3\nThe best thing about the sea is",
 )
 # WCAG 2: relative luminance, colours laid over what is behind them.
 CONTRAST = """(element) => {
@@ -115,5 +116,11 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     notebook.picture(f"running_{looks}")
     running.get_by_role("button", name="Stop").click()
     notebook.wait(4, 10)
+    panel = notebook.run(5)
+    expect(panel.locator(".llmwit-badge").first).to_be_visible(timeout=30_000)
+    assert_readable(*panel.locator(".llmwit-line code, .llmwit-status, .widget-label").all())
+    assert_fits(*panel.locator(".widget-slider, textarea, .llmwit-line").all())
+    panel.scroll_into_view_if_needed()
+    notebook.picture(f"panel_{looks}")
     # The page itself never scrolls sideways.
     assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
