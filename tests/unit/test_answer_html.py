@@ -6,7 +6,8 @@ import re
 
 from llmwit_magic.protocol import Chunk, Request
 from llmwit_magic.runlog.run import Run
-from llmwit_magic.views.html import Extras, comparison_html, html_of
+from llmwit_magic.views.comparison import comparison_html
+from llmwit_magic.views.html import Extras, html_of
 from tests.support.fake import end, prepared, run_of
 
 REQUEST = Request(model="fake", prompt="p")
@@ -19,17 +20,19 @@ def answered(text: str, run_id: int | None = None) -> Run:
 
 
 def test_thumbs_need_a_row_in_a_log() -> None:
-    """A rating is kept in the log: without one, or without a row in it, there is no button."""
+    """A rating is kept in the log: without one, or without a row in it, the page has no data for
+    a button."""
     for run_id, log_path, thumbs in (
-        (7, "/runs.sqlite3", 2), (7, "", 0), (None, "/runs.sqlite3", 0), (None, "", 0),
+        (7, "/runs.sqlite3", 1), (7, "", 0), (None, "/runs.sqlite3", 0), (None, "", 0),
     ):  # fmt: skip
         markup = html_of(answered("hello", run_id).result, Extras(log_path=log_path))
-        assert markup.count("data-rate=") == thumbs, (run_id, log_path)
+        assert markup.count("data-run=") == thumbs, (run_id, log_path)
+        assert markup.count("data-log=") == thumbs, (run_id, log_path)
 
 
 def marks(base: str, other: str) -> list[str]:
     markup = comparison_html([answered(base, 1).result, answered(other, 2).result])
-    return re.findall(r"<mark>(.*?)</mark>", markup)
+    return re.findall(r'<b class="llmwit-mark"[^>]*>(.*?)</b>', markup)
 
 
 def test_marks_have_words_in_them() -> None:
