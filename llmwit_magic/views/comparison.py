@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 
 from ..wit import InferencingResult
 from .html import NO_MATH, cell, escape, head, pre, quiet
-from .text import table, unlogged, varying_settings
+from .text import notes, table, varying_settings
 
 SHARED = 0.25
 """Part of their words that two answers must share for marks to tell anything; the page's too."""
@@ -41,7 +41,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
         + "</tr>\n"
         for row, text, parts in zip(rows, answers, pieces, strict=True)
     )
-    said = [unlogged(results)]
+    said = [escape(note) for note in notes(results)]
     if len(rows) > 1:
         said.insert(0, f'marked: what differs from <b class="llmwit-base">{_name(rows[0])}</b>')
     if None in pieces:
@@ -50,7 +50,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
         f'<div class="llmwit llmwit-wide {NO_MATH}"><div style="overflow-x:auto">'
         f'<table style="table-layout:auto;width:100%">{head(header)}'
         f"{body}{_summary(results, place)}</table></div>"
-        f"{quiet(' · '.join(filter(None, said)))}</div>"
+        f"{quiet(' · '.join(said))}</div>"
     )
 
 

@@ -112,12 +112,13 @@ def _device(device: DeviceInfo) -> str:
     return f"{device.name}, {layers}"
 
 
-def unlogged(results: Sequence[InferencingResult]) -> str:
-    """How many of the runs are not in the log, and why; empty where all are."""
+def notes(results: Sequence[InferencingResult]) -> list[str]:
+    """What is said under a table of several runs: of their prompts, and of those not in the log."""
+    said = list(dict.fromkeys(notice for result in results for notice in result.notices))
     problems = [result.log_problem for result in results if result.log_problem]
-    if not problems:
-        return ""
-    return on_one_line(f"{len(problems)} of {len(results)} runs not logged: {problems[-1]}")
+    if problems:
+        said.append(f"{len(problems)} of {len(results)} runs not logged: {problems[-1]}")
+    return [on_one_line(note) for note in said]
 
 
 def badge(result: InferencingResult) -> str:
@@ -198,12 +199,11 @@ def plain_table(results: Sequence[InferencingResult]) -> str:
     for row in rows:
         flat = on_one_line(row[column])
         row[column] = flat if len(flat) <= 60 else flat[:59] + "…"
-    note = unlogged(results)
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return "\n".join(
         "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
-    ) + (f"\n── {note}" if note else "")
+    ) + "".join(f"\n── {note}" for note in notes(results))
 
 
 def settings_text(run: Run, names: Sequence[str]) -> str:

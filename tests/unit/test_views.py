@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -148,3 +149,20 @@ def test_a_view_that_fails_ends_no_run(capsys: pytest.CaptureFixture[str]) -> No
     assert calls == ["draw", "finish"]
     said = capsys.readouterr().err
     assert said == "the run cannot be shown, and goes on: BrokenPipeError: gone\n"
+
+
+def test_a_sweep_says_what_there_is_to_know() -> None:
+    """Notices of its prompts stand once under its table, and what was not logged; all as text."""
+    request = Request(model="fake", prompt="p")
+    made = replace(prepared(request), notices=("moved: <b>&",))
+    runs = [run_of([made, Chunk("x", 1), end(1)], request) for _ in range(2)]
+    for run in runs:
+        run.log_problem = "no <img src=x>"
+    results = Results(runs)
+    assert text.plain_table(results).splitlines()[-2:] == [
+        "── moved: <b>&", "── 2 of 2 runs not logged: no <img src=x>",
+    ]  # fmt: skip
+    page = comparison_html(results)
+    assert page.count("moved: &lt;b&gt;&amp;") == 1
+    assert "no &lt;img src=x&gt;" in page
+    assert "<img" not in page
