@@ -220,7 +220,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _fetched_bytes(repo: str) -> int:
-    """The size of what is being fetched of a repository: a client below 1.0 shows no more."""
+    """The size of what is being fetched of a repository: a client below 1.1 shows no more."""
     from huggingface_hub import constants, file_download
 
     folder = file_download.repo_folder_name(repo_id=repo, repo_type="model")

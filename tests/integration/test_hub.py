@@ -55,7 +55,7 @@ except (InferenceError, GivenUp) as error:
 print("SEEN", json.dumps((answer, seen)))
 """
 
-#: A client of the hub below 1.0 takes no bars: the size of the file that grows is told instead.
+#: A client of the hub below 1.1 takes no bars: the size of the file that grows is told instead.
 HAS_BARS = "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = os.urandom(64) * 400_000  # 25.6 MB: more than two pieces of the hub's client
