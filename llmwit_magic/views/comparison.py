@@ -35,7 +35,9 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
         + "".join(
             cell(f'<div style="min-width:17em">{_answer(text, parts)}</div>', ";width:100%")
             if column == place
-            else cell(escape(value), "" if header[column] == "finish" else ";white-space:nowrap")
+            else cell(f'<div style="min-width:6em">{escape(value)}</div>')
+            if header[column] == "finish"
+            else cell(escape(value), ";white-space:nowrap")
             for column, value in enumerate(row)
         )
         + "</tr>\n"

@@ -114,7 +114,7 @@ class TuningPanel:
         grid = widgets.GridBox(
             list(self.controls.values()),
             layout=widgets.Layout(
-                grid_template_columns="repeat(auto-fit, minmax(min(21em, 100%), 1fr))"
+                grid_template_columns="repeat(auto-fit, minmax(min(24em, 100%), 1fr))"
             ),
         )
         outputs = widgets.HBox(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_first_cell(open_notebook: Callable[..., Notebook]) -> None:
     notebook.run(1)
     output = notebook.run(2)
     # At the end of a line: the alternatives hide nothing of what is said below.
-    output.locator(".llmwit-token", has_text="they").first.hover()
+    output.locator(".llmwit-token", has_text=re.compile(r"^ they")).first.hover()
     box = notebook.page.locator(".llmwit-alternatives")
     expect(box).to_be_visible()
     take(notebook, [notebook.cell(1), notebook.cell(2), box], "first-cell.png")
