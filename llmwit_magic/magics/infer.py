@@ -251,6 +251,7 @@ def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
     if params.seed is None:
         words["seed"] = "drawn when it runs"
     lines = [
+        *(f"── {notice}" for notice in prepared.notices),
         f"── {prepared.prompt_token_count:,} prompt tokens ({prepared.cached_token_count:,} cached), "
         f"{left:,} of {prepared.context_length:,} left for the answer",
         f"── {prepared.model.name} on {prepared.device.name}, "

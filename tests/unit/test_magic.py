@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from traitlets.config import Config
 from llmwit_magic.errors import EngineDied, InvalidInput
 from llmwit_magic.magics import infer
 from llmwit_magic.runlog.run import Run
-from tests.support.fake import FakeEngine, FakeSession
+from tests.support.fake import FakeEngine, FakeSession, prepared
 
 
 @pytest.fixture
@@ -208,3 +209,18 @@ def test_loading_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
+
+
+def test_a_dry_run_says_what_there_is_to_know(
+    shell: Any,
+    engine: FakeEngine,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Notices of the prompt stand under it, as they do under an answer."""
+    monkeypatch.setattr(
+        engine, "prepare",
+        lambda request, emit, cancel: replace(prepared(request), notices=("moved",)),
+    )  # fmt: skip
+    cell(shell, "--dry-run")
+    assert "\n── moved\n" in capsys.readouterr().out
