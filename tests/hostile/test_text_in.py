@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import keyword
 import shlex
 import time
@@ -63,7 +64,8 @@ def test_any_line_and_cell(report: Report, long: bool) -> None:
         read = ends(report, "text in: options", line, cell, {"x": "value"})
         if read:
             assert 1 <= len(read.requests) <= MAX_SWEEP
-            assert read.requests[0].prompt == cell.removesuffix("\n")
+            lines_of_models = cell.replace("\r\n", "\n").replace("\r", "\n")
+            assert read.requests[0].prompt == lines_of_models.removesuffix("\n")
 
 
 def quoted(text: str) -> str:
@@ -85,9 +87,9 @@ def test_what_is_given_arrives(report: Report, long: bool) -> None:
         def escaped(text: str) -> str:
             return "'" + text.encode("unicode_escape", "surrogatepass").decode().replace("'", "\\x27") + "'"  # fmt: skip
 
-        words = [f"-m={quoted(model)}", *(f"--stop {escaped(text)}" for text in stop)]
+        words = [f"-m={quoted(model)}", *(f"--stop={escaped(text)}" for text in stop)]
         words += [f"--tag={quoted('k=' + tag)}", f"--system={escaped(system)}"]
-        words += [f"--temperature {temperature!r}", f"--seed={seed}"]
+        words += [f"--temperature {temperature!r}", f"--seed={seed}", "--no-interpolate"]
         try:
             limit = None if stop else 100
             params = {"stop": tuple(stop)} if stop else {}
@@ -231,7 +233,8 @@ expressions = st.recursive(
 
 
 def test_nothing_in_braces_runs(report: Report, long: bool) -> None:
-    """A variable with public attributes and literal subscripts is read; all else is refused."""
+    """A variable with public attributes and literal subscripts, or a quoted text, is read; all
+    else is refused."""
 
     @trials(long, 800, expression=expressions)
     def check(expression: str) -> None:
@@ -241,7 +244,12 @@ def test_nothing_in_braces_runs(report: Report, long: bool) -> None:
         try:
             text = interpolate(cell, {"x": trap, "é": trap})
             # Braces and line ends inside make it no place at all.
-            assert set(expression) & set("{}\n") or text == "trapped" or expression == ""
+            assert (
+                set(expression) & set("{}\n")
+                or text == "trapped"
+                or expression == ""
+                or text == ast.literal_eval(expression.strip())
+            )
             outcome = "replaced" if text == "trapped" else "left alone"
         except InvalidInput as error:
             outcome = "refused in one line" if str(error).isprintable() else "refused badly"
