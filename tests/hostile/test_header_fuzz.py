@@ -23,6 +23,7 @@ from llmwit_magic.models.adapt import needs_adaptation
 from llmwit_magic.models.chat import render_chat
 from llmwit_magic.models.checks import check_runnable, quantisation
 from llmwit_magic.models.gguf import Header, read_header
+from llmwit_magic.models.template import template_of
 from llmwit_magic.models.tokenizer import build_tokenizer
 from tests.support import gguf_parts as gguf
 from tests.support.gguf_parts import Parts, Tensor, take_apart
@@ -240,7 +241,11 @@ def use(header: Header) -> None:
         assert all(0 <= token < len(tokenizer) for token in ids)
     assert b"".join(map(tokenizer.token_bytes, range(len(tokenizer)))) is not None
     assert all(0 <= token < len(tokenizer) for token in tokenizer.end_ids)
-    render_chat(header.metadata, "Hi", "Be brief", bos="<s>", eos="</s>")
+    template = template_of(header.metadata)
+    messages = [("system", "Be brief"), ("user", "Hi")]
+    prompt = render_chat(template, messages, tokenizer.template_variables())
+    ids = tokenizer.encode(prompt.text, prompt.data)
+    assert all(0 <= token < len(tokenizer) for token in ids)
 
 
 def test_sound_files_are_used(read: Callable[[bytes], str]) -> None:

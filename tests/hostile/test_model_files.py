@@ -5,6 +5,7 @@ The process of the tests stands for the kernel, and real ctransformers runs in i
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,11 +150,16 @@ def _check_row(kernel: Kernel, run: Run, report: Report, what: str) -> None:
 def _check_cache(kernel: Kernel, report: Report, what: str) -> None:
     """What a later run would take for an adapted model is whole; then it is taken away."""
     names = []
-    for path in (kernel.cache / "adapted").glob("*"):
+    for path in sorted((kernel.cache / "adapted").glob("*")):
         if path.suffix == ".gguf":
             check_runnable(read_header(path))
+            hash_beside = path.with_name(f"{path.name}.sha256")
+            assert hash_beside.read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
             if not path.name.startswith("good."):
                 path.unlink()
+                hash_beside.unlink()
+        elif path.suffix == ".sha256":
+            assert not path.exists() or path.with_suffix("").exists(), what
         elif path.suffix != ".lock":
             names.append(path.name)
     report.promise("half files taken for whole", not names, f"{what}: {names}")

@@ -61,7 +61,7 @@ def assert_harmless_on_a_terminal(text: str, lines: int | None = None) -> None:
 class Page(HTMLParser):
     """The elements of a markup with the names of their attributes, and what is shown of it."""
 
-    RAW = ("data-copy", "data-raw")
+    RAW = ("data-copy", "data-raw", "data-cell")
     """Attributes for the clipboard alone: they have the text as it is."""
 
     def __init__(self, markup: str) -> None:
