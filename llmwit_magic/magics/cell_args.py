@@ -15,13 +15,13 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 from IPython.core import magic_arguments
 from IPython.core.error import UsageError
 
 from ..errors import InvalidInput, one_line
-from ..protocol import Request
+from ..protocol import Accept, Request
 from ..wit import InferencingParams
 from .interpolation import fill, interpolate, python_name
 
@@ -99,7 +99,8 @@ OPTIONS = (
            words={"none": "none", "typed": "typed", "all": "all"}),
     Option("context_length", ("--context-length",), "N|none", int, NONE),
     Option("anyway", ("--anyway",), type=bool),
-    Option("accept", ("--accept",), "context|file|filters", repeats=True),
+    Option("accept", ("--accept",), "context|file|filters", repeats=True,
+           words={word: word for word in get_args(Accept)}),
     Option("gpu_layers", ("--gpu-layers",), "N|auto", int, AUTO),
     Option("threads", ("--threads",), "N|auto", int, AUTO),
     Option("top_logprobs", ("--top-logprobs",), "N|none", int, NONE),
@@ -319,6 +320,8 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
         return True
     if option.sweeps:
         return _sweep(option, texts[-1])
+    if option.dest == "accept":
+        return tuple(dict.fromkeys(word.strip() for word in ",".join(texts).split(",")))
     if option.type is int or option.words:
         return _number(option, texts[-1])
     if option.dest == "stop":
@@ -327,8 +330,6 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
         return _unescape(option.flag, texts[-1])
     if option.dest == "tags":
         return dict(map(_tag, texts))
-    if option.dest == "accept":
-        return tuple(dict.fromkeys(word.strip() for word in ",".join(texts).split(",")))
     return list(texts) if option.repeats else texts[-1]
 
 

@@ -26,7 +26,7 @@ _LOG_VALUES = {
     "--columns": ("all", *NAMES[1:]),
     "--by": NAMES[1:],
 }
-_REPLAY_FLAGS = ("--with", "--anyway", "--quiet")
+_REPLAY_FLAGS = ("--with", "--accept", "--anyway", "--quiet")
 
 
 class _Nothing(list[Any]):
@@ -65,7 +65,7 @@ class Completer:
 
     def _found(self, name: str, words: Sequence[str]) -> list[str]:
         typed, last = words[-1], words[-2] if len(words) > 1 else ""
-        if name == "infer_replay" and "--with" not in words[:-1]:
+        if name == "infer_replay" and "--with" not in words[:-1] and last != "--accept":
             return _beginning(_REPLAY_FLAGS, typed)
         if name == "infer_unload":
             return _beginning(self._models(), typed)
