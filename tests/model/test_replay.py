@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ def test_a_change_makes_a_difference(
     row = RunLog(log_path).row(-1)
     assert (row["replay_of"], row["temperature"], row["seed"]) == (1, 0.1, recorded[0]["seed"])
     assert row["text"] != recorded[0]["text"]
-    assert "<mark>" in reply.html
+    assert 'what differs from <b class="llmwit-base">run 1</b>' in reply.html
+    for text in (row["text"], recorded[0]["text"]):
+        assert escape(text.strip("\n")[:30]) in reply.html
     ran(kernel, "from llmwit_magic import replay\nagain = replay(1, {'max_tokens': 10})")
     told = ran(kernel, "print(again.identical, len(again.result.text), again.verdict)").stdout
     assert told.startswith("False ")
