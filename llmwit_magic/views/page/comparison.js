@@ -9,6 +9,8 @@ function makeTable(view) {
     heading.scope = "col";
     heading.style.textAlign = "left";
     const sort = button("", "sort", () => sortRows(heading));
+    // A long name may break at its underscores, and is read as one.
+    sort.setAttribute("aria-label", cell.textContent.trim());
     sort.append(...cell.childNodes);
     heading.append(sort);
     cell.replaceWith(heading);
