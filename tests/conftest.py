@@ -76,3 +76,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+
+
+def pytest_sessionfinish() -> None:
+    """The end of the process does not take minutes.
+
+    IPython resets each shell that a test has made, with a look at all objects each time.
+    """
+    from IPython.core.interactiveshell import InteractiveShell
+
+    InteractiveShell.reset = lambda self, *arguments, **options: None
