@@ -28,7 +28,7 @@ from .session import Session, interruptible
 from .spans import Spans
 from .views import INTERVAL
 from .views.text import progress_text
-from .wit import InferencingParams
+from .wit import InferencingParams, lists
 from .workers import Owner, Task, broken, lost_row, row_of_future, run_in_worker, worker_count
 
 if TYPE_CHECKING:
@@ -153,14 +153,12 @@ def _requests(
 
 def _request(template: str, request: Request, row: Mapping[str, Any]) -> Request:
     prompt, data_spans = fill(template, row)
-    Request(model="-", prompt=prompt)  # raises for what is no text
-    changes: dict[str, Any] = {"prompt": prompt, "data_spans": data_spans}
     others = {"system": request.system, "stop": request.params.stop, "tags": request.tags}
-    if others := interpolated(others, row):
-        stop = others.pop("stop", request.params.stop)
-        Request(model="-", prompt="", **others)
-        params = InferencingParams(**request.params.model_dump() | {"stop": stop})
-        changes |= others | {"params": params}
+    changes = {"prompt": prompt, "data_spans": data_spans, **interpolated(others, row)}
+    if "stop" in changes:
+        params = request.params.model_dump() | {"stop": changes.pop("stop")}
+        changes["params"] = InferencingParams(**params)
+    Request(model="-", **changes)  # raises for what is no text
     return request.model_copy(update=changes)
 
 
@@ -185,7 +183,8 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _spans(row: Row) -> Spans:
     """The spans of a row of the log that kept a control token from being recognised."""
-    return tuple((start, end) for start, end in json.loads(row["data_spans"] or "[]"))
+    spans: Spans = lists(json.loads(row["data_spans"] or "[]"))
+    return spans
 
 
 def _known(session: Session, request: Request, sha256: str) -> dict[tuple[Any, ...], list[Row]]:

@@ -22,7 +22,7 @@ from ..errors import InferenceError, InvalidInput, PromptTooLong
 from ..models.tokenizer import NativeTokenizer
 from ..protocol import ContentFilter, Event, Prepared
 from ..spans import Spans, touched
-from ..wit import InferencingParams, ModelInfo
+from ..wit import InferencingParams, ModelInfo, lists
 from .ctransformers import LogitsModel
 from .embedding import embed
 from .generate import generate
@@ -186,9 +186,9 @@ class Child:
             rendered = self._render(command)
             data = () if control_tokens == "all" else rendered.data
             return rendered.text, data, [rendered.notice] if rendered.notice else []
-        spans = tuple((start, end) for start, end in command["data_spans"])
         whole = ((0, len(prompt)),)
-        return prompt, {"none": whole, "typed": spans, "all": ()}[control_tokens], []
+        data = {"none": whole, "typed": lists(command["data_spans"]), "all": ()}[control_tokens]
+        return prompt, data, []
 
     def _longer_context(self, length: int) -> str:
         header = self._model.header

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import nodes
+from jinja2 import Template, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -59,6 +59,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, variables: Mapping[str, Any]) -> None:
         self._source = source
+        self._template: Template | None = None
         self._environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", _Generation],
@@ -78,9 +79,9 @@ class ChatTemplate:
         `ModelNotSupported` where none can.
         """
         try:
-            text = self._environment.from_string(self._source).render(
-                messages=messages, **self._variables
-            )
+            if self._template is None:  # compiled once, and here: it may fail
+                self._template = self._environment.from_string(self._source)
+            text = self._template.render(messages=messages, **self._variables)
         except InvalidInput as error:
             raise TemplateRefused(error) from None
         except MemoryError:

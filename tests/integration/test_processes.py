@@ -246,16 +246,16 @@ child.Child._send = deadly
 # What a broken one says ----------------------------------------------------------------------
 
 
-def broken_child(line: str) -> str:
-    """A child that says this when it begins with a prompt."""
+def broken_child(deed: str) -> str:
+    """A child that does this with its `events` when it begins with a prompt, and then hangs."""
     return f"""
+import time
 from llmwit_magic.engines import child
-def speak(*anything):
-    served._events.write({line} + b"\\n")
-    served._events.flush()
-    import time
+def hang(*anything):
+    events = served._events
+    {deed}
     time.sleep(60)
-child.TextStream = speak
+child.TextStream = hang
 serve = child.Child.serve
 def remember(self):
     global served
@@ -281,7 +281,7 @@ def test_a_child_that_says_what_nobody_expects(
     session: Session, tiny_model: Path, line: str, said: str
 ) -> None:
     """An answer that is none fails the run by name, and the child is replaced."""
-    with child_with(broken_child(line), last=True):
+    with child_with(broken_child(f"events.write({line} + b'\\n'); events.flush()"), last=True):
         run = ask(session, tiny_model)
         assert run.wait(30)
     assert type(run.error) is EngineFailed, run.error
@@ -295,21 +295,7 @@ def test_a_child_that_is_ended_here_is_not_told_as_short_of_memory(
     session: Session, tiny_model: Path
 ) -> None:
     """A child that closes its pipe and lives on is ended by us, which says nothing of memory."""
-    close = """
-import os, time
-from llmwit_magic.engines import child
-def hang(*anything):
-    served._events.close()
-    time.sleep(60)
-child.TextStream = hang
-serve = child.Child.serve
-def remember(self):
-    global served
-    served = self
-    serve(self)
-child.Child.serve = remember
-"""
-    with child_with(close, last=True):
+    with child_with(broken_child("events.close()"), last=True):
         run = ask(session, tiny_model)
         assert run.wait(30)
     assert isinstance(run.error, EngineDied)
