@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .views.tuning import TuningPanel
 
 
-_EMBEDDING_OPTIONS = {"model_type", "context_length", "anyway", "gpu_layers", "threads"}
+_EMBEDDING_OPTIONS = {"model_type", "context_length", "anyway", "accept", "gpu_layers", "threads"}
 
 
 def infer(
@@ -91,7 +91,7 @@ def generate_embeddings(
     A text that does not fit into the context is `PromptTooLong`, with its
     number; `truncate=True` cuts its end instead, and keeps the end-of-text
     token. `options` are those fields of `Request` that count here:
-    model_type, context_length, anyway, gpu_layers, threads; any other is
+    model_type, context_length, anyway, accept, gpu_layers, threads; any other is
     `InvalidInput`. Otherwise raises what `infer` does.
     """
     known = InferencingParams.model_fields.keys() | Request.model_fields.keys()

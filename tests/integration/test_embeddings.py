@@ -118,7 +118,7 @@ def test_a_text_of_any_length_is_cut(embed: Embed, tiny_model: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-COUNTING = {"model", "model_type", "context_length", "anyway", "gpu_layers", "threads"}
+COUNTING = {"model", "model_type", "context_length", "anyway", "accept", "gpu_layers", "threads"}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,12 @@ def test_every_option_is_one_that_counts_or_is_refused(embed: Embed, tiny_model:
     assert embed(
         tiny_model, "a", model_type=None, context_length=300, anyway=True, gpu_layers=0, threads=1
     ).embeddings == plain.embeddings  # fmt: skip
+
+
+def test_a_longer_context_is_accepted(embed: Embed, tiny_model: Path) -> None:
+    """By the option that the refusal names."""
+    assert "--accept context" in refused(embed, InvalidInput, tiny_model, "a", context_length=300)
+    assert embed(tiny_model, "a", context_length=300, accept="context").embeddings
 
 
 def test_texts_that_are_none(embed: Embed, tiny_model: Path) -> None:
