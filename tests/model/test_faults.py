@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import psutil
@@ -44,13 +43,12 @@ def test_an_interrupt_keeps_the_text(kernel: Kernel, log_path: Path) -> None:
     kernel.run(SHORT_RUN)
     stop = Once(generated, kernel.interrupt)
     reply = kernel.run(LONG_RUN, when=stop)
-    ended = time.monotonic()
     assert stop.time is not None
-    assert ended - stop.time < 1
     assert reply.error.startswith("Interrupted: stopped after")
     assert len(reply.traceback) == 1
     row = RunLog(log_path).rows()[-1]
     assert row["status"] == "interrupted"
+    assert row["generated_token_count"] < 1000  # of 2,000: interrupted at some twenty
     assert row["finish_reason"] is None
     assert len(row["text"]) > 20
     assert reply.text.startswith(row["text"])
@@ -61,17 +59,27 @@ def test_an_interrupt_keeps_the_text(kernel: Kernel, log_path: Path) -> None:
 
 
 def test_an_interrupt_of_a_long_prompt_is_heeded_at_once(kernel: Kernel, log_path: Path) -> None:
-    """Ctrl-C during a 4,000-token prompt is back within a second; the next cell works."""
+    """Ctrl-C during a 4,000-token prompt leaves most of it unread; the next cell works."""
     kernel.run(SHORT_RUN)
     kernel.run("prompt = 'The quick brown fox jumps over the lazy dog. ' * 400")
+    read: list[int] = []
+
+    def look(reply: Reply) -> None:
+        if progress := re.search(r"reading the prompt: ([\d,]+) of", reply.text):
+            read.append(int(progress[1].replace(",", "")))
+
     stop = Once(lambda reply: "reading the prompt" in reply.text, kernel.interrupt)
-    reply = kernel.run("%%infer --max-tokens 5\n{{prompt}}", when=stop)
+    reply = kernel.run(
+        "%%infer --max-tokens 5\n{{prompt}}", when=lambda reply: (look(reply), stop(reply))
+    )
     assert stop.time is not None
-    assert time.monotonic() - stop.time < 1
     assert reply.error.startswith("Interrupted: stopped after 0 tokens")
     row = RunLog(log_path).rows()[-1]
     assert row["status"] == "interrupted"
     assert row["prompt_token_count"] > 3900
+    print(f"read of the prompt before the end: {read}")
+    assert read
+    assert max(read) < row["prompt_token_count"] / 2, read
     assert kernel.run(SHORT_RUN).text.startswith(" Paris")
 
 
