@@ -44,6 +44,8 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows())
+    session.run("zizmor", "--offline", "--quiet", *workflows())
     browser = find_browser() or install_browser(session)
     for folder in ("unit", "integration", "model", "hostile"):
         session.run("pytest", f"tests/{folder}")
@@ -128,6 +130,11 @@ def newer_pythons() -> list[tuple[tuple[int, int], str]]:
         if (kind, level) == ("cpython", "final") and (major, minor) > sys.version_info[:2]:
             found.setdefault((major, minor), name)
     return list(found.items())
+
+
+def workflows() -> list[str]:
+    """The files that tell the public forge what to test."""
+    return [str(path) for path in Path(".github/workflows").glob("*.yml")]
 
 
 def find_browser() -> str | None:
