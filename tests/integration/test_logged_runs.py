@@ -17,6 +17,11 @@ def slow(text):
     if len(text) > 40:
         pathlib.Path({sign!r}).touch()
 """
+ENDLESS = (
+    "--temperature 0 --repeat-penalty 0.1 "  # the same token again and again, and no end of text
+    "--max-tokens none --context-length 8192 --accept context"
+)
+"""Options of a run that the engine does not end in the time of a test."""
 PROMPT = "A language model reads a <b>prompt</b>"
 
 
@@ -59,7 +64,7 @@ def test_it_shows_as_the_run_did(kernel: Kernel, log_path: Path, sign: Path, how
         kernel.run("%config InferMagics.content_filters = [slow]")
         action = kernel.interrupt if how == "interrupted" else lambda: kernel.engines()[0].kill()
         when = Once(lambda reply: sign.exists(), action)
-        options = "--max-tokens 240"
+        options = ENDLESS
     run = kernel.run(f"%%infer {options}\n{PROMPT}", when=when)
     row = RunLog(log_path).row(-1)
     expected = {"interrupted": "interrupted", "killed": "error", "refused": "error"}.get(how, "ok")
