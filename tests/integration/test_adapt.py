@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -381,15 +380,16 @@ def test_given_up_at_every_step(source: Path) -> None:
 def test_killed_while_writing(source: Path) -> None:
     """A process that is killed leaves nothing that is taken for whole."""
     code = (
-        "import os, signal, sys\n"
+        "import sys\n"
+        "import psutil\n"
         "from llmwit_magic.models.catalog import resolve\n"
         "def report(progress):\n"
         "    if progress.stage == 'adapt' and progress.done:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        psutil.Process().kill()\n"
         "resolve(sys.argv[1], None, {}, report)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(source)], timeout=20)
-    assert done.returncode == -signal.SIGKILL
+    assert done.returncode
     assert not list(cache_folder().rglob("*.gguf"))
     assert evaluated(find(source).loaded)
     assert not [name for name in files_below(cache_folder()) if name.endswith(".part")]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -186,7 +184,7 @@ def test_a_killed_worker_costs_no_finished_row(
     def kill_a_worker(pool: ProcessPoolExecutor) -> None:
         while len(log.tuples(Filter(status="ok"), ("run_id",))) < 50:
             time.sleep(0.01)
-        os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        psutil.Process(next(iter(pool._processes))).kill()
 
     with ProcessPoolExecutor(2) as pool, engines_seen() as engines:
         killer = threading.Thread(target=kill_a_worker, args=(pool,))

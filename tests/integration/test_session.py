@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -155,10 +157,9 @@ def test_too_many_threads_are_refused(session: Session, tiny_model: Path) -> Non
         answer(session, tiny_model, threads=999)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_the_child_ignores_interrupts(session: Session, tiny_model: Path) -> None:
     """SIGINT does nothing to a child; one that SIGSEGV ended while it was idle costs no run."""
-    import signal
-
     answer(session, tiny_model)
     ((_, pid),) = session.engines.loaded_models()
     os.kill(pid, signal.SIGINT)
@@ -328,13 +329,11 @@ def test_nan_embeddings_are_an_error(session: Session, tmp_path: Path) -> None:
 
 def test_a_killed_child_is_not_waited_for(session: Session, tiny_model: Path) -> None:
     """A child stopped in its tracks does not heed a cancellation and is killed after the grace."""
-    import signal
-
     from llmwit_magic.engines import process
 
     answer(session, tiny_model)
     ((_, pid),) = session.engines.loaded_models()
-    os.kill(pid, signal.SIGSTOP)
+    psutil.Process(pid).suspend()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "GRACE_SECONDS", 0.5)
         run = session.run(Request(model=str(tiny_model), prompt=PROMPT))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from llmwit_magic import api
@@ -75,7 +74,7 @@ def killed(session: Session) -> None:
     (engine,) = session.engines._engines.values()
 
     def kill(text: str) -> None:  # in the middle of the run, after its prompt
-        os.kill(engine.pid or 0, signal.SIGKILL)
+        psutil.Process(engine.pid).kill()
 
     ask(session, "tiny.gguf", content_filters=(kill,))
 

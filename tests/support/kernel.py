@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,7 +49,9 @@ class Kernel:
     """Starts at once; `run` executes a cell and waits for its end."""
 
     def __init__(self) -> None:
-        self.manager = KernelManager(kernel_name="python3", transport="ipc")
+        self.manager = KernelManager(
+            kernel_name="python3", transport="tcp" if sys.platform == "win32" else "ipc"
+        )
         self.manager.start_kernel()
         self.client = self.manager.client()
         self.client.start_channels()
@@ -110,7 +111,7 @@ class Kernel:
         self.manager.interrupt_kernel()
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        psutil.Process(self.pid).kill()
 
     def engines(self) -> list[psutil.Process]:
         """The engine processes of this kernel."""

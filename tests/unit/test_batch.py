@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -286,6 +287,9 @@ def test_a_name_outlives_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
     assert batch_name("{{x}}", REQUEST) == before
 
 
+needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+
+
 def interrupt() -> None:
     time.sleep(0.1)  # until the batch watches its run
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -304,6 +308,7 @@ def interrupt_at(word: str) -> Any:
     return at
 
 
+@needs_signals
 @pytest.mark.parametrize("resume", [True, False])
 def test_an_interrupt_says_how_to_go_on(session: FakeSession, engine: Echo, resume: bool) -> None:
     """What is done is kept: the same call runs the rest."""
@@ -457,6 +462,7 @@ def test_a_broken_executor_ends_the_batch(
     assert run(session)["infer_status"].tolist() == ["ok"] * 3
 
 
+@needs_signals
 def test_an_interrupt_keeps_what_workers_still_do(
     session: FakeSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from llmwit_magic.engines import limits
 from llmwit_magic.engines.limits import available_memory, limited_memory
 
+resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit")
 
 
