@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmwit_magic.engines.ctransformers import cpu_library
+from llmwit_magic.engines.builds import choose_build
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.models.catalog import LocalModel, resolve
 from llmwit_magic.models.fetch import DEFAULT_NAME
@@ -80,7 +80,7 @@ def _speed(size: Size, say: compare.Say) -> Figures:
 
 def _cold(size: Size, say: compare.Say) -> Figures:
     models = _default_model()
-    bare = ways.bare(models.loaded, cpu_library() or "basic")
+    bare = ways.bare(models.loaded, choose_build())
     all_ways = [ways.infer(), ways.ctransformers(models.loaded), bare,
                 ways.llamacpp(models.source)]  # fmt: skip
     return compare.cold(all_ways, size, say) | compare.load_ext(size, say)

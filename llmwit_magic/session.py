@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .background import GRACE_SECONDS, STOP_SECONDS, in_background, started, wait_patiently
+from .engines.builds import check_platform
 from .engines.pool import EnginePool
 from .engines.process import EngineProcess
 from .errors import EngineFailed, InferenceError, Interrupted, LogError
@@ -207,6 +208,7 @@ class Session:
         def find() -> LocalModel:
             known = self._models.get(name)
             if known is None or not known.unchanged():
+                check_platform()
                 report = _reporter(emit, cancel)
                 known = resolve(request.model, request.model_type, self.aliases, report)
                 self._models[name] = known

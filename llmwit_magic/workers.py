@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from .engines.threads import usable_cores
+from .engines.threads import physical_cores
 from .errors import EngineFailed
 from .protocol import Request
 from .runlog.rows import Row, ended_row
@@ -83,7 +83,7 @@ def run_in_worker(task: Task) -> Row:
     session, request = _worker_session(task), task.request
     asked = str(request.threads)
     if asked == "auto" and task.workers > 1:
-        share = max(1, usable_cores() // task.workers)
+        share = max(1, physical_cores() // task.workers)
         request = request.model_copy(update={"threads": share})
     run = session.run(request, logged=False)
     try:

@@ -11,17 +11,16 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineFailed, InvalidInput, PromptTooLong
+from .builds import choose_build
 from .threads import Threads, usable_cores
 
 BLOCK = 32
@@ -38,24 +37,6 @@ one of two ways: in a completed block, or in one that is not complete yet.
 Evaluating to block ends, and reusing only tokens that came out in the way that
 a fresh evaluation would give, makes the logits the same to the bit.
 """
-
-
-def cpu_library() -> str | None:
-    """Which of the bundled libraries fits this processor; None leaves the choice to ctransformers.
-
-    Its own choice takes 1.2 s (py-cpuinfo); the flags that Linux shows are the
-    same facts.
-    """
-    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return None
-    try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return None
-    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
-    if "avx2" in flags and "fma" in flags and "f16c" in flags:
-        return "avx2"
-    return "avx" if "avx" in flags and "f16c" in flags else "basic"
 
 
 def _library() -> tuple[Any, Any]:
@@ -92,13 +73,10 @@ class LogitsModel:
         mmap: bool = True,
     ) -> None:
         LLM, Config = _library()
-        if gpu_layers == 0:
-            library = cpu_library()
-        else:
-            library = None if platform.system() == "Darwin" else "cuda"
+        # Without a name ctransformers would choose by py-cpuinfo, which takes over a second.
+        self.library = choose_build(gpu=gpu_layers > 0)
         config = Config(context_length=context_length, gpu_layers=gpu_layers, mmap=mmap)
-        self.library = library or "chosen by ctransformers"
-        self._llm = LLM(os.path.abspath(path), model_type, config=config, lib=library)
+        self._llm = LLM(os.path.abspath(path), model_type, config=config, lib=self.library)
         # Bound once: asked for by its name, ctransformers looks each up and binds it anew.
         self._evaluate_batch = self._llm.ctransformers_llm_batch_eval
         self._logits_size = self._llm.ctransformers_llm_logits_size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,16 @@ from uuid import UUID
 
 from ..errors import DeviceUnavailable
 from ..models.gguf import Header
+from .builds import (
+    FROM_SOURCE,
+    has_cuda,
+    has_metal,
+    here,
+    library_file,
+    local_build,
+    processor_build,
+    processor_features,
+)
 
 SCRATCH_BYTES = 512 * 1024**2
 """Device memory left free for the library's work buffers and the driver."""
@@ -31,16 +41,21 @@ class Gpu:
 
 def find_gpu() -> Gpu | str:
     """The first usable GPU, or in words why there is none."""
-    if platform.system() == "Darwin":
-        if platform.machine() != "arm64":
+    place, local = here(), local_build()
+    if place.system == "darwin":
+        if place.machine != "arm64":
             return "Metal needs Apple silicon"
-        return (
-            Gpu("metal", None) if _library("metal") else "ctransformers has no Metal library here"
-        )
-    if not _library("cuda"):
+        if local is None or not has_metal(local):
+            return "ctransformers' wheel has no Metal; one that is built with CT_METAL=1 has"
+        return Gpu("metal", None)
+    if local is not None:
+        if not has_cuda(local):
+            return "the ctransformers that was built here has no CUDA; with CT_CUBLAS=1 it has"
+    elif library_file("cuda") is None:
         return "ctransformers has no CUDA library for this platform"
-    missing = _missing_cuda_packages()
-    if missing:
+    elif place.system == "linux" and processor_build("linux", processor_features()) != "avx2":
+        return "ctransformers' CUDA library needs a processor with AVX2, FMA and F16C"
+    elif missing := _missing_cuda_packages():
         return (
             f"the CUDA runtime is missing ({', '.join(missing)}): "
             "install it with pip install 'llmwit-magic[gpu]'"
@@ -52,10 +67,15 @@ def find_gpu() -> Gpu | str:
     return Gpu(name, free)
 
 
-def _library(name: str) -> bool:
-    spec = importlib.util.find_spec("ctransformers")
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    return any(list((Path(folder) / "lib" / name).glob("*ctransformers.*")) for folder in folders)
+def local_problem() -> str:
+    """Why what was built here cannot be loaded at all: with CUDA and no device it ends its process."""
+    local = local_build()
+    if local is None or not has_cuda(local) or not (problem := _driver_problem()):
+        return ""
+    return (
+        f"the ctransformers that was built here is for CUDA, and {problem}: "
+        f"run it beside a GPU, or build it without CT_CUBLAS ({FROM_SOURCE} --no-cache-dir)"
+    )
 
 
 def _missing_cuda_packages() -> list[str]:
@@ -84,11 +104,10 @@ def _loads(name: str) -> bool:
 
 def _driver_problem() -> str | None:
     """Ask the driver itself; these calls only return codes."""
-    name = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
     try:
-        driver = ctypes.CDLL(name)
+        driver = ctypes.CDLL(_driver_name())
     except OSError:
-        return f"there is no NVIDIA driver ({name} cannot be loaded)"
+        return f"there is no NVIDIA driver ({_driver_name()} cannot be loaded)"
     code = driver.cuInit(0)
     if code:
         return f"the NVIDIA driver finds no usable device (cuInit says {code})"
@@ -97,6 +116,10 @@ def _driver_problem() -> str | None:
     if code or count.value < 1:
         return f"the NVIDIA driver reports {count.value} devices (code {code})"
     return None
+
+
+def _driver_name() -> str:
+    return "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def _device_memory() -> tuple[str, int | None]:
@@ -117,8 +140,7 @@ def _device_memory() -> tuple[str, int | None]:
 
 def _first_uuid() -> bytes:
     """The device that CUDA calls the first: CUDA_VISIBLE_DEVICES may have chosen another one."""
-    name = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
-    driver, uuid, device = ctypes.CDLL(name), (ctypes.c_ubyte * 16)(), ctypes.c_int()
+    driver, uuid, device = ctypes.CDLL(_driver_name()), (ctypes.c_ubyte * 16)(), ctypes.c_int()
     driver.cuDeviceGet(ctypes.byref(device), 0)
     driver.cuDeviceGetUuid(ctypes.byref(uuid), device)
     return f"GPU-{UUID(bytes=bytes(uuid))}".encode()
@@ -151,7 +173,8 @@ def choose_layers(
     if asked != "auto":
         return _asked_layers(int(asked), layer_bytes, total_bytes, budget)
     if budget is None:
-        return everything, "all layers (free device memory unknown: install nvidia-ml-py)"
+        hint = "" if gpu.name == "metal" else ": install nvidia-ml-py"
+        return everything, f"all layers (free device memory unknown{hint})"
     if total_bytes <= budget:
         return everything, "all layers fit"
     layers = _fitting(layer_bytes, budget)

@@ -125,6 +125,8 @@ def _load_old(
 
 
 def _open(path: str, model_type: str | None, context_length: int, layers: int) -> LogitsModel:
+    if problem := devices.local_problem():
+        raise DeviceUnavailable(problem)
     try:
         return LogitsModel(
             path, model_type=model_type, context_length=context_length, gpu_layers=layers

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InvalidInput
+from .cores import fast_cores
 
 Threads = Callable[[], int]
 """Asked before each evaluation."""
@@ -44,10 +45,17 @@ def usable_cores() -> int:
 
 
 def physical_cores() -> int:
-    """Cores without their hyper-threads, which share the units that multiply."""
-    import psutil
+    """Cores that this process may run on, without slow ones and hyper-threads.
 
-    return psutil.cpu_count(logical=False) or usable_cores()
+    The threads wait for the slowest, and hyper-threads share the units that
+    multiply.
+    """
+    fast = fast_cores()
+    if fast is None:
+        import psutil
+
+        fast = psutil.cpu_count(logical=False)
+    return min(usable_cores(), fast or usable_cores())
 
 
 def fixed_threads(asked: int) -> Threads:

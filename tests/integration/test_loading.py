@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from llmwit_magic.engines import loading
-from llmwit_magic.engines.ctransformers import LogitsModel, cpu_library
+from llmwit_magic.engines.ctransformers import LogitsModel
 from llmwit_magic.engines.devices import kv_cache_bytes, scratch_bytes
 from llmwit_magic.engines.loading import choose_context
 from llmwit_magic.engines.threads import usable_cores
@@ -333,24 +333,6 @@ def test_embedding_and_native_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (width, same, end, context) == (64, True, 0, 256)
     assert len(errors) == 2
     assert "position 1" in errors[0]
-
-
-def test_library_of_this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flags of the processor choose the library; elsewhere ctransformers chooses."""
-    import platform
-
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    for flags, expected in (
-        ("fpu avx avx2 fma f16c", "avx2"),
-        ("fpu avx f16c", "avx"),
-        ("fpu avx avx2", "basic"),
-        ("fpu sse3", "basic"),
-    ):
-        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags, **_: f"flags : {flags}\n")
-        assert cpu_library() == expected
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert cpu_library() is None
 
 
 def test_source_that_was_damaged_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

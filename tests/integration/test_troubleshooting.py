@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.engines import builds
+from llmwit_magic.engines.builds import Platform
 from llmwit_magic.errors import InferenceError
 from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.run import Run
@@ -66,6 +68,12 @@ def embed(session: Session, *arguments: Any, **options: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "current_session", lambda: session)
         api.generate_embeddings(*arguments, **options)
+
+
+def on(place: Platform, session: Session) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builds, "here", lambda: place)
+        ask(session, "smollm2-135m-instruct")
 
 
 def killed(session: Session) -> None:
@@ -135,6 +143,8 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         content_filters=("(a{1,9}){1,99}b",))),
     "NaN": ("EngineFailed", lambda s: ask(s, write_llama_gguf("m.gguf", weights="nan"))),
     "zeros": ("EngineFailed", lambda s: ask(s, write_llama_gguf("m.gguf", weights="zero"))),
+    "Linux on Arm": ("EngineFailed", lambda s: on(Platform("linux", "aarch64", (2, 36)), s)),
+    "Windows on Arm": ("EngineFailed", lambda s: on(Platform("win32", "Arm (arm64)"), s)),
     "killed": ("EngineDied", killed),
     "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
     "no run": ("RunNotFound", lambda s: (

@@ -386,7 +386,7 @@ def test_workers_share_the_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Several take the same number each; a single one chooses as a cell does."""
-    monkeypatch.setattr(batch_workers, "usable_cores", lambda: 8)
+    monkeypatch.setattr(batch_workers, "physical_cores", lambda: 8)
     with ThreadPoolExecutor(count) as pool:
         run(session, pandas.DataFrame({"name": ["Ada", "Bob"]}), executor=pool)
     asked = {request.threads for worker in workers for request in worker.engine.requests}

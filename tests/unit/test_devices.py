@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines import devices
+from llmwit_magic.engines import builds, devices, loading
+from llmwit_magic.engines.builds import Platform, has_cuda, library_file
 from llmwit_magic.engines.devices import (
     SCRATCH_BYTES,
     Gpu,
@@ -29,12 +29,16 @@ from llmwit_magic.errors import DeviceUnavailable
 from llmwit_magic.models.gguf import read_header
 from tests.support.tiny_models import spm_vocabulary, write_falcon_gguf, write_llama_gguf
 
+missing_cuda_packages, driver_problem = devices._missing_cuda_packages, devices._driver_problem
+
 
 @pytest.fixture
 def linux(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine with everything that CUDA needs."""
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setattr(devices, "_library", lambda name: name == "cuda")
+    monkeypatch.setattr(devices, "here", lambda: Platform("linux", "x86_64", (2, 36)))
+    monkeypatch.setattr(devices, "local_build", lambda: None)
+    monkeypatch.setattr(devices, "library_file", lambda name: Path(name))
+    monkeypatch.setattr(devices, "processor_features", lambda: {"avx", "avx2", "fma", "f16c"})
     monkeypatch.setattr(devices, "_missing_cuda_packages", list)
     monkeypatch.setattr(devices, "_driver_problem", lambda: None)
     monkeypatch.setattr(devices, "_device_memory", lambda: ("cuda:0 Test", 8 * 1024**3))
@@ -77,8 +81,57 @@ def test_usable_gpu(linux: pytest.MonkeyPatch) -> None:
 
 def test_platform_without_a_cuda_library(linux: pytest.MonkeyPatch) -> None:
     """ctransformers has none for every platform."""
-    linux.setattr(devices, "_library", lambda name: False)
+    linux.setattr(devices, "library_file", lambda name: None)
     assert find_gpu() == "ctransformers has no CUDA library for this platform"
+
+
+@pytest.mark.parametrize("system", ["linux", "win32"])
+def test_processor_without_avx2(system: str, linux: pytest.MonkeyPatch) -> None:
+    """The CUDA library computes with it beside the GPU; an old Windows cannot tell of it."""
+    linux.setattr(devices, "here", lambda: Platform(system, "x86_64", (2, 36)))
+    linux.setattr(devices, "processor_features", lambda: {"avx", "f16c"})
+    refusal = "ctransformers' CUDA library needs a processor with AVX2, FMA and F16C"
+    expected = refusal if system == "linux" else Gpu("cuda:0 Test", 8 * 1024**3)
+    assert find_gpu() == expected
+
+
+def test_cuda_built_from_source(linux: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is a GPU's library where it needs NVIDIA's, whose packages of the wheel do not count."""
+    local = tmp_path / "libctransformers.so"
+    linux.setattr(devices, "local_build", lambda: local)
+    linux.setattr(devices, "_missing_cuda_packages", lambda: ["nvidia-cublas-cu12"])
+    linux.setattr(devices, "here", lambda: Platform("linux", "aarch64", (2, 36)))
+    for needed in (b"libcublas.so.13", b"cublas64_12.dll"):
+        local.write_bytes(b"\x7fELF..\0libm.so.6\0" + needed + b"\0")
+        assert find_gpu() == Gpu("cuda:0 Test", 8 * 1024**3)
+    local.write_bytes(b"\x7fELF..\0libm.so.6\0")
+    expected = "the ctransformers that was built here has no CUDA; with CT_CUBLAS=1 it has"
+    assert find_gpu() == expected
+
+
+def test_cuda_built_from_source_without_a_device(linux: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It would end the process while it loads, on the CPU too: nothing is loaded."""
+    local = tmp_path / "libctransformers.so"
+    local.write_bytes(b"\x7fELF..\0libcublas.so.12\0")
+    linux.setattr(devices, "_driver_problem", lambda: "there is no NVIDIA driver (x)")
+    assert devices.local_problem() == ""
+    linux.setattr(devices, "local_build", lambda: local)
+    said = devices.local_problem()
+    assert said.startswith(
+        "the ctransformers that was built here is for CUDA, and there is no NVIDIA driver (x): "
+    )
+    with pytest.raises(DeviceUnavailable) as caught:
+        loading._open("m.gguf", None, 0, 0)
+    assert str(caught.value) == said
+    local.write_bytes(b"\x7fELF..\0")
+    assert devices.local_problem() == ""
+
+
+def test_cuda_of_the_wheel() -> None:
+    """Its library is found and names what `has_cuda` looks for; the others do not."""
+    if sys.platform == "linux" and (path := library_file("cuda")):
+        assert has_cuda(path)
+        assert not has_cuda(path.parents[1] / "basic" / path.name)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +142,7 @@ def test_platform_without_a_cuda_library(linux: pytest.MonkeyPatch) -> None:
         ["nvidia-cuda-runtime-cu12", "nvidia-cublas-cu12"],
     ],
 )
-def test_missing_packages(
-    missing: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_packages(missing: list[str], tmp_path: Path, linux: pytest.MonkeyPatch) -> None:
     """Each package whose library is not there is named, with what to install."""
     places = {
         "nvidia-cuda-runtime-cu12": "cuda_runtime/lib/libcudart.so.12",
@@ -102,10 +153,9 @@ def test_missing_packages(
             (tmp_path / place).parent.mkdir(parents=True)
             (tmp_path / place).touch()
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setattr(devices, "_library", lambda name: True)
-    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: spec)
-    asked = with_driver(monkeypatch, Driver())
+    linux.setattr(devices, "_missing_cuda_packages", missing_cuda_packages)
+    linux.setattr(devices.importlib.util, "find_spec", lambda name: spec)
+    asked = with_driver(linux, Driver())
     found = find_gpu()
     assert isinstance(found, str)
     assert f"the CUDA runtime is missing ({', '.join(missing)})" in found
@@ -131,14 +181,10 @@ def test_runtime_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
         (Driver(code=3, count=1), "reports 1 devices (code 3)"),
     ],
 )
-def test_driver_problems(
-    driver: Driver | None, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_driver_problems(driver: Driver | None, reason: str, linux: pytest.MonkeyPatch) -> None:
     """A missing driver, its code and a count of nought are the reason that is given."""
-    monkeypatch.setattr(platform, "system", lambda: "Linux")
-    monkeypatch.setattr(devices, "_library", lambda name: True)
-    monkeypatch.setattr(devices, "_missing_cuda_packages", list)
-    with_driver(monkeypatch, driver)
+    linux.setattr(devices, "_driver_problem", driver_problem)
+    with_driver(linux, driver)
     found = find_gpu()
     assert isinstance(found, str)
     assert reason in found
@@ -146,7 +192,7 @@ def test_driver_problems(
 
 def test_driver_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has another name there."""
-    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    monkeypatch.setattr(devices, "sys", SimpleNamespace(platform="win32"))
     asked = with_driver(monkeypatch, None)
     assert "nvcuda.dll" in str(devices._driver_problem())
     assert asked == ["nvcuda.dll"]
@@ -158,29 +204,36 @@ def test_sound_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices._driver_problem() is None
 
 
+NO_METAL = "ctransformers' wheel has no Metal; one that is built with CT_METAL=1 has"
+
+
 @pytest.mark.parametrize(
-    ("machine", "library", "expected"),
+    ("machine", "installed", "expected"),
     [
-        ("x86_64", True, "Metal needs Apple silicon"),
-        ("arm64", False, "ctransformers has no Metal library here"),
-        ("arm64", True, Gpu("metal", None)),
+        ("x86_64", ["libctransformers.dylib", "ggml-metal.metal"], "Metal needs Apple silicon"),
+        ("arm64", [], NO_METAL),
+        ("arm64", ["libctransformers.dylib"], NO_METAL),
+        ("arm64", ["ggml-metal.metal"], NO_METAL),
+        ("arm64", ["libctransformers.dylib", "ggml-metal.metal"], Gpu("metal", None)),
     ],
 )
 def test_darwin(
-    machine: str, library: bool, expected: Gpu | str, monkeypatch: pytest.MonkeyPatch
+    machine: str,
+    installed: list[str],
+    expected: Gpu | str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Apple silicon has Metal, whose free memory nobody tells."""
-    monkeypatch.setattr(platform, "system", lambda: "Darwin")
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    monkeypatch.setattr(devices, "_library", lambda name: library and name == "metal")
+    """ctransformers built with Metal installs its program for the GPU beside its library."""
+    local = tmp_path / "lib" / "local"
+    local.mkdir(parents=True)
+    for name in installed:
+        (local / name).touch()
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(builds.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(builds, "sys", SimpleNamespace(platform="darwin"))
+    monkeypatch.setattr(devices, "here", lambda: Platform("darwin", machine, (15, 1)))
     assert find_gpu() == expected
-
-
-def test_libraries_of_ctransformers() -> None:
-    """The CUDA library that its Linux wheel ships is seen, one that it does not ship is not."""
-    if sys.platform == "linux":
-        assert devices._library("cuda")
-    assert not devices._library("no-such-library")
 
 
 def nvml(**functions: Callable[..., Any]) -> SimpleNamespace:
@@ -294,9 +347,12 @@ def test_last_layers_come_first() -> None:
 
 def test_unknown_memory() -> None:
     """Where nobody can tell the free memory, all layers are tried, and the reason says so."""
-    layers, reason = choose_layers("auto", Gpu("metal", None), LAYERS, 5 * GB)
-    assert layers == 5
-    assert "unknown" in reason
+    assert choose_layers("auto", Gpu("metal", None), LAYERS, 5 * GB) == (
+        5, "all layers (free device memory unknown)"
+    )  # fmt: skip
+    assert choose_layers("auto", Gpu("cuda:0", None), LAYERS, 5 * GB) == (
+        5, "all layers (free device memory unknown: install nvidia-ml-py)"
+    )  # fmt: skip
 
 
 # The tiny llama: 2 blocks, 64 dimensions, 4 heads of 16, 2 key-value heads, 128 feed-forward.

@@ -120,11 +120,37 @@ def test_a_fixed_number() -> None:
 def test_hyper_threads_are_not_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """They share the units that multiply."""
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
+    monkeypatch.setattr(module, "fast_cores", lambda: None)
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 4)
     quiet = AdaptiveThreads(load=lambda: 0.0, waiting=lambda: 0)
     assert quiet() == 4
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: None)
     assert physical_cores() == 8
+
+
+@pytest.mark.parametrize(
+    ("usable", "fast", "others", "threads"),
+    [
+        (10, 8, 0.0, 8),  # eight fast cores and two slow ones
+        (8, 4, 0.0, 4),
+        (20, 6, 0.0, 6),  # with hyper-threads on the fast ones
+        (20, 6, 16.0, 4),
+        (2, 6, 0.0, 2),  # a container that may use two cores
+        (8, None, 0.0, 5),  # where the system tells nothing: all cores
+    ],
+)
+def test_slow_cores_are_not_counted(
+    usable: int, fast: int | None, others: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads would wait for the one on a slow core."""
+    monkeypatch.setattr(module, "usable_cores", lambda: usable)
+    monkeypatch.setattr(module, "fast_cores", lambda: fast)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 5)
+    clock = [100.0]
+    chosen = AdaptiveThreads(load=lambda: others, waiting=lambda: 0, clock=lambda: clock[0])
+    chosen()
+    clock[0] += WINDOW_SECONDS
+    assert chosen() == threads
 
 
 # The load ---------------------------------------------------------------------------
