@@ -54,6 +54,12 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     return change
 
 
+def uname(monkeypatch: pytest.MonkeyPatch, machine: str = "x86_64", release: str = "6.1") -> None:
+    """Has the system name its machine and its kernel so; Windows has no such function."""
+    told = SimpleNamespace(machine=machine, release=release)
+    monkeypatch.setattr(builds.os, "uname", lambda: told, raising=False)
+
+
 def wheel(build: str, system: str, on: Any) -> list[Code]:
     """What is in one of the installed wheel's libraries."""
     on(system)
@@ -278,8 +284,8 @@ def test_linux_and_its_c_library(
     """glibc tells its version."""
     assert glibc_version(told) == version
     on("linux")
-    monkeypatch.setattr(builds.os, "confstr", lambda name: told)
-    monkeypatch.setattr(builds.os, "uname", lambda: SimpleNamespace(machine="x86_64", release="6"))
+    monkeypatch.setattr(builds.os, "confstr", lambda name: told, raising=False)
+    uname(monkeypatch)
     assert builds.here() == Platform("linux", "x86_64", version)
 
 
@@ -295,16 +301,17 @@ def test_another_c_library(
 
     on("linux")
     if error:
-        monkeypatch.setattr(builds.os, "confstr", confstr)
+        monkeypatch.setattr(builds.os, "confstr", confstr, raising=False)
     else:
-        monkeypatch.delattr(builds.os, "confstr")
+        monkeypatch.delattr(builds.os, "confstr", raising=False)
+    uname(monkeypatch)
     assert builds.here().version == ()
 
 
 def test_a_32_bit_python(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot load what the machine's kernel could run."""
     on("linux", maxsize=2**31 - 1)
-    monkeypatch.setattr(builds.os, "uname", lambda: SimpleNamespace(machine="x86_64", release="6"))
+    uname(monkeypatch)
     assert builds.here().machine == "32-bit x86"
 
 
@@ -322,9 +329,7 @@ def test_versions_of_macos(
     """An old Python is told 10.16 by all of them, and the kernel's number says more."""
     on("darwin")
     monkeypatch.setattr(platform, "mac_ver", lambda: (told, ("", "", ""), "arm64"))
-    monkeypatch.setattr(
-        builds.os, "uname", lambda: SimpleNamespace(machine="arm64", release=kernel)
-    )
+    uname(monkeypatch, "arm64", kernel)
     assert builds.here() == Platform("darwin", "arm64", macos_version(kernel))
     assert (not refusal(builds.here())) == enough
 
