@@ -58,7 +58,7 @@ def find_gpu() -> Gpu | str:
     elif missing := _missing_cuda_packages():
         return (
             f"the CUDA runtime is missing ({', '.join(missing)}): "
-            "install it with pip install 'llmwit-magic[gpu]'"
+            'install it with pip install "llmwit-magic[gpu]"'
         )
     problem = _driver_problem()
     if problem:

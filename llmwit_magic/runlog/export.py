@@ -165,7 +165,7 @@ def _arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise LogError("Parquet needs pyarrow: pip install 'llmwit-magic[parquet]'") from None
+        raise LogError('Parquet needs pyarrow: pip install "llmwit-magic[parquet]"') from None
     return pyarrow
 
 

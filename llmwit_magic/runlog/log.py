@@ -305,7 +305,7 @@ class RunLog:
         """A figure of the runs: `speed`, `finish`, `length` or `rating`, or all of them.
 
         `by` is the column to compare by; without it, the setting that varies
-        most. Needs matplotlib: `pip install 'llmwit-magic[plots]'`.
+        most. Needs matplotlib: `pip install "llmwit-magic[plots]"`.
         """
         from .plots import plot
 

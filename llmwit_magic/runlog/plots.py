@@ -20,7 +20,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 except ImportError:
-    raise LogError("plots need matplotlib: pip install 'llmwit-magic[plots]'") from None
+    raise LogError('plots need matplotlib: pip install "llmwit-magic[plots]"') from None
 
 MAX_GROUPS = 24
 """Settings that are told apart on one axis."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def lock_failure(folder: Path) -> str | None:
     and waits. Another file is tried than the log's: letting go of that one
     would take SQLite's own locks from it.
     """
-    if os.name != "posix":
+    if sys.platform == "win32":
         return None
     import fcntl
 

@@ -159,7 +159,7 @@ def test_missing_packages(missing: list[str], tmp_path: Path, linux: pytest.Monk
     found = find_gpu()
     assert isinstance(found, str)
     assert f"the CUDA runtime is missing ({', '.join(missing)})" in found
-    assert "pip install 'llmwit-magic[gpu]'" in found
+    assert 'pip install "llmwit-magic[gpu]"' in found
     assert asked == [Path(places[package]).name for package in missing]
 
 

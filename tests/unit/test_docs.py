@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_the_readme_leads_to_both_pages() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "(docs/troubleshooting.md)" in readme
     assert "(SECURITY.md)" in readme
+
+
+def test_commands_are_quoted_for_every_shell() -> None:
+    """In cmd.exe a single quote is a letter: `pip install '.[gpu]'` finds no such package."""
+    for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "docs", "llmwit_magic", "examples"):
+        found = [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*"))
+        for path in (path for path in found if path.suffix in (".md", ".py", ".ipynb")):
+            text = path.read_text(encoding="utf-8")
+            assert not re.findall(r"'[\w.-]+\[[\w,-]+\]'", text), path
+    assert "`.venv\\Scripts\\`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_benchmark_of_the_run_log_runs(

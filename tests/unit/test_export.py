@@ -315,7 +315,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
 ) -> None:
     """The message is the command."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(LogError, match=r"pip install 'llmwit-magic\[parquet\]'"):
+    with pytest.raises(LogError, match=r'pip install "llmwit-magic\[parquet\]"'):
         log.export(tmp_path / "runs.parquet")
     assert list(tmp_path.iterdir()) == []
 

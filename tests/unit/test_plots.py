@@ -212,7 +212,7 @@ def test_without_matplotlib_it_says_what_to_install(
     """The message is the command."""
     monkeypatch.delitem(sys.modules, "llmwit_magic.runlog.plots")
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
-    with pytest.raises(LogError, match=r"pip install 'llmwit-magic\[plots\]'"):
+    with pytest.raises(LogError, match=r'pip install "llmwit-magic\[plots\]"'):
         log.plot()
 
 
