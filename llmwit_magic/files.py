@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+HELD_SECONDS = 2.0
+"""How long another program may hold a file on Windows: a virus scanner looks into each new one."""
+_HELD = (5, 32)  # Windows: access is denied, another process uses the file
 
 
 def current_folder() -> Path | None:
@@ -27,7 +32,33 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.part")
     try:
         yield part
-        os.replace(part, path)
+        replace(part, path)
     finally:
-        with suppress(FileNotFoundError):
-            part.unlink()
+        discard(part)
+
+
+def replace(source: str | Path, target: str | Path) -> None:
+    """`os.replace`, which on Windows waits up to `HELD_SECONDS` for a program that holds a file."""
+    _patiently(lambda: os.replace(source, target))
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody needs, if it is there. One that cannot be removed stays."""
+    with suppress(OSError):
+        _patiently(lambda: path.unlink(missing_ok=True))
+
+
+def is_held(error: Exception) -> bool:
+    """Whether Windows refused because a program holds the file; False on other systems."""
+    return getattr(error, "winerror", None) in _HELD
+
+
+def _patiently(work: Callable[[], None]) -> None:
+    deadline = time.monotonic() + HELD_SECONDS
+    while True:
+        try:
+            return work()
+        except OSError as error:
+            if not is_held(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)

@@ -14,11 +14,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .files import replacing
+from .files import discard, replacing
 
 VARIABLE = "LLMWIT_MAGIC_SETTINGS"
 """Of the environment: the file."""
@@ -60,8 +59,7 @@ def tell_children(settings: Settings) -> None:
 
 def _remove(pid: int, path: Path) -> None:
     if os.getpid() == pid:
-        with suppress(OSError):
-            path.unlink()
+        discard(path)
 
 
 def told() -> Settings | None:

@@ -121,7 +121,7 @@ class Child:
         try:
             self._events.write(message(kind, value))
             self._events.flush()
-        except BrokenPipeError:
+        except OSError:  # the pipe is closed; BrokenPipeError is only what POSIX says
             os._exit(0)
 
     def _send_event(self, event: Event) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelDamaged
+from ..files import discard, replace
 from .checks import check_runnable
 from .computation import linear_scale
 from .gguf import Header, TensorInfo, read_header
@@ -59,9 +60,9 @@ def adapt(header: Header, target: Path, progress: Callable[[int, int], None]) ->
         check_runnable(written)
         if needs_adaptation(written):
             raise ModelDamaged(f"{header.path.name}: the adapted copy is not what was written")
-        os.replace(part, target)
+        replace(part, target)
     finally:
-        part.unlink(missing_ok=True)
+        discard(part)
 
 
 def _write(header: Header, path: Path, progress: Callable[[int, int], None]) -> None:

@@ -22,13 +22,13 @@ from ..errors import (
     ModelNotFound,
     ModelNotSupported,
 )
-from ..files import current_folder
+from ..files import current_folder, discard, is_held
 from ..protocol import Progress
 from ..wit import ModelInfo
 from . import adapt
 from .checks import OLD_FORMATS, check_runnable, quantisation
 from .fetch import DEFAULT_NAME, Report, fetch_default, fetch_from_hub
-from .files import Check, cache_folder, exclusive, sha256, state_of, write_whole
+from .files import IN_USE, Check, cache_folder, exclusive, sha256, state_of, write_whole
 from .ggml import check_old_vocabulary
 from .gguf import Header, is_gguf, read_header
 
@@ -130,12 +130,13 @@ def _adapted(header: Header, digest: str, state: tuple[int, ...], report: Report
                         raise ModelDamaged(f"{source.name}: the file has changed while it was read")
                     write_whole(_hash_beside(path), sha256(path, check))
                 except BaseException:
-                    path.unlink(missing_ok=True)
+                    discard(path)
                     raise
     except OSError as error:
+        advice = f"; {IN_USE}" if is_held(error) else ""
         raise EngineFailed(
             f"{source.name} must be rewritten for ctransformers and the copy cannot be "
-            f"written to {path.parent}: {error.strerror or error}"
+            f"written to {path.parent}: {error.strerror or error}{advice}"
         ) from None
     return path
 

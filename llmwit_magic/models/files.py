@@ -18,6 +18,11 @@ from ..files import replacing
 CLOCK_STEP_SECONDS = 0.02
 """More than the step in which a file system tells the time of a change."""
 
+IN_USE = (
+    "Windows replaces no model that is loaded: %infer_unload in each notebook that uses it, and "
+    "run again"
+)
+
 Check = Callable[[], None]
 """Called every now and then in a long wait; raises to give up."""
 

@@ -25,7 +25,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from ..errors import LogError, LogWarning, one_line
-from ..files import replacing
+from ..files import replace, replacing
 from .columns import COLUMNS
 from .filters import holds
 from .trouble import damaged, is_busy, is_damage, lock_error, lock_failure, words
@@ -346,7 +346,7 @@ class Database:
             name = f"{self.path}.damaged-{datetime.now():%Y%m%d-%H%M%S-%f}"
             for file in self._files():
                 with suppress(FileNotFoundError):
-                    os.replace(file, name + file.removeprefix(self.path))
+                    replace(file, name + file.removeprefix(self.path))
             warnings.warn(
                 one_line(
                     f"the run log was damaged ({error}): it is kept as {name}, and a new one is "
