@@ -5,38 +5,53 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-_END_WITH_PARENT = """
+_HOW: dict[str, Any] = {}
+"""How every process starts: out of reach of an interrupt of the notebook, and with no window."""
+if sys.platform == "win32":
+    _HOW["creationflags"] = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    _HOW["start_new_session"] = True
+
+_BEGINNING = """
 import os, sys
 if sys.platform == "linux":
     import ctypes
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-if os.name == "posix" and os.getppid() != {parent}:
+if sys.platform == "win32":
+    import msvcrt
+    msvcrt.SetErrorMode(msvcrt.SEM_FAILCRITICALERRORS | msvcrt.SEM_NOGPFAULTERRORBOX
+                        | msvcrt.SEM_NOOPENFILEERRORBOX)
+elif os.getppid() != {parent}:
     os._exit(1)
 """
 
 _Order = tuple[Sequence[str], dict[str, Any], "Future[subprocess.Popen[Any]]"]
 
 
-def end_with_parent() -> str:
-    """Python code for the beginning of a child: on Linux it ends when this process does.
+def beginning() -> str:
+    """Python code for the beginning of a child.
 
-    So does one that is stopped, which no closed pipe wakes. The parent may
-    have ended before the child could ask for that: so it looks once.
+    On Linux the child ends when this process does, also one that is stopped,
+    which no closed pipe wakes. The parent may have ended before the child could
+    ask for that: so it looks once. On Windows a crash opens no dialog, which
+    would keep the child until somebody clicks.
     """
-    return _END_WITH_PARENT.format(parent=os.getpid())
+    return _BEGINNING.format(parent=os.getpid())
 
 
 def start(command: Sequence[str], **how: Any) -> subprocess.Popen[Any]:
     """`subprocess.Popen`, called in a thread that lives as long as this process.
 
     What Linux tells a child is the end of the *thread* that started it, and
-    runs have threads of their own. Raises what `Popen` raises.
+    runs have threads of their own. No interrupt of the notebook reaches the
+    child, and no window opens for it. Raises what `Popen` raises.
     """
     outcome: Future[subprocess.Popen[Any]] = Future()
     _starter.order((command, how, outcome))
@@ -77,7 +92,7 @@ def _carry_out(
     command: Sequence[str], how: dict[str, Any], outcome: Future[subprocess.Popen[Any]]
 ) -> None:
     try:
-        outcome.set_result(subprocess.Popen(command, **how))
+        outcome.set_result(subprocess.Popen(command, **_HOW, **how))
     except BaseException as error:
         outcome.set_exception(error)
 

@@ -72,7 +72,8 @@ class Child:
         self._cancelled = threading.Event()
         self._running: int | None = None
         threading.Thread(target=self._read, args=(commands,), daemon=True).start()
-        threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
+        if sys.platform != "win32":  # where a process keeps the number of a parent that has ended
+            threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
 
     def _read(self, commands: BinaryIO) -> None:
         for line in commands:
@@ -88,7 +89,7 @@ class Child:
 
     def _watch(self, parent: int) -> None:
         """End with the parent even where another process inherited its end of the pipe."""
-        while os.name != "posix" or os.getppid() == parent:
+        while os.getppid() == parent:
             time.sleep(PARENT_POLL_SECONDS)
         os._exit(0)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..children import end_with_parent, start
+from ..children import beginning, start
 from ..errors import NO_PYTHON, EngineFailed
 
 EXIT_SECONDS = 2.0
@@ -68,14 +67,12 @@ class ChildProcess:
         try:
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
             self._process: subprocess.Popen[bytes] = start(
-                [sys.executable, "-P", "-c", end_with_parent() + _CODE, str(_PACKAGE),
+                [sys.executable, "-P", "-c", beginning() + _CODE, str(_PACKAGE),
                  str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._output,
                 env=os.environ | _ENVIRONMENT,
-                # An interrupt of the notebook's process group is not for the child.
-                start_new_session=os.name == "posix",
             )  # fmt: skip
         except BaseException as error:
             if self._output is not None:
@@ -123,21 +120,20 @@ class ChildProcess:
         self._commands.put(None)
         self._output.close()
 
-    def ending(self) -> tuple[str | None, str]:
-        """How a child ended that closed its pipe (`SIGSEGV`, `code 1`), and its last words.
+    def ending(self) -> tuple[int | None, str]:
+        """The exit code of a child that closed its pipe, as `Popen` has it, and its last words.
 
         None where it lived on: it is ended here, and that says nothing of what befell it.
         """
-        how: str | None = None
+        code: int | None = None
         try:
             code = self._process.wait(EXIT_SECONDS)
-            how = _signal_name(-code) if code < 0 else f"code {code}"
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         said = self._last_output()
         self.release()
-        return how, said
+        return code, said
 
     def _last_output(self) -> str:
         """The last line that the native library or Python wrote before the end."""
@@ -184,13 +180,6 @@ def start_child() -> ChildProcess | None:
     with suppress(EngineFailed):
         return ChildProcess()
     return None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _write(process: subprocess.Popen[bytes], commands: queue.SimpleQueue[bytes | None]) -> None:

