@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import EngineFailed, InvalidInput, PromptTooLong
 from .builds import choose_build
 from .threads import Threads, usable_cores
+from .windows import path_to_open
 
 BLOCK = 32
 """Prompt tokens evaluated in one call, always up to a multiple of this position.
@@ -76,7 +76,7 @@ class LogitsModel:
         # Without a name ctransformers would choose by py-cpuinfo, which takes over a second.
         self.library = choose_build(gpu=gpu_layers > 0)
         config = Config(context_length=context_length, gpu_layers=gpu_layers, mmap=mmap)
-        self._llm = LLM(os.path.abspath(path), model_type, config=config, lib=self.library)
+        self._llm = LLM(path_to_open(path), model_type, config=config, lib=self.library)
         # Bound once: asked for by its name, ctransformers looks each up and binds it anew.
         self._evaluate_batch = self._llm.ctransformers_llm_batch_eval
         self._logits_size = self._llm.ctransformers_llm_logits_size

@@ -15,6 +15,7 @@ from .contexts import Contexts
 from .ctransformers import LogitsModel
 from .limits import available_memory, limited_memory
 from .threads import fixed_threads
+from .windows import lacks_runtime
 
 MAX_DEFAULT_CONTEXT = 8192
 MEMORY_SHARE = 0.8
@@ -132,7 +133,8 @@ def _open(path: str, model_type: str | None, context_length: int, layers: int) -
             path, model_type=model_type, context_length=context_length, gpu_layers=layers
         )
     except (RuntimeError, OSError) as error:
-        raise EngineFailed(f"ctransformers could not load {Path(path).name}: {error}") from None
+        why = (isinstance(error, OSError) and lacks_runtime()) or error
+        raise EngineFailed(f"ctransformers could not load {Path(path).name}: {why}") from None
 
 
 def _device_memory_taken(before: int | None, model: LogitsModel, layers: int) -> int | None:
