@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from .files import current_folder
+
 _HOW: dict[str, Any] = {}
 """How every process starts: out of reach of an interrupt of the notebook, and with no window."""
 if sys.platform == "win32":
@@ -30,6 +32,7 @@ if sys.platform == "win32":
                         | msvcrt.SEM_NOOPENFILEERRORBOX)
 elif os.getppid() != {parent}:
     os._exit(1)
+sys.path += [folder for folder in {folders!a} if folder not in sys.path]
 """
 
 _Order = tuple[Sequence[str], dict[str, Any], "Future[subprocess.Popen[Any]]"]
@@ -42,8 +45,19 @@ def beginning() -> str:
     which no closed pipe wakes. The parent may have ended before the child could
     ask for that: so it looks once. On Windows a crash opens no dialog, which
     would keep the child until somebody clicks.
+
+    The child finds the packages that this process has found, last of all: no
+    file of the user's is taken for one of Python's own modules.
     """
-    return _BEGINNING.format(parent=os.getpid())
+    return _BEGINNING.format(parent=os.getpid(), folders=_package_folders())
+
+
+def _package_folders() -> list[str]:
+    """`sys.path`, absolute, without the current folder: what lies beside a notebook is its own."""
+    here = current_folder()
+    folders = [os.path.join(here or "", path) for path in sys.path if isinstance(path, str)]
+    folders = [os.path.normpath(folder) for folder in folders if os.path.isabs(folder)]
+    return [folder for folder in folders if folder != str(here)]
 
 
 def start(command: Sequence[str], **how: Any) -> subprocess.Popen[Any]:
