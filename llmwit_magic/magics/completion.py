@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ _LINE = re.compile(
     r"\s*(?:[\w.,\[\] ]+=\s*)?%(infer_log|infer_replay|infer_models|infer_unload)[ \t](.*)"
 )
 _MODEL_ENDINGS = (".gguf", ".ggml", ".bin")
+_SEPARATORS = (os.sep, os.altsep or os.sep)
 _LOG_VALUES = {
     "--status": ("running", "ok", "interrupted", "error", "lost"),
     "--rating": ("up", "down"),
@@ -89,11 +91,12 @@ def _beginning(names: Sequence[str], typed: str) -> list[str]:
 
 def _paths(typed: str, endings: tuple[str, ...]) -> Iterator[str]:
     """Folders, and files of those endings, that the path being typed may be."""
-    folder, slash, part = typed.rpartition("/")
-    if not slash and not typed:
+    if not typed:
         return
+    end = max(map(typed.rfind, _SEPARATORS)) + 1
+    folder, part = typed[:end], typed[end:]
     try:
-        place = Path(f"{folder}{slash}" or ".").expanduser()
+        place = Path(folder or ".").expanduser()
         entries = sorted(place.iterdir())
     except (OSError, RuntimeError, ValueError):
         return
@@ -102,9 +105,9 @@ def _paths(typed: str, endings: tuple[str, ...]) -> Iterator[str]:
         if not entry.name.startswith(part) or hidden or re.search(r"[\s'\"]", entry.name):
             continue
         if entry.is_dir():
-            yield f"{folder}{slash}{entry.name}/"
+            yield f"{folder}{entry.name}/"
         elif entry.suffix.lower() in endings:
-            yield f"{folder}{slash}{entry.name}"
+            yield f"{folder}{entry.name}"
 
 
 def register(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput, LogError
-from ..files import replacing
+from ..files import is_held, replacing
 from .columns import COLUMNS, NAMES, Column
 from .rows import JSON_NAMES, Row
 
@@ -43,7 +43,8 @@ def export(rows: Sequence[Row], path: Path, schema: str = "log") -> int:
         with replacing(path) as part:
             write(rows, part)
     except OSError as error:
-        raise LogError(f"{path} cannot be written: {error.strerror or error}") from None
+        advice = "; close it in the program that has it open" if is_held(error) else ""
+        raise LogError(f"{path} cannot be written: {error.strerror or error}{advice}") from None
     return len(rows)
 
 

@@ -11,7 +11,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from llmwit_magic.magics import infer
+from llmwit_magic.magics import completion, infer
 from tests.support.fake import FakeEngine, FakeSession
 
 
@@ -80,6 +80,15 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
 def test_only_what_fits_is_offered(shell: Any, code: str, expected: list[str]) -> None:
     """Options and their words, models, paths; or nothing at all."""
     assert sorted(offered(shell, code)) == expected
+
+
+def test_paths_of_windows(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: what is typed with backslashes stays so, as far as it is typed."""
+    monkeypatch.setattr(completion, "_SEPARATORS", ("\\", "/"))
+    monkeypatch.setattr(completion, "Path", lambda text: Path(text.replace("\\", "/")))
+    found = completion._paths(r".\models\o", (".bin",))
+    assert list(found) == [r".\models\old.bin"]
+    assert list(completion._paths(r"~\t", (".gguf",))) == [r"~\tiny.gguf"]
 
 
 def test_options_of_the_log_are_all_offered(shell: Any) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from llmwit_magic import files
-from llmwit_magic.errors import DownloadFailed, EngineFailed
+from llmwit_magic.errors import DownloadFailed, EngineFailed, LogError
 from llmwit_magic.files import discard, replace, replacing
 from llmwit_magic.models import catalog, fetch
 from llmwit_magic.models.files import IN_USE
+from llmwit_magic.runlog.export import export
 from tests.support.tiny_models import write_llama_gguf
 
 DENIED, IN_ANOTHER_PROCESS, NO_SPACE = 5, 32, 112
@@ -111,6 +112,17 @@ def test_a_loaded_model_that_is_to_be_rewritten_says_so(
         catalog.resolve(str(model), None, {}, lambda progress: None)
     assert str(caught.value).endswith(IN_USE)
     assert "%infer_unload" in IN_USE
+
+
+def test_an_export_that_another_program_has_open_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a spreadsheet does with a table."""
+    monkeypatch.setattr(files, "HELD_SECONDS", 0.1)
+    monkeypatch.setattr(os, "replace", held(os.replace, DENIED, float("inf")))
+    with pytest.raises(LogError, match=r"runs\.csv cannot be written: Access is denied; close it"):
+        export([], tmp_path / "runs.csv")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_loaded_model_that_is_to_be_fetched_again_says_so(

@@ -89,7 +89,7 @@ def on_windows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     assert children.__file__
-    spec = importlib.util.spec_from_file_location("there", children.__file__)
+    spec = importlib.util.spec_from_file_location("llmwit_magic.there", children.__file__)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
