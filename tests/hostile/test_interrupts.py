@@ -111,7 +111,8 @@ class Phase:
         elif name == "prompt":
             text = f"{prompt} {LONG_PROMPT}"
         elif name == "generate":
-            options = "--max-tokens 400 --seed 1 --temperature 0"
+            # The same token again and again, so that no end of text comes before the interrupt.
+            options = "--max-tokens 400 --temperature 0 --repeat-penalty 0.1"
         return f"%%infer -m {model} {options}\n{text}", before
 
 
@@ -256,8 +257,9 @@ def test_an_interrupt_before_the_run_is_followed(
         "while the thread starts": lambda: "threading.Thread.start",
         "before it is followed": lambda: "llmwit_magic.runlog.run.Run.follow",
     }
+    long = "--context-length 8192 --accept context"
     code, _ = phase.cell("generate", "usual")
-    assert shell.run(code)["error"] is None
+    assert shell.run(code.replace("--max-tokens 400", f"--max-tokens 1 {long}"))["error"] is None
     for name, place in places.items():
         module, _, attribute = place().rpartition(".")
         # The interrupt comes in that very function, once a run is on its way.
@@ -277,7 +279,7 @@ def torn(self, *arguments):
 owner.{attribute} = torn
 """
         code, _ = phase.cell("generate", name)
-        outcome = shell.run(code, before)
+        outcome = shell.run(code.replace("--max-tokens 400", f"--max-tokens none {long}"), before)
         assert outcome["error"] == "KeyboardInterrupt", outcome
         assert outcome["status"] == ["interrupted"], outcome
         report.tried("Ctrl-C in narrow places", f"interrupted ({name})")
