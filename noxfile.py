@@ -2,8 +2,9 @@
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the README's pictures again
-nox -s tests         all tests: lint, unit, integration, model, hostile, browser, then these two
+nox -s tests         all tests: lint, unit, integration, model, hostile, browser, then these three
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
+nox -s colab         the tests of magics and views with Google Colab's versions
 nox -s newest        the fast tests on the newest Python of this machine
 """
 
@@ -23,6 +24,15 @@ nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 FAST_TESTS = ("tests/unit", "tests/integration/test_hub.py")
+SHELL_TESTS = ("tests/unit/test_completion.py", "tests/unit/test_magic.py")
+"""What depends most on IPython."""
+COLAB = (
+    "ipython==7.34.0", "ipykernel==6.17.1", "traitlets==5.7.1", "ipywidgets==7.7.1",
+    "anywidget==0.9.21", "numpy==2.1.3", "pandas==2.2.3",
+)  # fmt: skip
+"""Of Colab's own list (github.com/googlecolab/backend-info, pip-freeze.txt), August 2026."""
+FIRST_MATCHERS = ("ipython==8.12", "ipywidgets==8.1.4", "traitlets==5.9")
+"""Of 2023: between Colab's and the newest, with IPython's completion as it is since 8.6."""
 
 
 @nox.session
@@ -40,6 +50,7 @@ def tests(session: nox.Session) -> None:
         session.run("pytest", *session.posargs)
         return
     session.notify("lowest")
+    session.notify("colab")
     session.notify("newest")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -57,7 +68,21 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The fast tests with the lowest versions that pyproject.toml allows."""
-    fast_tests(session, uv_environment(session, "python", "--resolution", "lowest-direct"))
+    folder = uv_environment(session, "python", "--resolution", "lowest-direct")
+    run_tests(session, folder, *FAST_TESTS)
+    uv_install(session, folder, *FIRST_MATCHERS)
+    run_tests(session, folder, *SHELL_TESTS)
+
+
+@nox.session
+def colab(session: nox.Session) -> None:
+    """Magics and views with the versions that Google Colab has, in real kernels too."""
+    folder = uv_environment(session, "python", *COLAB)
+    session.run("uv", "pip", "uninstall", "-q", "--python", str(folder), "jedi")  # as there
+    # ipywidgets 7 calls what traitlets 5 has deprecated.
+    warned = "ignore:Deprecated in traitlets 4.1:DeprecationWarning"
+    run_tests(session, folder, "-W", warned, *SHELL_TESTS, "tests/unit/test_views.py",
+              "tests/integration/test_displays.py", "tests/integration/test_tuning.py")  # fmt: skip
 
 
 @nox.session
@@ -72,7 +97,7 @@ def newest(session: nox.Session) -> None:
             )
             continue
         session.log(f"on Python {version[0]}.{version[1]}")
-        fast_tests(session, folder)
+        run_tests(session, folder, *FAST_TESTS)
         return
     session.skip("no newer Python is installed here: nothing was tested on one")
 
@@ -89,19 +114,25 @@ def uv_environment(session: nox.Session, python: str, *how: str) -> Path:
     """A new environment with what the fast tests need; its folder."""
     session.install("-q", "uv")
     folder = Path(session.create_tmp(), "environment")
-    env = uv_settings(session)
-    session.run("uv", "venv", "-q", "--clear", "--python", python, str(folder), env=env)
     session.run(
-        "uv", "pip", "install", "-q", "--python", str(folder), *how, "-e", ".[unit]", env=env
+        "uv", "venv", "-q", "--clear", "--python", python, str(folder), env=uv_settings(session)
     )
+    uv_install(session, folder, *how, "-e", ".[unit]")
     return folder
 
 
-def fast_tests(session: nox.Session, folder: Path) -> None:
+def uv_install(session: nox.Session, folder: Path, *what: str) -> None:
+    """Install into that environment."""
+    session.run(
+        "uv", "pip", "install", "-q", "--python", str(folder), *what, env=uv_settings(session)
+    )
+
+
+def run_tests(session: nox.Session, folder: Path, *arguments: str) -> None:
     """Run them in that environment, and not in the session's own."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     env = {"VIRTUAL_ENV": str(folder.absolute())}
-    session.run(str(python), "-m", "pytest", *FAST_TESTS, env=env, external=True)
+    session.run(str(python), "-m", "pytest", *arguments, env=env, external=True)
 
 
 def uv_settings(session: nox.Session) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from IPython.core.completer import SimpleCompletion, context_matcher
+from IPython.core import completer
 
 from ..errors import InvalidInput
 from ..runlog.columns import NAMES
@@ -60,7 +60,9 @@ class Completer:
             return {"completions": _Nothing(), "suppress": True}
         if not rest or rest[-1] in " \t":
             words.append("")
-        found = [SimpleCompletion(text, type="magic") for text in self._found(name, words)]
+        found = [
+            completer.SimpleCompletion(text, type="magic") for text in self._found(name, words)
+        ]
         return {
             "completions": found or _Nothing(), "matched_fragment": words[-1], "suppress": True,
         }  # fmt: skip
@@ -115,14 +117,17 @@ def register(
 ) -> None:
     """Let Tab find what may come next on our lines.
 
-    `log_flags` are the options of `%infer_log`, and whether each takes a value.
+    `log_flags` are the options of `%infer_log`, and whether each takes a value. IPython before
+    8.6, such as Colab's, has no matchers of this kind: there Tab offers nothing of ours.
     """
     unregister(shell)
-    completer = Completer(models, log_flags)
+    if not hasattr(completer, "context_matcher"):
+        return
+    find = Completer(models, log_flags)
 
-    @context_matcher()
+    @completer.context_matcher()
     def infer_options(context: Any) -> dict[str, Any]:
-        return completer(context)
+        return find(context)
 
     shell.Completer.custom_matchers.append(infer_options)
 

@@ -80,7 +80,8 @@ def show_progress(shell: Any) -> Iterator[Callable[[Progress], None]]:
             handles.append(display(bundle, raw=True, display_id=True))
 
     try:
-        yield lambda progress: draw(progress_text(progress)) if reach is Reach.LIVE else None
+        updated = reach in (Reach.LIVE, Reach.UPDATES)
+        yield lambda progress: draw(progress_text(progress)) if updated else None
     finally:
         if handles:
             draw("")
@@ -97,8 +98,8 @@ def open_view(
 ) -> View:
     """The view of that kind, live where its updates arrive and else one display at the end.
 
-    `auto` is a widget, and text where the front end is a terminal. Whoever asks for `widget`
-    vouches for the updates of a front end that we do not know.
+    `auto` is a widget, HTML where the widget's messages may not arrive, and text where the front
+    end is a terminal. Whoever asks for `widget` vouches for a front end that we do not know.
     """
     return Guarded(_open_view(kind, reach_of(shell), log, forms, total, varying))
 
@@ -110,11 +111,12 @@ def _open_view(
         from .text import TerminalView
 
         return TerminalView(total, varying)
-    if reach is not Reach.LIVE and (kind != "widget" or reach is Reach.CAPTURED):
+    updated = reach in (Reach.LIVE, Reach.UPDATES)
+    if not updated and (kind != "widget" or reach is Reach.CAPTURED):
         from .display import FinalView
 
         return FinalView(total, log, forms)
-    if kind == "html":
+    if kind == "html" or (kind == "auto" and reach is Reach.UPDATES):
         from .display import DisplayView
 
         return DisplayView(total, log, forms)

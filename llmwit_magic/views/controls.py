@@ -21,6 +21,9 @@ def rows(text: str) -> int:
 
 LABEL = {"description_width": "11em"}
 
+TOOLTIP = "tooltip" if widgets.DOMWidget.class_traits().get("tooltip") else "description_tooltip"
+"""What a control's tooltip is called, which was another name before ipywidgets 8."""
+
 
 def wide() -> Any:
     return widgets.Layout(width="calc(100% - 4px)")
@@ -50,8 +53,8 @@ def slider(name: str, limits: tuple[float, float, float], params: InferencingPar
     made = kind(
         value=value, min=least, max=most, step=step,
         description=_OPTION_NAMES.get(name, name.replace("_", "-")),
-        tooltip=field.description, continuous_update=True,
-        readout_format="d" if whole else ".2f", style=LABEL, layout=wide(),
+        continuous_update=True, readout_format="d" if whole else ".2f", style=LABEL,
+        layout=wide(), **{TOOLTIP: field.description},
     )  # fmt: skip
     if field.default is not None:
         # The page's module puts a mark there, at so many thousandths.

@@ -7,6 +7,7 @@ known to arrive; everywhere else there is one display, at its end.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from enum import Enum
@@ -16,7 +17,8 @@ from typing import Any
 class Reach(Enum):
     """What of a run reaches the person while it goes on."""
 
-    LIVE = "displays and their updates"
+    LIVE = "widgets, displays and their updates"
+    UPDATES = "displays and their updates; our module is not on the page"
     PRINT = "text as it is printed"
     UNKNOWN = "displays; nobody knows of their updates"
     CAPTURED = "displays, and none of their updates"
@@ -31,11 +33,12 @@ def reach_of(shell: Any) -> Reach:
 
     In this order: a terminal's own shell prints. What is captured (`%%capture`,
     an `ipywidgets.Output`), and what no cell runs (a widget's callback, a
-    timer), is not updated. A request that names its cell comes from a notebook,
-    and one whose client's page has spoken to us from a page with widgets: these
-    update their displays. One that may be asked for input is a console's
-    (`jupyter console`, `jupyter run`, Spyder): it prints. Of any other, a
-    program's (nbclient, papermill), nothing is known.
+    timer), is not updated. Colab updates its displays, and Databricks may not.
+    A request that names its cell comes from a notebook, and one whose client's
+    page has spoken to us from a page with widgets: these update their
+    displays. One that may be asked for input is a console's (`jupyter
+    console`, `jupyter run`, Spyder): it prints. Of any other, a program's
+    (nbclient, papermill), nothing is known.
     """
     if getattr(shell, "kernel", None) is None:
         return Reach.PRINT
@@ -47,9 +50,27 @@ def reach_of(shell: Any) -> Reach:
         or _output_captures(header.get("msg_id"))
     ):
         return Reach.CAPTURED
+    if in_colab(shell):
+        return Reach.UPDATES
+    if in_databricks():
+        return Reach.UNKNOWN
     if (request.get("metadata") or {}).get("cellId") or header.get("session") in _answered:
         return Reach.LIVE
     return Reach.PRINT if takes_input(request) else Reach.UNKNOWN
+
+
+def in_colab(shell: Any) -> bool:
+    """Whether Google Colab shows the cells: by the kernel, or by the request where that is another.
+
+    Each of its outputs is a frame of its own, without the scripts of the others.
+    """
+    metadata = current_request(shell).get("metadata") or {}
+    return type(shell).__module__.startswith("google.colab.") or "colab" in metadata
+
+
+def in_databricks() -> bool:
+    """Whether a notebook of Databricks shows the cells."""
+    return "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 
 def current_request(shell: Any) -> Mapping[str, Any]:
@@ -60,10 +81,14 @@ def current_request(shell: Any) -> Mapping[str, Any]:
 
 
 def has_page(shell: Any) -> bool:
-    """Whether somebody may be looking: not where a program runs the cell (nbclient, papermill).
+    """Whether somebody may be looking at a page that our module can stay on.
 
-    Before any request, as where the kernel's configuration loads the extension, somebody may.
+    Not where a program runs the cell (nbclient, papermill), and not where each output is a page of
+    its own, or where there are no widgets. Before any request, as where the kernel's configuration
+    loads the extension, somebody may.
     """
+    if in_colab(shell) or in_databricks():
+        return False
     request = current_request(shell)
     return not request or reach_of(shell) is Reach.LIVE or takes_input(request)
 
@@ -92,7 +117,8 @@ def _output_captures(message_id: str | None) -> bool:
         return False
     from ipywidgets.widgets import widget as home
 
+    known = home._instances if hasattr(home, "_instances") else widgets.Widget.widgets  # before 8
     return any(
         isinstance(widget, widgets.Output) and widget.msg_id == message_id
-        for widget in list(home._instances.values())
+        for widget in list(known.values())
     )

@@ -52,7 +52,8 @@ def reopen(box: Any) -> None:
     """Give closed widgets their other ends again."""
     for widget in _all_of(box):
         if widget.comm is None:
-            vars(widget).pop("_repr_mimebundle_", None)  # closing has taken it away
+            for name in ("_repr_mimebundle_", "_ipython_display_"):  # of ipywidgets 8, and of 7
+                vars(widget).pop(name, None)  # closing has taken it away
             widget.open()
 
 

@@ -86,9 +86,12 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
 
 def mimebundle(widget: Any) -> dict[str, Any]:
-    """What displays a widget, as data to which other forms can be added."""
-    bundle = widget._repr_mimebundle_()
-    return dict(bundle[0] if isinstance(bundle, tuple) else bundle)
+    """What displays a widget, as data to which other forms can be added.
+
+    It is the same in ipywidgets 7 and 8, which make it in different ways.
+    """
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return {"application/vnd.jupyter.widget-view+json": view}
 
 
 class Stream:

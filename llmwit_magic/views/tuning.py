@@ -26,7 +26,7 @@ from ..session import Session
 from ..spans import moved
 from ..wit import InferencingParams
 from . import INTERVAL, Forms
-from .controls import LABEL, button, half, rows, slider, wide
+from .controls import LABEL, TOOLTIP, button, half, rows, slider, wide
 from .html import NO_MATH, Extras, escape, html_of
 from .lifetime import end, hold, reopen, weakly
 from .live import LiveWidget, Stream, mimebundle, page_for
@@ -101,7 +101,7 @@ class TuningPanel:
         self.controls["stop"] = widgets.Text(
             "⏎".join(text.replace("\n", "\\n") for text in params.stop),
             description="stop", placeholder="before this text", style=LABEL, layout=wide(),
-            tooltip="end before this text; \\n is a line end, ⏎ stands between several",
+            **{TOOLTIP: "end before this text; \\n is a line end, ⏎ stands between several"},
         )  # fmt: skip
         self.line, self.problem, self.place = (widgets.HTML() for _ in range(3))
         self.finished, self.kept = widgets.HTML(), widgets.HTML(layout=half())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from nbclient import NotebookClient
 
 from tests.support.kernel import Kernel, Reply, running_kernel
 
+PAGE = Path(__file__).parents[2] / "docs" / "displays.md"
 CELL = "get_ipython().run_cell_magic('infer', {line!r}, {prompt!r})"
 
 
@@ -174,6 +176,62 @@ def test_a_client_whose_page_has_spoken_is_drawn_live(tiny_model: Path) -> None:
         kernel.client.shell_channel.send(message)
         kernel.wait(message["header"]["msg_id"])
         assert live_messages(kernel.run(call(tiny_model), cell_id=""))
+
+
+COLAB = {"colab": {"cell_id": "abc"}}
+"""What Colab's own history reads from a request."""
+PAGES = "\nimport sys; print([*getattr(sys.modules.get('llmwit_magic.views.live'), '_pages', ())])"
+
+
+def test_colab_updates_html(tiny_model: Path) -> None:
+    """Each output is a frame: no widget needs a script in it, and the updates are displays.
+
+    Ours would have Colab load its own manager of widgets from another host, for all widgets.
+    """
+    with running_kernel() as kernel:
+        loading = "%load_ext llmwit_magic\n%config InferMagics.log_path = ':memory:'"
+        assert kernel.wait(kernel.start(loading, metadata=COLAB)).status == "ok"
+        for options in ("", "--temperature 0,1"):
+            code = f"{call(tiny_model, options)}\nfrom llmwit_magic import runs\nruns[1]"
+            reply = kernel.wait(kernel.start(code, metadata=COLAB))
+            assert reply.status == "ok", reply.error
+            assert set(live_messages(reply)) == {"update_display_data"}
+            assert not [m for m in reply.messages if m["msg_type"].startswith("comm")]
+            [data] = shown(reply)
+            assert "text/html" in data
+            assert "max tokens" in reply.html
+        assert kernel.wait(kernel.start(PAGES, metadata=COLAB)).stdout.strip() == "[]"
+
+
+def test_databricks_gets_one_display(tiny_model: Path) -> None:
+    """The finished answer, and no widget before it."""
+    with running_kernel() as kernel:
+        kernel.run("import os; os.environ['DATABRICKS_RUNTIME_VERSION'] = '15.4'")
+        kernel.run("%load_ext llmwit_magic\n%config InferMagics.log_path = ':memory:'")
+        for view in ("auto", "html"):
+            kernel.run(f"%config InferMagics.view = {view!r}")
+            reply = kernel.run(call(tiny_model))
+            assert reply.status == "ok", reply.error
+            [data] = shown(reply)
+            assert "max tokens" in data["text/plain"]
+            assert "llmwit-text" in data["text/html"]
+            assert live_messages(reply) == []
+        assert kernel.run(PAGES).stdout.strip() == "[]"
+        kernel.run("%config InferMagics.view = 'text'")
+        assert "── length · max tokens" in kernel.run(call(tiny_model)).stdout
+
+
+def test_the_functions_need_no_ipython(tiny_model: Path, tmp_path: Path) -> None:
+    """What `docs/displays.md` shows for marimo runs in plain Python, and imports no widgets."""
+    code = PAGE.read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    assert code.count("(None, ") == 2
+    code = code.replace("(None, ", f"({str(tiny_model)!r}, ")
+    code += "import sys; print('\\nruns:', len(runs), *sys.modules.keys() & {'ipywidgets'})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=50,
+        env=os.environ | {"XDG_DATA_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.stdout.endswith("\nruns: 2\n"), done.stderr + done.stdout
 
 
 def test_whoever_asks_for_widgets_gets_them(kernel: Kernel, tiny_model: Path) -> None:

@@ -29,7 +29,7 @@ def test_no_widget_outlives_its_run(tiny_model: Path) -> None:
         assert kernel.run(LEFT).stdout.strip() == "['Layout']"
 
 
-COUNT = "\nimport gc; gc.collect(); from ipywidgets.widgets.widget import _instances; print(len(_instances))"
+COUNT = "\nimport gc; gc.collect(); from ipywidgets.widgets import widget as home; print(len(getattr(home, '_instances', None) or home.Widget.widgets))"
 PANEL = "from llmwit_magic import tune\np = tune('One two', model={model!r}, params={{'max_tokens': 2}})\n"
 
 

@@ -61,13 +61,19 @@ class Kernel:
     def pid(self) -> int:
         return int(self.manager.provisioner.pid)
 
-    def start(self, code: str, cell_id: str = "a-cell") -> str:
-        """Send a cell as JupyterLab does, or without its id as a console does; its message id."""
+    def start(
+        self, code: str, cell_id: str = "a-cell", metadata: dict[str, Any] | None = None
+    ) -> str:
+        """Send a cell as JupyterLab does, or without its id as a console does; its message id.
+
+        `metadata` is what another front end says of the cell.
+        """
         content = {
             "code": code, "silent": False, "store_history": True, "user_expressions": {},
             "allow_stdin": True, "stop_on_error": True,
         }  # fmt: skip
-        metadata = {"cellId": cell_id} if cell_id else {}
+        if metadata is None:
+            metadata = {"cellId": cell_id} if cell_id else {}
         message = self.client.session.msg("execute_request", content, metadata=metadata)
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])

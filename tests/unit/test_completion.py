@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from IPython.core import completer
 from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
@@ -32,12 +33,18 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     session.close()
 
 
+has_matchers = pytest.mark.skipif(
+    not hasattr(completer, "context_matcher"), reason="this IPython has no matchers for it"
+)
+
+
 def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
     with provisionalcompleter():
         found = shell.Completer.completions(code, len(code) if position is None else position)
         return [item.text for item in found]
 
 
+@has_matchers
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
@@ -91,6 +98,7 @@ def test_paths_of_windows(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(completion._paths(r"~\t", (".gguf",))) == [r"~\tiny.gguf"]
 
 
+@has_matchers
 def test_options_of_the_log_are_all_offered(shell: Any) -> None:
     """`%infer_log --` lists each of them."""
     found = offered(shell, "%infer_log --")
@@ -98,6 +106,7 @@ def test_options_of_the_log_are_all_offered(shell: Any) -> None:
     assert all(item.startswith("--") for item in found)
 
 
+@has_matchers
 def test_the_cell_below_is_left_alone(shell: Any) -> None:
     """In a prompt nothing of ours is offered, and in Python Python's names are."""
     assert "--temperature" not in offered(shell, "%%infer\n--te")
@@ -105,6 +114,18 @@ def test_the_cell_below_is_left_alone(shell: Any) -> None:
     assert "tempting" in offered(shell, "x = 1\ntempt")
     code = "%%infer -m sm\nhello"
     assert offered(shell, code, 13) == ["smollm2-135m-instruct"]
+
+
+def test_an_old_ipython_loads_without_our_completions(
+    monkeypatch: pytest.MonkeyPatch, shell: Any
+) -> None:
+    """Before IPython 8.6 there are no matchers: the magics are there, and Tab finds Python's names."""
+    infer.unload(shell)
+    monkeypatch.delattr(completer, "context_matcher", raising=False)
+    infer.load(shell)
+    assert shell.find_cell_magic("infer")
+    assert "--temperature" not in offered(shell, "%%infer --te")
+    assert "tempting" in offered(shell, "tempt")
 
 
 @pytest.mark.parametrize("name", ["infer_log", "infer_replay"])

@@ -1,0 +1,126 @@
+"""Outputs that are frames of their own, as Google Colab's: another origin, sandboxed, by themselves.
+
+What Colab does is known from its widget manager's source (googlecolab/colab-cdn-widget-manager): a
+frame makes the models whose views it shows, and no others. So the model that gives finished views
+their buttons is made nowhere, unless a later version of Colab does so.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, FrameLocator, Page, expect
+
+from llmwit_magic.protocol import Chunk, Request
+from llmwit_magic.runlog.frame import frame_of_rows
+from llmwit_magic.runlog.rows import row_of
+from llmwit_magic.views.comparison import comparison_html
+from llmwit_magic.views.html import Extras, html_of, log_key
+from llmwit_magic.views.live import PAGE_JS
+from llmwit_magic.views.table import LogTable
+from llmwit_magic.wit import InferencingParams, TokenInfo
+from tests.support.fake import end, prepared, run_of
+
+NOTEBOOK, OUTPUTS = "https://notebook.test/", "https://outputs.test/"
+SANDBOX = "allow-scripts allow-same-origin allow-forms allow-popups allow-downloads allow-modals"
+LOG = "/log.sqlite3"
+
+TOKEN = TokenInfo(id=1, bytes=b"An answer", logprob=-5.0, rank=9)
+"""One that is improbable: its answer has shades, and a button where there is a module."""
+MODELS = """
+  import module from "./page.js";
+  window.sent = [];
+  const model = (values) => ({
+    get: (name) => values[name], send: (content) => window.sent.push(content),
+    on() {}, off() {}, widget_manager: {},
+  });
+"""
+LIVE = f"""<script type="module">{MODELS}
+  const live = model({{ role: "live", key: "k", stoppable: true }});
+  module.initialize({{ model: live }});
+  module.render({{ model: live, el: document.querySelector("#widget") }});
+  document.body.dataset.ready = "";
+</script>"""
+OPENED = f"""<script type="module">{MODELS}
+  module.initialize({{ model: model({{ role: "page", log: "{log_key(LOG)}" }}) }});
+  document.body.dataset.ready = "";
+</script>"""
+
+
+def answer() -> str:
+    """A finished answer as the log's, with its tokens and its forms."""
+    request = Request(model="fake", prompt="p", params=InferencingParams(seed=1), top_logprobs=1)
+    run = run_of([prepared(request), Chunk("An answer", 1, (TOKEN,)), end(1)], request)
+    run.run_id = 7
+    return html_of(run.result, Extras(LOG, None, {"cell": "%%infer\np", "JSON": "{}"}))
+
+
+def table() -> str:
+    runs = []
+    for seed in (1, 2):
+        request = Request(model="fake", prompt="p", params=InferencingParams(seed=seed))
+        runs.append(run_of([prepared(request), Chunk(f"answer {seed}", 1), end(1)], request))
+    sweep = comparison_html([run.result for run in runs])
+    log = LogTable(frame_of_rows([row_of(run) for run in runs]))._repr_html_()
+    return f"{sweep}{log}"
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    context.grant_permissions(["clipboard-read"], origin=NOTEBOOK)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert not errors
+
+
+def framed(page: Page, markup: str) -> FrameLocator:
+    """The markup in a frame of another origin than the notebook's."""
+    page.route(f"{OUTPUTS}page.js", lambda route: route.fulfill(
+        body=PAGE_JS, content_type="text/javascript"))  # fmt: skip
+    page.route(OUTPUTS, lambda route: route.fulfill(
+        body=f"<!doctype html><meta charset=utf-8><body>{markup}", content_type="text/html"))  # fmt: skip
+    frame = f'<iframe src="{OUTPUTS}" sandbox="{SANDBOX}" width=800 height=500></iframe>'
+    page.route(NOTEBOOK, lambda route: route.fulfill(body=frame, content_type="text/html"))
+    page.goto(NOTEBOOK)
+    return page.frame_locator("iframe")
+
+
+@pytest.mark.parametrize("script", ["", LIVE], ids=["no-module", "live-module"])
+def test_finished_views_have_no_dead_buttons(page: Page, script: str) -> None:
+    """Without the module's page there are none, also where a live view was shown; all is read."""
+    frame = framed(page, f"<div id=widget></div>{script}")
+    if script:
+        expect(frame.locator("body[data-ready]")).to_be_attached()
+    inside = page.frames[1]
+    inside.evaluate(
+        "markup => document.querySelector('#widget').innerHTML = markup", answer() + table()
+    )
+    page.wait_for_timeout(100)  # what would make buttons waits for the next picture
+    expect(frame.locator("button, select, [tabindex]")).to_have_count(0)
+    shown = frame.locator("body").inner_text()
+    for text in ("An answer", "end of text", "seed 1", "answer 2", "2 runs"):
+        assert text in shown
+    assert html.escape("%%infer") not in shown
+
+
+def test_buttons_in_a_frame_work_where_they_are(page: Page) -> None:
+    """If the module's page is opened in a frame, Copy copies without leave, and a thumb is sent."""
+    frame = framed(page, f"<div id=widget>{answer()}</div>{OPENED}")
+    frame.get_by_role("button", name="Copy").click()
+    frame.get_by_role("menuitem", name="text").click()
+    expect(frame.get_by_role("button", name="copied")).to_be_visible()
+    page.bring_to_front()
+    page.locator("body").click(position={"x": 850, "y": 550})
+    assert page.evaluate("navigator.clipboard.readText()") == "An answer"
+    frame.get_by_role("button", name="good answer").click()
+    sent = page.frames[1].evaluate("JSON.stringify(window.sent)")
+    assert json.loads(sent) == [{"hello": True}, {"rate": 7, "value": 1}]
+    frame.get_by_role("button", name="Tokens").click()
+    expect(frame.locator(".llmwit-shaded")).to_have_count(0)
