@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 HELD_SECONDS = 2.0
 """How long another program may hold a file on Windows: a virus scanner looks into each new one."""
@@ -62,3 +65,26 @@ def _patiently(work: Callable[[], None]) -> None:
             if not is_held(error) or time.monotonic() > deadline:
                 raise
         time.sleep(0.05)
+
+
+def lock_failure(folder: Path, call: Literal["lockf", "flock"]) -> str | None:
+    """Why the system locks no files of a folder; None where it does, or nobody can tell.
+
+    `call` is what the locks are made with: SQLite's with `lockf`, filelock's with `flock`. Both
+    take `ENOLCK`, "no locks available", for a lock of somebody else's, and wait. Another file is
+    tried than the one to be locked: letting go of that would take SQLite's own locks from it.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - its failure is another one's
+    except OSError:
+        return None
+    with file:
+        try:
+            getattr(fcntl, call)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.strerror or str(error)
+    return None

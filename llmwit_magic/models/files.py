@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
-from ..files import replacing
+from ..files import lock_failure, replacing
 
 CLOCK_STEP_SECONDS = 0.02
 """More than the step in which a file system tells the time of a change."""
@@ -22,6 +24,7 @@ IN_USE = (
     "Windows replaces no model that is loaded: %infer_unload in each notebook that uses it, and "
     "run again"
 )
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 Check = Callable[[], None]
 """Called every now and then in a long wait; raises to give up."""
@@ -33,20 +36,38 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def exclusive(target: Path, check: Check) -> Iterator[None]:
-    """Hold the lock of `target` against other kernels while it is written."""
+def exclusive(target: Path, check: Check) -> Iterator[str]:
+    """Hold the lock of `target` against other kernels while it is written.
+
+    Yields an ending for the names of what is written before it is renamed to
+    `target`: an empty one, so that what a killed writer left is overwritten.
+    Where the disk locks no files, as some of networks, nothing is held, and the
+    ending is like no other's: whoever ends last replaces a file by an equal one.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    lock = None if lock_failure(target.parent, "flock") else _locked(target, check)
+    try:
+        yield "" if lock else f".{secrets.token_hex(4)}"
+    finally:
+        if lock:
+            lock.release()
+
+
+def _locked(target: Path, check: Check) -> BaseFileLock | None:
+    """The lock of a file, awaited; None where there are no locks."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     while True:
         try:
             lock.acquire(timeout=0.2)
-            break
+            return lock
         except Timeout:
             check()
-    try:
-        yield
-    finally:
-        lock.release()
+        except NotImplementedError:
+            return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
 
 
 def state_of(path: Path) -> tuple[int, int, int, int]:

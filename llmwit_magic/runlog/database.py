@@ -3,12 +3,13 @@
 New rows go into SQLite's write-ahead log, the file beside it that ends with
 `-wal`, and are brought into the file itself within `CHECKPOINT_SECONDS`: a
 person may copy the one without the other, or take the other for a remnant.
+On a network's disk there is no write-ahead log (`disks.py`): SQLite's rollback
+journal works there too, where the disk locks files.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 import threading
 import time
@@ -25,10 +26,12 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from ..errors import LogError, LogWarning, one_line
-from ..files import replace, replacing
+from ..files import lock_failure, replace, replacing
 from .columns import COLUMNS
+from .disks import is_local
 from .filters import holds
-from .trouble import damaged, is_busy, is_damage, lock_error, lock_failure, words
+from .processes import process_started, this_host
+from .trouble import damaged, is_busy, is_damage, lock_error, words
 
 T = TypeVar("T")
 
@@ -83,6 +86,7 @@ class Database:
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
         self._wal_inode: tuple[int, int] | None = None
+        self._has_wal = False
         self._no_locks: str | None = None
         """Why files cannot be locked where this one is."""
         self._checkpoint_timer: threading.Timer | None = None
@@ -128,9 +132,9 @@ class Database:
             connection = self._connection
             assert connection is not None
             try:
-                # What stands in a write-ahead log would be taken for the copy's.
+                # What stands in a write-ahead log or a journal would be taken for the copy's.
                 own = os.path.realpath(path) == os.path.realpath(self.path)
-                if own or os.path.exists(f"{path}-wal"):
+                if own or any(os.path.exists(f"{path}{end}") for end in ("-wal", "-journal")):
                     raise LogError(f"{path} is a run log that is in use: name another file")
                 with replacing(path) as part:
                     os.close(os.open(part, os.O_CREAT | os.O_RDWR, 0o600))
@@ -161,7 +165,7 @@ class Database:
     def _checkpoint_soon(self) -> None:
         with self._lock:
             timer = self._checkpoint_timer
-            if self.path == ":memory:" or (timer is not None and timer.is_alive()):
+            if not self._has_wal or (timer is not None and timer.is_alive()):
                 return
             # The reference is weak: a log that is let go is closed at once.
             timer = threading.Timer(CHECKPOINT_SECONDS, _checkpoint, [weakref.ref(self)])
@@ -172,7 +176,7 @@ class Database:
 
     def size(self) -> int:
         """Bytes on the disk, the write-ahead log included; 0 in memory."""
-        return sum(os.path.getsize(name) for name in self._files() if os.path.exists(name))
+        return sum(map(_size, self._files()))
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -222,7 +226,7 @@ class Database:
         return LogError(f"the run log {self.path} cannot be used: {words(error)}")
 
     def _lock_failure(self) -> str | None:
-        return None if self.path == ":memory:" else lock_failure(Path(self.path).parent)
+        return None if self.path == ":memory:" else lock_failure(Path(self.path).parent, "lockf")
 
     def _unlockable(self, why: str) -> LogError:
         return LogError(
@@ -260,28 +264,33 @@ class Database:
         )
 
     def _create_file(self) -> None:
-        """Prompts are private: folder and file are for their owner alone."""
+        """Prompts are private: folder and file are for their owner alone.
+
+        A file that is there is not opened: closing it would take this process' locks from it,
+        those of another object's connection too.
+        """
         path = Path(self.path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            stat = os.fstat(file)
-            self._inode = (stat.st_dev, stat.st_ino)
-        finally:
-            os.close(file)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._inode = _inode(self.path)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.create_function("holds", 2, holds, deterministic=True)
         self._check(connection)
-        _use_wal(connection, self._patience)
-        # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
-        connection.execute("PRAGMA synchronous = NORMAL")
+        self._has_wal = self.path != ":memory:" and is_local(Path(self.path).parent)
+        if self._has_wal:
+            _use_journal(connection, "wal", self._patience)
+            # With WAL, NORMAL loses nothing when a process dies, only when the machine does.
+            connection.execute("PRAGMA synchronous = NORMAL")
+        elif self.path != ":memory:":
+            _use_journal(connection, "truncate", self._patience)
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             self._migrate(connection)
             connection.execute(
                 "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)",
-                [self.session_id, socket.gethostname(), os.getpid(), process_started(os.getpid())],
+                [self.session_id, this_host(), os.getpid(), process_started(os.getpid())],
             )
 
     def _check(self, connection: sqlite3.Connection) -> None:
@@ -333,14 +342,17 @@ class Database:
     # Damage ----------------------------------------------------------------------
 
     def _files(self) -> list[str]:
-        return [] if self.path == ":memory:" else [self.path + end for end in ("", "-wal", "-shm")]
+        if self.path == ":memory:":
+            return []
+        return [self.path + end for end in ("", "-wal", "-shm", "-journal")]
 
     def _set_aside(self, error: Exception) -> bool:
         """Give a damaged file another name; False where that is not ours to do."""
         self.close()
         if self.path == ":memory:" or not _looks_like_log(self.path):
             return False
-        with suppress(OSError, Timeout), FileLock(f"{self.path}.lock", timeout=BUSY_SECONDS):
+        lock = FileLock(f"{self.path}.lock", timeout=BUSY_SECONDS)
+        with suppress(OSError, NotImplementedError, Timeout), lock:
             if not damaged(self.path, BUSY_SECONDS):
                 return True  # another kernel was here first
             name = f"{self.path}.damaged-{datetime.now():%Y%m%d-%H%M%S-%f}"
@@ -372,12 +384,15 @@ def _columns(connection: sqlite3.Connection) -> set[str]:
     return {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
 
 
-def _use_wal(connection: sqlite3.Connection, patience: float) -> None:
-    """Two kernels may open a new file at once, and here SQLite itself does not wait."""
+def _use_journal(connection: sqlite3.Connection, mode: str, patience: float) -> None:
+    """Two kernels may open a new file at once, and here SQLite itself does not wait.
+
+    It does not either where an older version has the file open with a write-ahead log.
+    """
     deadline = time.monotonic() + patience
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {mode}")
             return
         except sqlite3.OperationalError as error:
             if not is_busy(error) or time.monotonic() > deadline:
@@ -399,27 +414,17 @@ def _looks_like_log(path: str) -> bool:
     return start.startswith(b"SQLite format 3") or not start.strip(b"\0")
 
 
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
 def _inode(path: str) -> tuple[int, int] | None:
     try:
         stat = os.stat(path)
     except OSError:
         return None
     return stat.st_dev, stat.st_ino
-
-
-def process_started(pid: int) -> float | None:
-    """When the living process of that id began (ids are used again), None where there is none.
-
-    In seconds since the epoch; on Linux since the machine's start, where the
-    former is not known: it changes when the clock is set.
-    """
-    import psutil
-
-    try:
-        # In this order: older versions of psutil remember the boot time.
-        boot = psutil.boot_time() if psutil.LINUX else 0.0
-        process = psutil.Process(pid)
-        zombie = process.status() == psutil.STATUS_ZOMBIE
-        return None if zombie else float(process.create_time()) - boot
-    except psutil.Error:
-        return None

@@ -2,27 +2,29 @@
 
 The row is written when the run starts and completed when it ends, so that a
 killed kernel loses no prompt. A row that still says `running` while its kernel
-is gone reads `lost`.
+is gone reads `lost`; where nobody can tell from here, as of another machine's,
+it does so after two days.
 """
 
 from __future__ import annotations
 
 import gc
 import operator
-import socket
 import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LogError, RunNotFound
 from .annotations import annotation_row
 from .columns import NAMES
-from .database import Database, process_started
+from .database import Database
 from .filters import Filter
+from .processes import is_alive
 from .reading import read_rows
 from .rows import Row, ended_row, started_row
 from .run import Run
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from .plots import RunPlot
 
 _MAX_UNWRITTEN = 10_000
+UNKNOWN_FOR = timedelta(days=2)
+"""How long a run counts as running whose kernel cannot be looked for: no run takes as long."""
 
 
 class RunLog:
@@ -319,14 +323,20 @@ class RunLog:
     def _gone(self) -> list[str]:
         """The sessions that have running rows and whose processes are no more."""
         sessions = self._database.read(
-            "SELECT session_id, host, pid, process_started FROM sessions WHERE session_id IN "
-            "(SELECT session_id FROM runs WHERE status = 'running')"
+            "SELECT session_id, host, pid, process_started, max(started_at) FROM runs "
+            "LEFT JOIN sessions USING (session_id) WHERE status = 'running' GROUP BY session_id"
         )
-        return [
-            session_id
-            for session_id, host, pid, started in sessions
-            if session_id != self.session_id and not _alive(host, pid, started)
-        ]
+        long_ago = (datetime.now(UTC) - UNKNOWN_FOR).isoformat(timespec="microseconds")
+        gone = []
+        for session_id, host, pid, process_began, run_began in sessions:
+            if session_id == self.session_id:
+                continue
+            alive = is_alive(host, pid, process_began)
+            if alive is None:
+                alive = not isinstance(run_began, str) or run_began > long_ago
+            if not alive:
+                gone.append(session_id)
+        return gone
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
@@ -353,12 +363,3 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _alive(host: Any, pid: Any, process_began: Any) -> bool:
-    if host != socket.gethostname() or type(pid) is not int or not 0 <= pid < 2**31:
-        return True  # nobody can tell from here
-    started = process_started(pid)
-    if not isinstance(process_began, float):
-        return started is not None
-    return started is not None and abs(started - process_began) < 0.05

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
-import tempfile
 from pathlib import Path
 
 _NO_LOCKS = {
@@ -14,7 +12,7 @@ _NO_LOCKS = {
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether somebody else holds the file, or SQLite takes it for that; see `lock_failure`."""
+    """Whether somebody else holds the file, or SQLite takes it for that; see `files.lock_failure`."""
     return _code(error) == sqlite3.SQLITE_BUSY
 
 
@@ -27,31 +25,8 @@ def _code(error: Exception) -> int:
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def lock_failure(folder: Path) -> str | None:
-    """Why the system locks no files of a folder; None where it does, or nobody can tell.
-
-    SQLite takes `ENOLCK`, "no locks available", for a lock of somebody else's,
-    and waits. Another file is tried than the log's: letting go of that one
-    would take SQLite's own locks from it.
-    """
-    if sys.platform == "win32":
-        return None
-    import fcntl
-
-    try:
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - its failure is another one's
-    except OSError:
-        return None
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return error.strerror or str(error)
-    return None
-
-
 def lock_error(error: Exception) -> str | None:
-    """The same of an error of SQLite's, which is "disk I/O error" or "locking protocol"."""
+    """The same as `files.lock_failure` of an error of SQLite's, which is "disk I/O error" or "locking protocol"."""
     name = getattr(error, "sqlite_errorname", None)
     return name if name in _NO_LOCKS else None
 

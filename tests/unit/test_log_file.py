@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -18,13 +19,15 @@ from typing import Any
 import pytest
 
 from llmwit_magic.errors import LogError
+from llmwit_magic.files import lock_failure
 from llmwit_magic.protocol import Request
-from llmwit_magic.runlog import database, trouble
+from llmwit_magic.runlog import database
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.run import Run
 from tests.support.fake import FakeEngine, FakeSession
 
 REQUEST = Request(model="fake", prompt="p")
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
 
 
 @pytest.fixture
@@ -37,6 +40,12 @@ def session(path: Path) -> Iterator[FakeSession]:
     session = FakeSession(FakeEngine(), path)
     yield session
     session.close()
+
+
+@pytest.fixture(autouse=True)
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk counts as this machine's own, whatever it is."""
+    monkeypatch.setattr(database, "is_local", lambda folder: True)
 
 
 @pytest.fixture
@@ -250,6 +259,105 @@ def test_a_backup_that_cannot_be_written_says_why(session: FakeSession, tmp_path
     assert sorted(file.name for file in tmp_path.iterdir() if "part" in file.name) == []
 
 
+# A network's disk -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All folders count as a network's."""
+    monkeypatch.setattr(database, "is_local", lambda folder: False)
+
+
+def mode(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+
+def names(path: Path) -> set[str]:
+    """The files of a log, by their endings."""
+    return {file.name.removeprefix(path.name) for file in path.parent.glob(f"{path.name}*")}
+
+
+def test_a_network_s_disk_has_no_write_ahead_log(path: Path, far: None) -> None:
+    """Each row is in the file at once, none needs another file, and no thread brings it there."""
+    session = FakeSession(FakeEngine(), path)
+    for _ in range(2):
+        session.finish(REQUEST)
+    assert alone(path) == ["ok", "ok"]
+    assert names(path) == {"", "-journal"}
+    assert path.with_name(f"{path.name}-journal").stat().st_size == 0
+    assert not [thread for thread in threading.enumerate() if thread.name == "llmwit-checkpoint"]
+    assert session.log.backup(path.with_name("copy.sqlite3")) == 2
+    assert session.log.prune("0s")[0] == 2
+    session.close()
+    assert mode(path) == "delete"  # no write-ahead log: the others are a connection's own
+
+
+def test_kernels_write_one_log_on_a_network_s_disk(path: Path, far: None) -> None:
+    """Each waits for the other's transaction, and sees what it wrote."""
+    sessions = [FakeSession(FakeEngine(), path) for _ in range(3)]
+    for session in sessions:
+        session.finish(REQUEST)
+    runs = [session.run(REQUEST) for session in sessions for _ in range(10)]
+    for run in runs:
+        assert run.wait(20)
+    assert [run.log_problem for run in runs] == [None] * 30
+    assert all(len(session.log.rows()) == 33 for session in sessions)
+    for session in sessions:
+        session.close()
+
+
+@needs_posix
+def test_a_log_opened_twice_keeps_its_lock(
+    path: Path, far: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that a process closes takes all its locks of it: a log that is there is not opened."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    first = RunLog(path)
+    first.begin(Run(REQUEST))
+    connection = first._database._connection
+    assert connection is not None
+    connection.execute("BEGIN IMMEDIATE")
+    second = RunLog(path)
+    with pytest.raises(LogError, match="database is locked"):
+        second.begin(Run(REQUEST))
+    code = f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert "database is locked" in done.stderr
+    connection.rollback()
+    first.close()
+    second.close()
+
+
+def test_an_old_log_on_a_network_s_disk_is_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its write-ahead log ends; where a kernel of an older version has it open, that is said."""
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    old = FakeSession(FakeEngine(), path)
+    old.finish(REQUEST)
+    monkeypatch.setattr(database, "is_local", lambda folder: False)
+    session = FakeSession(FakeEngine(), path)
+    assert "database is locked" in str(session.finish(REQUEST).log_problem)
+    old.close()
+    assert session.finish(REQUEST).log_problem is None
+    assert alone(path) == ["ok", "ok", "ok"]  # what could not be logged is logged then
+    assert names(path) == {"", "-journal"}
+    session.close()
+
+
+def test_no_copy_goes_over_a_log_on_a_network_s_disk(path: Path, far: None) -> None:
+    """It may be in use, and what its journal holds would be taken for the copy's."""
+    session = FakeSession(FakeEngine(), path)
+    session.finish(REQUEST)
+    other = FakeSession(FakeEngine(), path.with_name("other.sqlite3"))
+    other.finish(REQUEST)
+    with pytest.raises(LogError, match="is a run log that is in use"):
+        session.log.backup(other.log.path)
+    session.close()
+    other.close()
+
+
 # Disks that lock no files ------------------------------------------------------------------
 
 
@@ -266,9 +374,6 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(fcntl, "lockf", lockf)
     return tried
-
-
-needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
 
 
 @needs_posix
@@ -356,6 +461,7 @@ def test_what_sqlite_says_is_told_with_its_cause(
 
 def test_a_folder_that_locks_files(tmp_path: Path) -> None:
     """Nothing is the matter with it; of one that cannot be written nobody can tell."""
-    assert trouble.lock_failure(tmp_path) is None
-    assert trouble.lock_failure(tmp_path / "no") is None
+    for call in ("lockf", "flock"):
+        assert lock_failure(tmp_path, call) is None
+        assert lock_failure(tmp_path / "no", call) is None
     assert list(tmp_path.iterdir()) == []

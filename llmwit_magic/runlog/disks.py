@@ -1,0 +1,69 @@
+"""Whether a folder lies on a disk of this machine's own.
+
+SQLite's write-ahead log needs memory that all its users share, which those of
+two machines do not: on a network's disk it loses rows and damages the file
+(sqlite.org/wal.html, "does not work over a network filesystem"). What is not
+known to be this machine's own counts as a network's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_LOCAL = {
+    "aufs", "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "fuseblk", "hfsplus",
+    "jfs", "nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "tmpfs", "ubifs",
+    "vfat", "xfs", "zfs",
+}  # fmt: skip
+"""File systems of Linux; `fuseblk` is NTFS on a disk, and any other fuse may be anything."""
+_LOCAL_DRIVES = (2, 3, 6)
+"""Of Windows' `GetDriveTypeW`: removable, fixed, in memory."""
+_MNT_LOCAL = 0x1000
+"""The flag of macOS' `statfs` (sys/mount.h); `f_flags` are the bytes from 64 to 68."""
+
+
+def is_local(folder: str | Path) -> bool:
+    """Whether the folder, which is there, is known to lie on this machine's own disk."""
+    path = os.path.realpath(folder)
+    try:
+        if sys.platform == "win32":
+            import ctypes
+
+            drive = os.path.splitdrive(path)[0] + "\\"
+            return ctypes.windll.kernel32.GetDriveTypeW(drive) in _LOCAL_DRIVES
+        if sys.platform == "darwin":
+            import ctypes
+
+            libc = ctypes.CDLL(None)
+            # On Intel, the plain name is that of an older form.
+            statfs = getattr(libc, "statfs$INODE64", None) or libc.statfs
+            answer = ctypes.create_string_buffer(4096)
+            failed = statfs(os.fsencode(path), answer)
+            return not failed and is_local_flag(answer.raw)
+        return mounted_as(path, os.fsdecode(_MOUNTS.read_bytes())) in _LOCAL
+    except (OSError, AttributeError):
+        return False
+
+
+def is_local_flag(answer: bytes) -> bool:
+    """Whether what macOS' `statfs` filled in says that the disk is this machine's own."""
+    return bool(int.from_bytes(answer[64:68], "little") & _MNT_LOCAL)
+
+
+def mounted_as(path: str, table: str) -> str | None:
+    """The file system on which a path lies, by the text of `/proc/self/mountinfo`."""
+    found, length = None, -1
+    for line in table.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) < 5 or not after:
+            continue
+        place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
+        inside = path == place or path.startswith(place.rstrip("/") + "/")
+        if inside and len(place) >= length:  # of two on one place the later one is seen
+            found, length = after.split(" ")[0], len(place)
+    return found
