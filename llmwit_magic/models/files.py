@@ -25,6 +25,7 @@ IN_USE = (
     "run again"
 )
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What a system says of a disk that has no locks."""
 
 Check = Callable[[], None]
 """Called every now and then in a long wait; raises to give up."""

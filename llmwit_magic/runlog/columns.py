@@ -33,7 +33,7 @@ COLUMNS = (
     Column(
         "status",
         "text",
-        "running, ok, interrupted, error, or lost (its kernel is gone)",
+        "running, ok, interrupted, error, or lost (its kernel is gone, or for two days unknown)",
         brief=True, few=True),
     Column("model", "text", "name of the model, as asked for", brief=True,
            otel="gen_ai.request.model", few=True),

@@ -278,7 +278,7 @@ class Database:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.create_function("holds", 2, holds, deterministic=True)
         self._check(connection)
-        self._has_wal = self.path != ":memory:" and is_local(Path(self.path).parent)
+        self._has_wal = self.path != ":memory:" and is_local(self.path)
         if self._has_wal:
             _use_journal(connection, "wal", self._patience)
             # With WAL, NORMAL loses nothing when a process dies, only when the machine does.

@@ -1,7 +1,7 @@
-"""Whether a folder lies on a disk of this machine's own.
+"""Whether a file lies on a disk of this machine's own.
 
-SQLite's write-ahead log needs memory that all its users share, which those of
-two machines do not: on a network's disk it loses rows and damages the file
+SQLite's write-ahead log needs memory that all its users share, and users on two
+machines share none: on a network's disk it loses rows and damages the file
 (sqlite.org/wal.html, "does not work over a network filesystem"). What is not
 known to be this machine's own counts as a network's.
 """
@@ -26,9 +26,9 @@ _MNT_LOCAL = 0x1000
 """The flag of macOS' `statfs` (sys/mount.h); `f_flags` are the bytes from 64 to 68."""
 
 
-def is_local(folder: str | Path) -> bool:
-    """Whether the folder, which is there, is known to lie on this machine's own disk."""
-    path = os.path.realpath(folder)
+def is_local(place: str | Path) -> bool:
+    """Whether a file or folder, which is there, is known to lie on this machine's own disk."""
+    path = os.path.realpath(place)
     try:
         if sys.platform == "win32":
             import ctypes

@@ -502,7 +502,7 @@ def test_no_run_takes_anothers_place(path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
 def test_all_files_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The write-ahead log holds prompts too; a folder that is made is its owner's alone."""
-    monkeypatch.setattr(database, "is_local", lambda folder: True)
+    monkeypatch.setattr(database, "is_local", lambda place: True)
     log = RunLog(tmp_path / "deep" / "er" / "runs.sqlite3")
     log.begin(Run(REQUEST))
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in

@@ -60,6 +60,21 @@ def test_linux_names_the_file_system(
     assert is_local(path) is local
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_a_link_lies_where_its_file_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A log on a network's disk may have a name on a local one."""
+    far, link = tmp_path / "far", tmp_path / "runs.sqlite3"
+    far.mkdir()
+    (far / "runs.sqlite3").touch()
+    link.symlink_to(far / "runs.sqlite3")
+    table = tmp_path / "mountinfo"
+    table.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {far} rw - nfs4 x rw\n")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(disks, "_MOUNTS", table)
+    assert is_local(tmp_path) is True
+    assert is_local(link) is False
+
+
 def test_what_cannot_be_known_is_no_local_disk(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

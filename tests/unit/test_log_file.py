@@ -45,7 +45,7 @@ def session(path: Path) -> Iterator[FakeSession]:
 @pytest.fixture(autouse=True)
 def near(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk counts as this machine's own, whatever it is."""
-    monkeypatch.setattr(database, "is_local", lambda folder: True)
+    monkeypatch.setattr(database, "is_local", lambda place: True)
 
 
 @pytest.fixture
@@ -265,7 +265,7 @@ def test_a_backup_that_cannot_be_written_says_why(session: FakeSession, tmp_path
 @pytest.fixture
 def far(monkeypatch: pytest.MonkeyPatch) -> None:
     """All folders count as a network's."""
-    monkeypatch.setattr(database, "is_local", lambda folder: False)
+    monkeypatch.setattr(database, "is_local", lambda place: False)
 
 
 def mode(path: Path) -> str:
@@ -336,7 +336,7 @@ def test_an_old_log_on_a_network_s_disk_is_changed(
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
     old = FakeSession(FakeEngine(), path)
     old.finish(REQUEST)
-    monkeypatch.setattr(database, "is_local", lambda folder: False)
+    monkeypatch.setattr(database, "is_local", lambda place: False)
     session = FakeSession(FakeEngine(), path)
     assert "database is locked" in str(session.finish(REQUEST).log_problem)
     old.close()
