@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from ..wit import InferencingResult
-from .html import NO_MATH, cell, escape, head, pre, quiet
+from .html import NO_MATH, cell, escape, head, pre, quiet, roomy
 from .text import notes, table, varying_settings
 
 SHARED = 0.25
@@ -25,7 +25,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
     What differs from the first answer is marked; the page's module sorts by a
     column and marks against another answer. A last row sums up.
     """
-    header, *rows = table(results, varying_settings(results), cut=False)
+    header, *rows = table(results, varying_settings(results))
     place = header.index("text")
     # Blank lines at the beginning would take the room of three.
     answers = [row[place].strip("\n") for row in rows]
@@ -33,11 +33,9 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            cell(f'<div style="min-width:17em">{_answer(text, parts)}</div>', ";width:100%")
+            cell(roomy(_answer(text, parts), 11), ";width:100%")
             if column == place
-            else cell(f'<div style="min-width:6em">{escape(value)}</div>')
-            if header[column] == "finish"
-            else cell(escape(value), ";white-space:nowrap")
+            else _value(value)
             for column, value in enumerate(row)
         )
         + "</tr>\n"
@@ -49,7 +47,7 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
     if None in pieces:
         said.insert(1, "not marked: answers that share almost nothing with it")
     return (
-        f'<div class="llmwit llmwit-wide {NO_MATH}"><div style="overflow-x:auto">'
+        f'<div class="llmwit llmwit-wide {NO_MATH}"><div>'
         f'<table style="table-layout:auto;width:100%">{head(header)}'
         f"{body}{_summary(results, place)}</table></div>"
         f"{quiet(' · '.join(said))}</div>"
@@ -86,6 +84,13 @@ def _answer(text: str, pieces: Pieces | None) -> str:
             for part, marked in parts
         )
     )
+
+
+def _value(value: str) -> str:
+    """A short one on a line of its own; a long one, such as a model's name, breaks anywhere."""
+    if len(value) <= 10:
+        return cell(escape(value), ";white-space:nowrap")
+    return cell(roomy(escape(value), 6))
 
 
 def _name(row: Sequence[str]) -> str:

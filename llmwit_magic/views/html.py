@@ -28,6 +28,7 @@ NO_MATH = "mathjax_ignore tex2jax_ignore"
 MAX_FORM = 20_000
 """Characters up to which a run's forms are put behind its buttons."""
 MAX_UNSCROLLED = 20_000
+"""Characters above which an answer scrolls in a box of its own, where there is a style sheet."""
 
 ELEMENTS = frozenset({"div", "pre", "span", "b", "table", "tr", "td"})
 """What finished views are made of: elements that nbconvert's sanitizer lets through."""
@@ -80,10 +81,10 @@ def quiet(markup: str, name: str = "llmwit-status") -> str:
     return f'<div class="{name}" style="{QUIET}">{markup}</div>'
 
 
-def pre(markup: str, name: str = "llmwit-text", more: str = "") -> str:
+def pre(markup: str, name: str = "llmwit-text") -> str:
     """Escaped text with its white space, whatever style sheet there is or is not."""
     # A line end right behind <pre> would be dropped.
-    return f'<pre class="{name}" dir="auto" style="{TEXT}{more}">\n{markup}</pre>'
+    return f'<pre class="{name}" dir="auto" style="{TEXT}">\n{markup}</pre>'
 
 
 def head(names: Iterable[str]) -> str:
@@ -97,9 +98,15 @@ def _heading(name: str) -> str:
     return "".join(f'<span style="display:inline-block">{part}</span>' for part in parts)
 
 
+def roomy(markup: str, room: float, name: str = "") -> str:
+    """What is in a cell that has so many ems at least, and breaks where a page, as of paper, ends."""
+    kind = f' class="{name}"' if name else ""
+    return f'<div{kind} style="min-width:{room}em;overflow-wrap:anywhere">{markup}</div>'
+
+
 def cell(markup: str, more: str = "") -> str:
     """A cell of a table; the space keeps its text apart where tables are not known."""
-    return f'<td style="text-align:left;vertical-align:top{more}">{markup}</td> '
+    return f'<td style="text-align:left;vertical-align:top;padding:.3em .2em{more}">{markup}</td> '
 
 
 def _data(result: InferencingResult, extras: Extras) -> str:
@@ -118,11 +125,10 @@ def _data(result: InferencingResult, extras: Extras) -> str:
 def _text(result: InferencingResult) -> str:
     if not result.text:
         return ""
-    long = len(result.text) > MAX_UNSCROLLED
-    scroll = ";max-height:40em;overflow:auto" if long else ""
+    name = "llmwit-text llmwit-long" if len(result.text) > MAX_UNSCROLLED else "llmwit-text"
     if not result.tokens:
-        return pre(escape(result.text), more=scroll)
-    return pre("".join(_tokens(result)), "llmwit-text llmwit-shaded", scroll) + _LEGEND
+        return pre(escape(result.text), name)
+    return pre("".join(_tokens(result)), f"{name} llmwit-shaded") + _LEGEND
 
 
 def _tokens(result: InferencingResult) -> Iterator[str]:

@@ -10,12 +10,13 @@ import pandas
 
 from ..runlog.columns import COLUMNS
 from ..runlog.frame import TAG
-from .html import NO_MATH, cell, escape, head, quiet
-from .text import on_one_line
+from .html import NO_MATH, cell, escape, head, quiet, roomy
+from .text import short
+from .widths import StandIns
 
-TEXT_CHARACTERS = 80
+TEXT_COLUMNS = 80
 """Of a text in a cell of the HTML table; the DataFrame keeps all of it."""
-_TERMINAL_CHARACTERS = 24
+_TERMINAL_COLUMNS = 24
 MAX_ROWS = 60
 
 _BRIEF = [column.name for column in COLUMNS if column.brief and column.name != "run_id"]
@@ -40,26 +41,31 @@ class LogTable(pandas.DataFrame):
         return pandas.DataFrame
 
     def _repr_html_(self) -> str | None:
-        shown = self._shown(TEXT_CHARACTERS)
+        shown = self._shown(TEXT_COLUMNS)
         names = [" ".join(map(str, filter(None, self.index.names))), *map(str, shown.columns)]
         body = "".join(
-            f"<tr>{cell(f'<b>{escape(_short(number, TEXT_CHARACTERS))}</b>')}"
+            f"<tr>{cell(f'<b>{escape(_short(number, TEXT_COLUMNS))}</b>')}"
             + "".join(map(_cell, shown.columns, values))
             + "</tr>\n"
             for number, values in zip(shown.index, shown.itertuples(index=False), strict=True)
         )
         return (
-            f'<div class="llmwit llmwit-wide {NO_MATH}"><div style="overflow-x:auto">'
-            f'<table style="table-layout:auto">{head(names)}{body}</table></div>'
+            f'<div class="llmwit llmwit-wide {NO_MATH}"><div>'
+            f'<table style="table-layout:auto;font-size:72%">{head(names)}{body}</table></div>'
             f"{quiet(escape(self._left_out()))}</div>"
         )
 
     def __repr__(self) -> str:
         if not len(self):
             return self._left_out()
-        with pandas.option_context("display.max_columns", None, "display.max_rows", MAX_ROWS):
-            shown = repr(self._shown(_TERMINAL_CHARACTERS))
-        return f"{shown}\n{self._left_out()}".rstrip()
+        stand_ins = StandIns()
+        shown = self._shown(_TERMINAL_COLUMNS, stand_ins.put)
+        with pandas.option_context(
+            "display.max_columns", None, "display.max_rows", MAX_ROWS,
+            "display.max_colwidth", TEXT_COLUMNS,
+        ):  # fmt: skip
+            text = stand_ins.take(repr(shown))
+        return f"{text}\n{self._left_out()}".rstrip()
 
     def _is_whole(self) -> bool:
         known = [name for name in self.columns if name in _KINDS]
@@ -77,17 +83,23 @@ class LogTable(pandas.DataFrame):
             )
         return "; ".join(said)
 
-    def _shown(self, width: int) -> pandas.DataFrame:
-        """A plain DataFrame of what is to be read."""
+    def _shown(self, columns: int, put: Callable[[str], str] = str) -> pandas.DataFrame:
+        """A plain DataFrame of what is to be read, each text of at most so many columns."""
+
+        def show(value: Any) -> str:
+            return put(_short(value, columns))
+
         chosen = pandas.DataFrame(self.tail(MAX_ROWS))
         if self._is_whole():
             chosen = chosen[_BRIEF]
         readable = {
-            place: _readable(name, chosen.iloc[:, place], width)
+            place: _readable(name, chosen.iloc[:, place], show)
             for place, name in enumerate(chosen.columns)
         }
         shown = pandas.DataFrame(readable, index=chosen.index)
-        return shown.set_axis(_labels(chosen.columns), axis=1).set_axis(_labels(chosen.index))
+        return shown.set_axis(_labels(chosen.columns, put), axis=1).set_axis(
+            _labels(chosen.index, put)
+        )
 
 
 def _kind(name: Any) -> str | None:
@@ -96,7 +108,9 @@ def _kind(name: Any) -> str | None:
     return "text" if name.startswith(TAG) else _KINDS.get(name)
 
 
-def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Series[Any]:
+def _readable(
+    name: Any, values: pandas.Series[Any], show: Callable[[Any], str]
+) -> pandas.Series[Any]:
     kind = _kind(name)
     if kind == "time" and pandas.api.types.is_datetime64_dtype(values.dtype):
         return values.map(_local)
@@ -105,15 +119,15 @@ def _readable(name: Any, values: pandas.Series[Any], width: int) -> pandas.Serie
     if kind in ("integer", "boolean"):
         return values.astype("object").where(values.notna(), "")
     if kind in ("text", "json"):
-        return values.astype("object").map(lambda value: _short(value, width))
+        return values.astype("object").map(show)
     if pandas.api.types.is_numeric_dtype(values.dtype):
         return values
     # Of a column under another name, too, no text may command a terminal.
     kinds = (str, dict, list, tuple)
-    return values.map(lambda value: _short(value, width) if isinstance(value, kinds) else value)
+    return values.map(lambda value: show(value) if isinstance(value, kinds) else value)
 
 
-def _labels(index: pandas.Index[Any]) -> pandas.Index[Any]:
+def _labels(index: pandas.Index[Any], put: Callable[[str], str]) -> pandas.Index[Any]:
     """Names of columns or rows, which after a `groupby` or a `pivot` are texts of the log."""
     if pandas.api.types.is_numeric_dtype(index.dtype) or not len(index):
         return index
@@ -121,7 +135,7 @@ def _labels(index: pandas.Index[Any]) -> pandas.Index[Any]:
     def label(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(label, value))
-        return _short(value, TEXT_CHARACTERS) if isinstance(value, str) else value
+        return put(_short(value, TEXT_COLUMNS)) if isinstance(value, str) else value
 
     return index.map(label).set_names(index.names)
 
@@ -133,15 +147,14 @@ def _local(time: Any) -> str:
 
 
 def _cell(name: Any, value: Any) -> str:
-    text = escape(_short(value, TEXT_CHARACTERS))
-    room = 9 if name in _LONG else 6 if _KINDS.get(name) == "time" else 0
-    return cell(f'<div style="min-width:{room}em">{text}</div>' if room else text)
+    text = escape(_short(value, TEXT_COLUMNS))
+    if name in _LONG:
+        return cell(roomy(text, 5.5, "llmwit-room"))
+    return cell(roomy(text, 5) if len(text) > 11 else text)
 
 
-def _short(value: Any, width: int) -> str:
+def _short(value: Any, columns: int) -> str:
     """A value on one line, its unseen characters made visible."""
     if value is None or value is pandas.NA:
         return ""
-    text = value if isinstance(value, str) else str(value)
-    text = on_one_line(text[: width + 1])
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return short(value if isinstance(value, str) else str(value), columns)

@@ -15,6 +15,7 @@ from typing import TextIO
 from ..protocol import Progress
 from ..runlog.run import Results, Run
 from ..wit import DeviceInfo, FinishDetail, InferencingParams, InferencingResult
+from .widths import cut, filled, width
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
@@ -29,8 +30,8 @@ _STAGES = {
     "wait": "waiting for another run on this model", "load": "loading",
     "prompt": "reading the prompt",
 }  # fmt: skip
-TABLE_TEXT = 300
-"""Characters of an answer in a table's cell; the object keeps all of it."""
+TABLE_COLUMNS = 60
+"""Columns of an answer in a table's cell; the object keeps all of it."""
 
 
 def visible(text: str) -> str:
@@ -43,6 +44,11 @@ def visible(text: str) -> str:
 def on_one_line(text: str) -> str:
     """The visible text with signs for line ends and tabs: for names, tables and status lines."""
     return visible(text).replace("\n", "⏎").replace("\t", "⇥")
+
+
+def short(text: str, columns: int) -> str:
+    """The visible text on one line, in so many columns, with "…" where it goes on."""
+    return cut(text, columns, on_one_line)
 
 
 def _visible_character(character: str) -> str:
@@ -171,20 +177,15 @@ def _setting(result: InferencingResult, name: str) -> str:
     return "none" if value is None else on_one_line(str(value))
 
 
-def table(
-    results: Sequence[InferencingResult], names: Sequence[str], cut: bool = True
-) -> list[list[str]]:
-    """Header and rows of a sweep's table, long answers cut."""
+def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[list[str]]:
+    """Header and rows of a sweep's table, with the whole answers."""
     rows = [["run", *names, "text", "finish", "tokens", "seconds"]]
     for result in results:
-        text = visible(result.text)
-        if cut and len(text) > TABLE_TEXT:
-            text = text[:TABLE_TEXT] + "…"
         total = result.timings.total
         rows.append([
             "" if result.run_id is None else str(result.run_id),
             *(_setting(result, name) for name in names),
-            text,
+            visible(result.text),
             ": ".join(brief_parts(result)[:2]) if result.finish_detail else badge(result),
             f"{result.usage.prompt_token_count} + {result.usage.generated_token_count}",
             "" if total is None else f"{total:.2f}",
@@ -197,13 +198,11 @@ def plain_table(results: Sequence[InferencingResult]) -> str:
     rows = table(results, varying_settings(results))
     column = rows[0].index("text")
     for row in rows:
-        flat = on_one_line(row[column])
-        row[column] = flat if len(flat) <= 60 else flat[:59] + "…"
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ) + "".join(f"\n── {note}" for note in notes(results))
+        row[column] = short(row[column], TABLE_COLUMNS)
+    widths = [max(width(row[index]) for row in rows) for index in range(len(rows[0]))]
+    return "\n".join("  ".join(map(filled, row, widths)).rstrip() for row in rows) + "".join(
+        f"\n── {note}" for note in notes(results)
+    )
 
 
 def settings_text(run: Run, names: Sequence[str]) -> str:
@@ -280,6 +279,6 @@ class TerminalView:
         text = progress_text(progress) if progress else ""
         text = encodable(text, getattr(sys.stderr, "encoding", None))
         if sys.stderr.isatty() and (text or self._progress_width):
-            sys.stderr.write("\r" + text.ljust(self._progress_width) + ("" if text else "\r"))
+            sys.stderr.write("\r" + filled(text, self._progress_width) + ("" if text else "\r"))
             sys.stderr.flush()
-            self._progress_width = len(text)
+            self._progress_width = width(text)

@@ -13,7 +13,7 @@ import pytest
 from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.columns import COLUMNS
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.views.table import MAX_ROWS, TEXT_CHARACTERS, LogTable
+from llmwit_magic.views.table import MAX_ROWS, TEXT_COLUMNS, LogTable
 from llmwit_magic.wit import InferencingParams
 from tests.support.fake import FakeEngine, FakeSession
 
@@ -116,10 +116,10 @@ def test_texts_are_short_and_harmless(log: RunLog) -> None:
 
 def test_the_width_of_a_text_is_that_of_its_shown_form() -> None:
     """A short text is not cut; signs that stand for unseen characters count as they show."""
-    frame = pandas.DataFrame({"text": ["x" * TEXT_CHARACTERS, "\u202e" * TEXT_CHARACTERS]})
+    frame = pandas.DataFrame({"text": ["x" * TEXT_COLUMNS, "\u202e" * TEXT_COLUMNS]})
     whole, cut = (row[1] for row in cells(LogTable(frame)._repr_html_() or "")[1:])
-    assert whole == "x" * TEXT_CHARACTERS
-    assert (len(cut), cut[-1]) == (TEXT_CHARACTERS, "…")
+    assert whole == "x" * TEXT_COLUMNS
+    assert (len(cut), cut[-1]) == (TEXT_COLUMNS, "…")
 
 
 def test_times_and_numbers_are_readable(log: RunLog) -> None:
