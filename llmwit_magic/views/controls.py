@@ -56,8 +56,9 @@ def slider(name: str, limits: tuple[float, float, float], params: InferencingPar
         continuous_update=True, readout_format="d" if whole else ".2f", style=LABEL,
         layout=wide(), **{TOOLTIP: field.description},
     )  # fmt: skip
+    made.add_class("llmwit-slider")
     if field.default is not None:
         # The page's module puts a mark there, at so many thousandths.
         at = round(1000 * (field.default - least) / (most - least))
-        made.add_class("llmwit-slider").add_class(f"llmwit-at-{at}")
+        made.add_class(f"llmwit-at-{at}")
     return made

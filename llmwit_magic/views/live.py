@@ -58,8 +58,9 @@ class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
             return
         try:
             self._runs.rate(run_id, value)
-        except LogError:
-            return  # the button stays as it is
+        except LogError as error:
+            self.send({"rated": run_id, "refused": str(error)})
+            return
         self.send({"rated": run_id, "value": value})
 
 

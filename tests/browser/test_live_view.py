@@ -236,6 +236,9 @@ def test_tokens_are_read_with_the_keyboard(open_notebook: Open, lab: Lab) -> Non
     expect(table).to_be_visible()
     assert table.locator("tr").count() >= 3
     assert table.locator("tr", has_text="▸").count() == 1
+    # Who does not see the table hears it with its token, and nothing twice.
+    expect(tokens.nth(0)).to_have_accessible_description(re.compile(r"▸.*%"))
+    assert output.locator(".llmwit-token[title]").count() == 0
     first = table.inner_text()
 
     keyboard.press("ArrowRight")
@@ -247,9 +250,14 @@ def test_tokens_are_read_with_the_keyboard(open_notebook: Open, lab: Lab) -> Non
     keyboard.press("ArrowLeft")
     keyboard.press("ArrowUp")
     expect(tokens.nth(0)).to_be_focused()
+    keyboard.press("End")
+    expect(tokens.last).to_be_focused()
+    keyboard.press("Home")
+    expect(tokens.nth(0)).to_be_focused()
     notebook.picture("token_alternatives")
     keyboard.press("Escape")
     expect(table).to_have_count(0)
+    expect(tokens.nth(0)).to_have_accessible_description("")
 
     # One stop for Tab: it leaves the tokens, and comes back to where it was.
     keyboard.press("ArrowRight")
@@ -276,6 +284,8 @@ def test_tokens_are_read_with_the_mouse(open_notebook: Open) -> None:
     shaded = f"getComputedStyle({IMPROBABLE}).backgroundColor"
     assert notebook.page.evaluate(shaded) != "rgba(0, 0, 0, 0)"
     expect(output.locator(".llmwit-legend")).to_contain_text("less than 10% 3% 1%")
+    notebook.page.keyboard.press("Escape")
+    expect(table).to_have_count(0)
     button(output, "Tokens").click()
     expect(output.locator(".llmwit-legend")).to_be_hidden()
     expect(button(output, "Tokens")).to_have_attribute("aria-pressed", "false")
@@ -349,6 +359,10 @@ def test_the_copy_menu_is_used_with_the_keyboard(open_notebook: Open) -> None:
     expect(menu.get_by_role("menuitem").nth(0)).to_be_focused()
     keyboard.press("ArrowDown")
     expect(menu.get_by_role("menuitem").nth(1)).to_be_focused()
+    keyboard.press("End")
+    expect(menu.get_by_role("menuitem").last).to_be_focused()
+    keyboard.press("Home")
+    expect(menu.get_by_role("menuitem").nth(0)).to_be_focused()
     keyboard.press("Escape")
     expect(menu).to_have_count(0)
     expect(opener).to_be_focused()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
+from playwright.sync_api import expect
+
 from tests.support.browser import Notebook
 
 WRITE = """
@@ -31,11 +33,15 @@ FRAMES = """() => {
 
 
 def test_a_hundred_thousand_characters(open_notebook: Callable[..., Notebook]) -> None:
-    """The time between two frames does not grow with the text, while it is written and scrolled."""
+    """The time between two frames does not grow with the text, while it is written and scrolled.
+
+    What scrolls can be reached with the keyboard and has a name.
+    """
     notebook = open_notebook(WRITE)
     notebook.page.evaluate(FRAMES)
     output = notebook.run(1, 60)
-    scroll = output.locator(".llmwit-scroll")
+    scroll = output.get_by_role("region", name="answer")
+    expect(scroll).to_have_attribute("tabindex", "0")
     written = notebook.page.evaluate("window.frames_seen.splice(0)")
     assert len(output.locator(".llmwit-text").text_content() or "") > 95_000
     scroll.evaluate("(box) => (box.scrollTop = 0)")

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Locator, expect
 
+from tests.support.axe import faults
 from tests.support.browser import THEME, Lab, Notebook, wait_until
+from tests.support.contrast import CONTRAST
 
 Open = Callable[..., Notebook]
 
@@ -17,32 +19,10 @@ CELLS = (
     "%%infer --temperature 0,0.7,1.5 --max-tokens 24 --seed 3\nMy favourite season is",
     "%%infer --max-tokens 6000 --seed 5 --temperature 0.9\nOnce upon a time",
     "%%infer --tune --max-tokens 24 --seed 3\nThe best thing about the sea is",
+    "%infer_log --last 3 --columns all",
+    "%config InferMagics.content_filters = [lambda text: 1 / 0]",
+    "%%infer --max-tokens 9\nOnce upon a time",
 )
-# WCAG 2: relative luminance, colours laid over what is behind them.
-CONTRAST = """(element) => {
-  const parts = (colour) => {
-    const canvas = Object.assign(document.createElement("canvas"), {width: 1, height: 1});
-    const context = canvas.getContext("2d", {willReadFrequently: true});
-    context.fillStyle = colour;
-    context.fillRect(0, 0, 1, 1);
-    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
-    return [r, g, b, a / 255];
-  };
-  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
-  const light = (colour) => {
-    const [r, g, b] = colour.map((part) => {
-      const c = part / 255;
-      return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-    });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const layers = [];
-  for (let e = element; e; e = e.parentElement) layers.push(parts(getComputedStyle(e).backgroundColor));
-  const behind = layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
-  const front = over(parts(getComputedStyle(element).color), behind);
-  const [x, y] = [light(front), light(behind)].sort((a, b) => b - a);
-  return (x + 0.05) / (y + 0.05);
-}"""
 OVERFLOW = """(element) => {
   const area = element.closest(".jp-OutputArea").getBoundingClientRect();
   return Math.max(element.scrollWidth - element.clientWidth,
@@ -71,7 +51,10 @@ def assert_fits(*elements: Locator) -> None:
 
 
 def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None:
-    """Contrast of text and status is at least 4.5:1, and no answer is wider than its place."""
+    """Contrast of text and status is at least 4.5:1, and no answer is wider than its place.
+
+    axe-core finds no serious fault in any view.
+    """
     notebook = open_notebook(*CELLS, width=480 if looks == "narrow" else 1000)
     page = notebook.page
     expect(page.locator("body")).to_have_attribute(
@@ -81,6 +64,7 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     assert_readable(*finished.locator(".llmwit-text, .llmwit-status, .llmwit-badge").all())
     assert_readable(*finished.get_by_role("button").all())
     assert_fits(finished.locator(".llmwit-text"), finished.locator(".llmwit-status"))
+    assert faults(finished) == []
     finished.scroll_into_view_if_needed()
     notebook.picture(f"finished_{looks}")
 
@@ -91,6 +75,7 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     expect(box).to_be_visible()
     assert_readable(token, *tokens.locator(".llmwit-token").all()[:20], box.locator("td").nth(1))
     assert_fits(tokens.locator(".llmwit-text"))
+    assert faults(tokens, box) == []
     place = box.bounding_box()
     assert place
     assert place["x"] >= 0
@@ -103,6 +88,7 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     assert table.locator(".llmwit-wide").bounding_box()["width"] <= page.viewport_size["width"]
     # Answers stay readable: a narrow page scrolls the table, and does not squeeze them.
     assert all(text.bounding_box()["width"] > 200 for text in table.locator(".llmwit-text").all())
+    assert faults(table) == []
     table.scroll_into_view_if_needed()
     notebook.picture(f"comparison_{looks}")
 
@@ -112,6 +98,7 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     running = notebook.output(4)
     assert_readable(running.locator(".llmwit-text"), running.locator(".llmwit-status").first)
     assert_fits(live)
+    assert faults(running) == []
     running.get_by_role("button", name="Stop").scroll_into_view_if_needed()
     notebook.picture(f"running_{looks}")
     running.get_by_role("button", name="Stop").click()
@@ -120,7 +107,18 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     expect(panel.locator(".llmwit-badge").first).to_be_visible(timeout=30_000)
     assert_readable(*panel.locator(".llmwit-line code, .llmwit-status, .widget-label").all())
     assert_fits(*panel.locator(".widget-slider, textarea, .llmwit-line").all())
+    assert faults(panel) == []
     panel.scroll_into_view_if_needed()
     notebook.picture(f"panel_{looks}")
+    log = notebook.run(6)
+    assert_readable(*log.locator("td, th").all()[:20])
+    assert faults(log) == []
+    log.scroll_into_view_if_needed()
+    notebook.picture(f"log_{looks}")
+    notebook.run(7)
+    failed = notebook.run(8)
+    expect(failed.locator(".llmwit-badge")).to_have_text("failed")
+    assert_readable(failed.locator(".llmwit-status"))
+    assert faults(failed.locator(".llmwit-answer")) == []
     # The page itself never scrolls sideways.
     assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0

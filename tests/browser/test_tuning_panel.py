@@ -13,6 +13,11 @@ Open = Callable[..., Notebook]
 PANEL = "%%infer --tune --max-tokens 12 --seed 3\nThe best thing about the sea is"
 
 
+SLIDERS = [
+    "max-tokens", "temperature", "top-k", "top-p", "repeat-penalty", "repeat-penalty-last-n", "seed",
+]  # fmt: skip
+
+
 def slider(output: Locator, name: str) -> Locator:
     """The handle of a setting's slider."""
     row = output.locator(".widget-slider").filter(has_text=name).first
@@ -116,10 +121,14 @@ def test_the_panel_is_compact(open_notebook: Open) -> None:
     assert box.bounding_box()["height"] > 100
     assert box.evaluate("(box) => box.scrollHeight - box.clientHeight") <= 2
     names = [text.split("\n")[0] for text in output.locator(".widget-slider").all_inner_texts()]
-    assert names == [
-        "max-tokens", "temperature", "top-k", "top-p", "repeat-penalty", "repeat-penalty-last-n",
-        "seed",
-    ]  # fmt: skip
+    assert names == SLIDERS
+    # By role and name too, for those who do not see where it stands.
+    for name in names:
+        expect(output.get_by_role("slider", name=name, exact=True)).to_have_count(1)
+        expect(output.get_by_role("textbox", name=f"{name}, as a number")).to_have_count(1)
+    expect(output.get_by_role("textbox", name="prompt", exact=True)).to_have_count(1)
+    expect(output.get_by_role("textbox", name="stop", exact=True)).to_have_count(1)
+    expect(output.get_by_role("checkbox", name="no limit of tokens")).to_have_count(1)
     # All but the seed have a default; that of the temperature is where its handle stands.
     marks = output.locator(".llmwit-default")
     expect(marks).to_have_count(6)

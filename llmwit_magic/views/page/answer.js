@@ -20,9 +20,9 @@ function openPage(model) {
   pages.set(model.get("log"), model);
   document.documentElement.dataset.llmwit = "";
   model.send({ hello: true }); // whoever runs cells from here has widgets, and updates displays
-  model.on("msg:custom", ({ rated, value }) => {
+  model.on("msg:custom", ({ rated, value, refused }) => {
     for (const view of document.querySelectorAll(`.llmwit[data-run="${Number(rated)}"]`)) {
-      if (view.dataset.log === model.get("log")) showRating(view, value);
+      if (view.dataset.log === model.get("log")) showRating(view, value, refused);
     }
   });
   return () => {
@@ -34,8 +34,12 @@ function watchViews() {
   const answers = document.getElementsByClassName("llmwit-answer");
   const tables = document.getElementsByClassName("llmwit-wide");
   const lines = document.getElementsByClassName("llmwit-line");
+  const prompts = document.getElementsByClassName("llmwit-prompt");
   const sliders = document.getElementsByClassName("llmwit-slider");
-  const kinds = [[answers, makeAnswer], [tables, makeTable], [lines, makeLine], [sliders, markDefault]];
+  const kinds = [
+    [answers, makeAnswer], [tables, makeTable], [lines, makeLine],
+    [prompts, namePrompt], [sliders, makeSlider],
+  ];
   const makeAll = () => {
     for (const [found, make] of kinds) {
       for (const view of found) {
@@ -59,11 +63,7 @@ function watchViews() {
 
 function makeAnswer(view) {
   const text = view.querySelector(".llmwit-text");
-  if (text && text.scrollHeight > text.clientHeight + 1) {
-    text.tabIndex = 0; // what scrolls can be reached with the keyboard
-    text.setAttribute("role", "region");
-    text.setAttribute("aria-label", "answer");
-  }
+  if (text) keepReachable(text, view.dataset.run ? `answer of run ${view.dataset.run}` : "answer");
   const forms = {};
   if (text) forms.text = () => (view.dataset.raw ? JSON.parse(view.dataset.raw) : text.textContent);
   for (const [name, form] of Object.entries(JSON.parse(view.dataset.forms ?? "{}"))) {
@@ -74,9 +74,26 @@ function makeAnswer(view) {
   if (Object.keys(forms).length) tools.append(copyMenu(forms));
   if (text?.classList.contains("llmwit-shaded")) tools.append(makeTokens(text));
   if (view.dataset.run && view.dataset.log) {
-    tools.append(thumb(view, 1, "👍", "good answer"), thumb(view, -1, "👎", "bad answer"));
+    const note = element("span", "llmwit-note");
+    note.setAttribute("role", "status");
+    tools.append(thumb(view, 1, "👍", "good answer"), thumb(view, -1, "👎", "bad answer"), note);
   }
   if (tools.childElementCount) view.append(tools);
+}
+
+// What scrolls can be reached with the keyboard, and has a name; what does not is no stop for Tab.
+function keepReachable(box, name) {
+  const sizes = new ResizeObserver(() => {
+    const scrolls =
+      box.scrollHeight > box.clientHeight + 1 || box.scrollWidth > box.clientWidth + 1;
+    if (scrolls === (box.getAttribute("role") === "region")) return;
+    for (const [key, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", name]]) {
+      if (scrolls) box.setAttribute(key, value);
+      else box.removeAttribute(key);
+    }
+  });
+  sizes.observe(box);
+  if (box.firstElementChild) sizes.observe(box.firstElementChild); // what grows in a live view
 }
 
 function details(view) {
@@ -91,14 +108,26 @@ function makeLine(view) {
   view.append(" ", copyMenu({ cell: () => view.dataset.cell }, "Copy cell"));
 }
 
-// A mark on a slider of the tuning panel, where its default is.
-function markDefault(slider) {
-  const at = [...slider.classList].find((name) => name.startsWith("llmwit-at-"));
+// ipywidgets names neither the box of a prompt without a label nor the handle of a slider.
+function namePrompt(prompt) {
+  const box = prompt.querySelector("textarea");
+  if (!box) return made.delete(prompt); // it is not drawn yet
+  box.setAttribute("aria-label", "prompt");
+}
+
+// A slider's name, and a mark where its default is, if it has one.
+function makeSlider(slider) {
   const track = slider.querySelector(".noUi-base");
   if (!track) return made.delete(slider); // it is not drawn yet
+  const name = slider.querySelector(".widget-label").textContent;
+  slider.querySelector(".noUi-handle").setAttribute("aria-label", name);
+  const readout = slider.querySelector(".widget-readout");
+  readout?.setAttribute("role", "textbox");
+  readout?.setAttribute("aria-label", `${name}, as a number`);
+  const at = [...slider.classList].find((name) => name.startsWith("llmwit-at-"));
+  if (!at) return;
   const mark = track.appendChild(element("span", "llmwit-default"));
   mark.style.left = `${Number(at.slice("llmwit-at-".length)) / 10}%`;
-  mark.title = "the default";
 }
 
 function button(label, title, act) {
@@ -149,28 +178,43 @@ function closeMenus() {
 }
 
 async function copy(button, text) {
+  const name = (button.dataset.name ??= button.textContent);
+  button.textContent = (await reachesClipboard(text, button)) ? "copied" : "copy failed";
+  setTimeout(() => (button.textContent = name), 1200);
+}
+
+// Whether the text is in the clipboard now.
+async function reachesClipboard(text, button) {
   try {
     await navigator.clipboard.writeText(text);
+    return true;
   } catch {
-    // Pages that are not served securely have no clipboard object.
+    // Pages that are not served securely have no clipboard object, and a browser may refuse it.
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
     area.select();
-    document.execCommand("copy");
+    const done = document.execCommand("copy");
     area.remove();
+    button.focus();
+    return done;
   }
-  const name = (button.dataset.name ??= button.textContent);
-  button.textContent = "copied";
-  setTimeout(() => (button.textContent = name), 1200);
 }
+
+const ANSWER_SECONDS = 4;
 
 function thumb(view, value, sign, label) {
   const made = button(sign, label, () => {
     const page = globalThis[PAGES].get(view.dataset.log);
     const pressed = made.getAttribute("aria-pressed") === "true";
-    if (page) page.send({ rate: Number(view.dataset.run), value: pressed ? null : value });
-    else made.title = "the kernel that has this run is not there any more";
+    noteOn(view, "");
+    if (!page) return noteOn(view, GONE);
+    page.send({ rate: Number(view.dataset.run), value: pressed ? null : value });
+    view.waiting = setTimeout(() => {
+      // A kernel reads what a page says between two cells.
+      const busy = page.widget_manager?.kernel?.status === "busy";
+      noteOn(view, busy ? "not kept yet: the kernel is busy" : GONE);
+    }, 1000 * ANSWER_SECONDS);
   });
   made.dataset.rate = value;
   made.setAttribute("aria-label", label);
@@ -178,7 +222,18 @@ function thumb(view, value, sign, label) {
   return made;
 }
 
-function showRating(view, value) {
+const GONE = "not kept: the kernel that made this run has gone";
+
+// What became of a rating, beside its buttons and for those who do not see it; "" takes it away.
+function noteOn(view, text) {
+  clearTimeout(view.waiting);
+  view.querySelector(".llmwit-note").textContent = text;
+}
+
+function showRating(view, value, refused) {
+  if (!view.querySelector(".llmwit-note")) return; // its buttons are not made yet
+  noteOn(view, refused ? `not kept: ${refused}` : "");
+  if (refused) return;
   for (const button of view.querySelectorAll("[data-rate]")) {
     button.setAttribute("aria-pressed", String(Number(button.dataset.rate) === value));
   }

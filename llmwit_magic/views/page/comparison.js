@@ -18,6 +18,7 @@ function makeTable(view) {
   table.createTHead().append(first);
   const sum = table.querySelector(".llmwit-sum");
   if (sum) table.createTFoot().append(sum);
+  keepReachable(table.parentElement, "table of runs");
   const base = view.querySelector(".llmwit-base");
   if (base) base.replaceWith(makeBase(table));
 }

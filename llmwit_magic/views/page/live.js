@@ -24,6 +24,7 @@ function renderLive({ model, el }) {
   const root = el.appendChild(element("div", "llmwit"));
   const scroll = root.appendChild(element("div", "llmwit-scroll"));
   const text = scroll.appendChild(element("div", "llmwit-text"));
+  keepReachable(scroll, "answer");
   const line = root.appendChild(element("div", "llmwit-status"));
   const status = line.appendChild(element("span", ""));
   const bar = line.appendChild(document.createElement("progress"));

@@ -21,7 +21,9 @@ function makeTokens(text) {
 }
 
 function hideAlternatives() {
-  for (const box of document.querySelectorAll(".llmwit-alternatives")) box.remove();
+  document.querySelector("[aria-describedby=llmwit-alternatives]")
+    ?.removeAttribute("aria-describedby");
+  document.querySelector(".llmwit-alternatives")?.remove();
 }
 
 function onPoint(event) {
@@ -33,6 +35,8 @@ function onPoint(event) {
 function showAlternatives(token) {
   const box = element("div", "llmwit llmwit-box llmwit-alternatives");
   box.setAttribute("role", "tooltip");
+  box.id = "llmwit-alternatives";
+  token.setAttribute("aria-describedby", box.id);
   const table = box.appendChild(document.createElement("table"));
   for (const [text, probability, chosen] of JSON.parse(token.dataset.top)) {
     const row = table.insertRow();
@@ -47,24 +51,21 @@ function showAlternatives(token) {
 function onKey(event) {
   const item = event.target.closest?.(".llmwit-menu [role=menuitem]");
   const token = event.target.closest?.(".llmwit-shaded .llmwit-token");
-  if (!item && !token) return;
   if (event.key === "Escape") {
-    hideAlternatives();
-    if (item) {
-      const { opener } = item.parentElement;
-      closeMenus();
-      opener.focus();
-    }
+    hideAlternatives(); // also those that the pointer has opened
+    closeMenus();
+    item?.parentElement.opener.focus();
   }
+  if (!item && !token) return;
   if (item && event.key === "Tab") closeMenus();
   const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-  if (!step) return;
+  if (!step && event.key !== "Home" && event.key !== "End") return;
   event.preventDefault();
   event.stopPropagation();
   const all = item
     ? [...item.parentElement.children]
     : [...token.closest(".llmwit-text").querySelectorAll(".llmwit-token")];
-  const next = all[all.indexOf(item ?? token) + step];
+  const next = step ? all[all.indexOf(item ?? token) + step] : all.at(event.key === "End" ? -1 : 0);
   if (!next) return;
   if (token) {
     token.tabIndex = -1;
