@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from IPython.display import display
@@ -10,8 +11,12 @@ from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
 from . import Forms
 from .comparison import comparison_html
-from .html import Extras, html_of, progress_html
-from .text import plain, plain_table, progress_text
+from .html import Extras, html_of, progress_html, unfinished_html
+from .text import plain, plain_table, progress_text, unfinished_text
+
+REDRAW_SECONDS = 1.0
+"""How often an output is drawn again: each time, what was selected in it is selected no more."""
+STOP = "the notebook's own Stop ends it"
 
 
 class FinalView:
@@ -49,9 +54,13 @@ class DisplayView(FinalView):
         self._done: set[int] = set()
         self._handle: Any = None
         self._last: dict[str, str] | None = None
+        self._next_time = 0.0
 
     def draw(self, run: Run) -> None:
         self._run = run
+        if not run.done and time.monotonic() < self._next_time:
+            return
+        self._next_time = time.monotonic() + REDRAW_SECONDS
         if run.progress and not run.done:
             text, markup = progress_text(run.progress), progress_html(run.progress)
             bundle = {"text/html": markup, "text/plain": text}
@@ -63,6 +72,12 @@ class DisplayView(FinalView):
             bundle = {
                 "text/html": f"<p>{count}</p>{bundle['text/html']}",
                 "text/plain": f"{count}\n{bundle['text/plain']}",
+            }
+        if not run.done:
+            said = f"{unfinished_text(run, self._total)} · {STOP}"
+            bundle = {
+                "text/html": bundle["text/html"] + unfinished_html(said),
+                "text/plain": f"{bundle['text/plain']}\n── {said}",
             }
         self._show(bundle)
 

@@ -80,6 +80,15 @@ def current_request(shell: Any) -> Mapping[str, Any]:
     return shell.get_parent() or {}
 
 
+def draws_in_html(shell: Any) -> bool:
+    """Whether our module can draw in an HTML output: where outputs and widgets share a document.
+
+    JupyterLab and Notebook 7 do. Of the notebooks, they alone say with a cell
+    which cells were deleted before it.
+    """
+    return "deletedCells" in (current_request(shell).get("metadata") or {})
+
+
 def has_page(shell: Any) -> bool:
     """Whether somebody may be looking at a page that our module can stay on.
 

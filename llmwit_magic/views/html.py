@@ -201,6 +201,12 @@ def _status(result: InferencingResult, log_problem: str | None) -> str:
     )
 
 
+def unfinished_html(said: str, key: str = "") -> str:
+    """A line for a run that goes on; the page's module draws the live view of that key in it."""
+    live = f' data-live="{key}"' if key else ""
+    return f'<div class="llmwit llmwit-unfinished {NO_MATH}"{live}>{quiet(escape(said))}</div>'
+
+
 def progress_html(progress: Progress) -> str:
     """A stage with its bar."""
     bar = ""

@@ -2,6 +2,9 @@
 
 When the run has ended, its output becomes plain HTML (`html.py`), so that a
 saved notebook shows it without widgets; the page's module gives it buttons.
+A notebook can also be saved before that. A widget would then be lost, and
+JupyterLab would say so for ever. So there the output is a line of HTML from the
+beginning, and the page's module draws the live view in its place.
 """
 
 from __future__ import annotations
@@ -23,9 +26,17 @@ from ..runlog.log import RunLog
 from ..runlog.run import Results, Run
 from . import Forms
 from .display import FinalView
-from .frontend import page_answered
-from .html import log_key
-from .text import progress_text, settings_text, visible
+from .frontend import draws_in_html, page_answered
+from .html import log_key, unfinished_html
+from .text import (
+    brief_parts,
+    kept_text,
+    on_one_line,
+    progress_text,
+    settings_text,
+    unfinished_text,
+    visible,
+)
 
 STATUS_SECONDS = 1.0
 """How often the number of tokens is said while text is streamed."""
@@ -86,6 +97,13 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
         super().__init__(key=uuid.uuid4().hex, **traits)
 
 
+def ending(run: Run) -> dict[str, str]:
+    """How a run has ended, as a message to those who hear it; an error is urgent."""
+    if run.error:
+        return {"alert": f"failed: {on_one_line(str(run.error))}"}
+    return {"a": ", ".join(brief_parts(run.result, run.log_problem))}
+
+
 def mimebundle(widget: Any) -> dict[str, Any]:
     """What displays a widget, as data to which other forms can be added.
 
@@ -121,8 +139,8 @@ class Stream:
 
     def _status(self, run: Run) -> dict[str, Any]:
         progress, message = run.progress, dict[str, Any]()
-        if progress is None and not (run.generated_token_count or run.done):
-            return message  # between two stages
+        if progress is None and not run.generated_token_count:
+            return message  # between two stages, or ended without a word
         stage = progress.stage if progress else "writing"
         if stage != self._stage:
             self._stage = stage
@@ -154,11 +172,7 @@ class NotebookView(FinalView):
         self._stream = Stream(self._widget)
         self._done: set[int] = set()
         self._began = time.monotonic()
-        data = mimebundle(self._widget) | {
-            "text/html": "<em>running …</em>",
-            "text/plain": "running …",
-        }
-        self._handle = display(data, raw=True, display_id=True)
+        self._handle: Any = None
         if total > 1:
             self._widget.send({"w": [f"0 of {total} runs", 0, total]})
 
@@ -167,10 +181,19 @@ class NotebookView(FinalView):
         if self._total > 1:
             heading = settings_text(run, self._varying)
         self._run = run
+        if self._handle is None:
+            self._handle = display(self._unfinished(run), raw=True, display_id=True)
         self._stream.draw(run, heading)
         if run.done and self._total > 1 and id(run) not in self._done:
             self._done.add(id(run))
             self._widget.send({"w": [self._time_left(), len(self._done), self._total]})
+
+    def _unfinished(self, run: Run) -> dict[str, Any]:
+        """The output while the run goes on, which a notebook saved in the meantime keeps."""
+        said = unfinished_text(run, self._total)
+        if draws_in_html(get_ipython()):
+            return {"text/html": unfinished_html(said, self._widget.key), "text/plain": said}
+        return mimebundle(self._widget) | {"text/html": unfinished_html(said), "text/plain": said}
 
     def _time_left(self) -> str:
         each = (time.monotonic() - self._began) / len(self._done)
@@ -178,6 +201,15 @@ class NotebookView(FinalView):
         return f"{len(self._done)} of {self._total} runs, about {left:.0f} s left"
 
     def finish(self, results: Results) -> None:
-        self._handle.update(self._final(results) or {"text/plain": ""}, raw=True)
+        bundle = self._final(results)
+        if self._run and self._handle is not None:
+            said = ending(self._run)
+            if self._total > 1 and not self._run.error:
+                said = {"a": f"ended: {len(results)} of {self._total} runs"}
+            kept = kept_text(self._run, self._total)
+            self._widget.send({"done": True, "kept": kept} | said)
+            self._handle.update(bundle, raw=True)
+        elif bundle:
+            display(bundle, raw=True)
         self._widget.layout.close()
         self._widget.close()

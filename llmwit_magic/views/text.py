@@ -135,6 +135,23 @@ def badge(result: InferencingResult) -> str:
             "lost": "lost: its kernel is gone"}.get(result.status, "ended")  # fmt: skip
 
 
+def unfinished_text(run: Run, total: int) -> str:
+    """What stands for a run that goes on, or went on when its notebook was saved."""
+    if kept := kept_text(run, total):
+        return f"running … · if this line stays, {kept}"
+    return "running …"
+
+
+def kept_text(run: Run, total: int) -> str:
+    """Where the log has the answer of a run, or those of its sweep."""
+    if run.run_id is None:
+        return ""
+    place = f"runs[{run.run_id}]"
+    if total > 1:
+        place = f"%infer_log --all --group {run.request.group_id}"
+    return f"the answer is in {place}"
+
+
 def progress_text(progress: Progress) -> str:
     """A stage and how far it is."""
     what = _STAGES[progress.stage]

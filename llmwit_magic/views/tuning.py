@@ -29,7 +29,7 @@ from . import INTERVAL, Forms
 from .controls import LABEL, TOOLTIP, button, half, rows, slider, wide
 from .html import NO_MATH, Extras, escape, html_of
 from .lifetime import end, hold, reopen, weakly
-from .live import LiveWidget, Stream, mimebundle, page_for
+from .live import LiveWidget, Stream, ending, mimebundle, page_for
 from .text import visible
 
 PAUSE_SECONDS = 0.15
@@ -147,7 +147,7 @@ class TuningPanel:
         try:
             request = self.request
         except InvalidInput as error:
-            self.problem.value = _text(f"<b>{escape(str(error))}</b>")
+            self.problem.value = _alert(str(error))
             self._asked = None
             self._runner.cancel()
             return
@@ -176,6 +176,8 @@ class TuningPanel:
             self._stream.draw(run)
             if run.done:
                 self._show()
+                if run.status == "ok":  # one that gave way to a newer setting is no news
+                    self._live.send(ending(run))
 
     def _show(self) -> None:
         """The finished view of the run in the history that is looked at."""
@@ -184,7 +186,7 @@ class TuningPanel:
         if not run.done:
             self.finished.value, self._live.layout.display = "", ""
             return
-        error = _text(f"<p><b>{escape(str(run.error))}</b></p>") if run.error else ""
+        error = _alert(str(run.error)) if run.error else ""
         self.finished.value = error + self._finished(run)
         self._live.layout.display = "none"
 
@@ -247,6 +249,11 @@ class TuningPanel:
 def _text(markup: str) -> str:
     """Markup around escaped text; the dollars in that are no formula's."""
     return f'<div class="{NO_MATH}">{markup}</div>'
+
+
+def _alert(message: str) -> str:
+    """An error, which a screen reader says as soon as it stands there."""
+    return _text(f'<b role="alert">{escape(message)}</b>')
 
 
 class _Runner:

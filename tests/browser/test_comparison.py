@@ -147,9 +147,8 @@ def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
     status = page.locator(".jp-OutputArea .llmwit-status", has_text="2 of 6 runs")
     expect(status).to_be_visible(timeout=30_000)
     # It stays while the third run writes.
-    expect(page.locator(".jp-OutputArea .llmwit", has_text="2 of 6 runs")).to_contain_text(
-        "writing"
-    )
+    live = page.locator(".jp-OutputArea .llmwit-unfinished", has_text="2 of 6 runs")
+    expect(live).to_contain_text("writing")
     bar = page.locator(".jp-OutputArea progress:visible").first
     assert bar.get_attribute("max") == "6" or bar.evaluate("bar => bar.max") == 6
     notebook.picture("sweep_running")

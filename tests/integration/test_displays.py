@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -232,6 +233,22 @@ def test_the_functions_need_no_ipython(tiny_model: Path, tmp_path: Path) -> None
         env=os.environ | {"XDG_DATA_HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.stdout.endswith("\nruns: 2\n"), done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("lab", [True, False])
+def test_a_live_view_says_where_the_answer_is(kernel: Kernel, tiny_model: Path, lab: bool) -> None:
+    """What a notebook keeps of a run that goes on; in JupyterLab without a widget that would be lost."""
+    for options, place in (("", r"runs\[\d+\]"), ("--seed 1,2", r"%infer_log --all --group \w+")):
+        metadata = None if lab else {"cellId": "a-cell"}
+        reply = kernel.wait(kernel.start(call(tiny_model, options), metadata=metadata))
+        [shown] = [m["content"]["data"] for m in reply.messages if m["msg_type"] == "display_data"]
+        for form in ("text/plain", "text/html"):
+            assert re.search(
+                rf"running … · if this line stays, the answer is in {place}", shown[form]
+            )
+        assert ("application/vnd.jupyter.widget-view+json" in shown) is not lab
+        assert ("data-live" in shown["text/html"]) is lab
+        assert "max tokens" in reply.text or "length" in reply.text
 
 
 def test_whoever_asks_for_widgets_gets_them(kernel: Kernel, tiny_model: Path) -> None:

@@ -73,7 +73,7 @@ class Kernel:
             "allow_stdin": True, "stop_on_error": True,
         }  # fmt: skip
         if metadata is None:
-            metadata = {"cellId": cell_id} if cell_id else {}
+            metadata = {"cellId": cell_id, "deletedCells": []} if cell_id else {}
         message = self.client.session.msg("execute_request", content, metadata=metadata)
         self.client.shell_channel.send(message)
         return str(message["header"]["msg_id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 import sys
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwit_magic.protocol import Chunk, Progress, Request
-from llmwit_magic.runlog.run import Results
+from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.runlog.run import Results, Run
 from llmwit_magic.views import Guarded, text
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import html_of
@@ -166,3 +168,41 @@ def test_a_sweep_says_what_there_is_to_know() -> None:
     assert page.count("moved: &lt;b&gt;&amp;") == 1
     assert "no &lt;img src=x&gt;" in page
     assert "<img" not in page
+
+
+def test_html_is_drawn_again_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At first, each second, and at the end; while it runs it says how it is stopped, and where it is."""
+    from llmwit_magic.views import display
+
+    states: list[dict[str, str]] = []
+
+    class Handle:
+        def update(self, bundle: dict[str, str], raw: bool) -> None:
+            states.append(bundle)
+
+    def show(bundle: dict[str, str], **how: object) -> Handle:
+        states.append(bundle)
+        return Handle()
+
+    now = 100.0
+    monkeypatch.setattr(display, "display", show)
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    run = Run(REQUEST)
+    run.run_id = 12
+    run.emit(prepared(REQUEST))
+    view = display.DisplayView(1, RunLog(":memory:"), lambda request: {})
+    for number in range(1, 41):
+        run.emit(Chunk(f"{number} ", number))
+        view.draw(run)
+        now += 0.055
+    assert len(states) == 3
+    for state in states:
+        for form in state.values():
+            assert "the answer is in runs[12]" in form
+            assert "the notebook's own Stop ends it" in html.unescape(form)
+    run._ends("ok")
+    view.draw(run)
+    view.finish(Results([run]))
+    assert len(states) == 4
+    assert "own Stop" not in states[-1]["text/plain"]
+    assert "39 40 " in states[-1]["text/plain"]

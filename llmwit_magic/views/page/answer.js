@@ -48,6 +48,7 @@ function watchViews() {
         make(view);
       }
     }
+    showLives();
   };
   let waiting = false;
   new MutationObserver(() => {

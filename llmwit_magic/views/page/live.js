@@ -1,30 +1,123 @@
 // Live view -----------------------------------------------------------------------
 
-// What a live model has said, so that every view of it can show the whole. By the model's key:
-// `initialize` and `render` get different objects for one model.
-const STATES = new Map();
+// What each live model has said, so that every view of it can show the whole; by the model's key.
+// Each model has a copy of this module: what they share is on the page.
+const LIVES = (globalThis[Symbol.for("llmwit.lives")] ??= new Map());
+const OWN_STOP = "not stopped yet: use the notebook's own Stop";
+const LOST = "lost: its kernel is gone";
+const STOP_MS = 2000;
+const UNDO_MS = 3000;
 
 function follow(model) {
-  const state = { parts: [], status: "", progress: null, whole: null, views: new Set() };
-  STATES.set(model.get("key"), state);
-  model.on("msg:custom", (message) => {
+  const state = {
+    model, kernel: model.widget_manager?.kernel, done: false, places: new Map(), lost: 0,
+    parts: [], status: "", progress: null, whole: null, views: new Set(),
+  };
+  const receive = (message) => {
     if (message.clear) state.parts.length = 0;
     if (message.h !== undefined) state.parts.push({ heading: message.h });
     if (message.t !== undefined) state.parts.push(message.t);
     if (message.s !== undefined) state.status = message.s;
     if (message.p !== undefined) state.progress = message.p;
     if (message.w !== undefined) state.whole = message.w;
+    if (message.done) state.done = true;
+    announce(message, state.whole);
     for (const view of state.views) view(message);
-  });
-  return () => STATES.delete(model.get("key"));
+  };
+  const onStatus = (_, status) => {
+    if (!state.done && model.get("stoppable") && /restarting|terminating|dead/.test(status)) {
+      receive({ done: true, s: LOST, a: LOST, p: null });
+    }
+  };
+  speaker("status");
+  speaker("alert");
+  LIVES.set(model.get("key"), state);
+  model.on("msg:custom", receive);
+  state.kernel?.statusChanged?.connect(onStatus);
+  showInPlaces(state);
+  return () => {
+    state.done = true;
+    clearTimeout(state.lost);
+    for (const place of state.places.keys()) place.dataset.ended = "";
+    state.kernel?.statusChanged?.disconnect(onStatus);
+    LIVES.delete(model.get("key"));
+  };
+}
+
+// What a screen reader says. Only rare changes are told it: a token at a time would flood it.
+function announce(message, whole) {
+  if (message.alert !== undefined) say(message.alert, "alert");
+  if (message.w?.[1] && message.w[1] < message.w[2]) say(`${message.w[1]} of ${message.w[2]}`);
+  // Of a sweep, the stages of its first run are enough.
+  if (message.a !== undefined && (message.done || !whole?.[1])) say(message.a);
+}
+
+function say(text, role = "status") {
+  speaker(role).textContent = text;
+}
+
+// An element that stays: one that comes or goes with its text may not be heard.
+function speaker(role) {
+  const known = document.querySelector(`body > .llmwit-speaker[role="${role}"]`);
+  if (known) return known;
+  const made = document.body.appendChild(element("div", "llmwit-speaker"));
+  made.setAttribute("role", role);
+  made.style.cssText = "position:fixed;top:0;clip-path:inset(50%);width:1px;height:1px;overflow:hidden";
+  return made;
+}
+
+// JupyterLab keeps a line of HTML for a run that goes on (`live.py`): it is drawn in there.
+const unfinished = document.getElementsByClassName("llmwit-unfinished");
+
+function showInPlaces(state) {
+  for (const [place, remove] of state.places) {
+    if (place.isConnected) continue;
+    state.places.delete(place);
+    remove();
+  }
+  for (const place of unfinished) {
+    if (place.dataset.live !== state.model.get("key") || state.places.has(place)) continue;
+    place.replaceChildren();
+    state.places.set(place, drawLive(state, place));
+    state.cell = place.closest(".jp-Cell");
+    state.notebook = place.closest(".jp-Notebook");
+  }
+  if (!state.cell || state.done) return;
+  if (state.places.size) {
+    clearTimeout(state.lost);
+    state.lost = 0;
+  } else if (state.cell.isConnected) {
+    // Its output was cleared, and takes no updates any more.
+    const place = state.cell.appendChild(element("div", "llmwit-below"));
+    state.places.set(place, drawLive(state, place));
+  } else if (!state.lost && state.notebook?.isConnected) {
+    // Its cell was deleted: a run that nobody sees is stopped, unless that is undone.
+    state.lost = setTimeout(() => interrupt(state.kernel).catch(() => {}), UNDO_MS);
+  }
+}
+
+function showLives() {
+  for (const state of LIVES.values()) showInPlaces(state);
+  // What stands below its cell has been of use once the run has ended and there is another output.
+  for (const place of document.querySelectorAll(".llmwit-below[data-ended]")) {
+    if (place.parentElement.querySelector(".jp-OutputArea-output")) place.remove();
+  }
 }
 
 function renderLive({ model, el }) {
-  const state = STATES.get(model.get("key"));
+  const remove = drawLive(LIVES.get(model.get("key")), el);
+  return () => {
+    remove();
+    if (!model.get("stoppable")) model.send({ closed: true });
+  };
+}
+
+function drawLive(state, el) {
   const root = el.appendChild(element("div", "llmwit"));
   const scroll = root.appendChild(element("div", "llmwit-scroll"));
   const text = scroll.appendChild(element("div", "llmwit-text"));
   keepReachable(scroll, "answer");
+  text.dir = "auto"; // as in the finished view
   const line = root.appendChild(element("div", "llmwit-status"));
   const status = line.appendChild(element("span", ""));
   const bar = line.appendChild(document.createElement("progress"));
@@ -33,27 +126,13 @@ function renderLive({ model, el }) {
   const wholeText = whole.appendChild(element("span", ""));
   const wholeBar = whole.appendChild(document.createElement("progress"));
   whole.hidden = true;
-  // Only the rare changes of stage are announced; a token at a time would flood a reader.
-  const announcer = line.appendChild(element("span", ""));
-  announcer.setAttribute("aria-live", "polite");
-  announcer.style.cssText = "position:absolute;clip-path:inset(50%);width:1px;height:1px";
-  const kernel = model.widget_manager?.kernel;
-  if (kernel?.interrupt && model.get("stoppable")) {
-    const stop = line.appendChild(element("button", ""));
-    stop.type = "button";
-    stop.textContent = "■ Stop";
-    stop.style.marginLeft = ".6em";
-    stop.addEventListener("click", () => {
-      stop.disabled = true;
-      stop.textContent = "stopping …";
-      kernel.interrupt();
-    });
-  }
+  const stop = canStop(state) ? line.appendChild(makeStop(state)) : null;
   let tail = null;
   const add = (part) => {
     if (part.heading !== undefined) {
       const heading = text.appendChild(element("div", "llmwit-status"));
       heading.textContent = part.heading;
+      heading.dir = "ltr"; // it does not count for the direction of the answers
       tail = null;
       return;
     }
@@ -82,15 +161,59 @@ function renderLive({ model, el }) {
       whole.hidden = false;
       [wholeText.textContent, wholeBar.value, wholeBar.max] = message.w;
     }
-    if (message.a !== undefined) announcer.textContent = message.a;
+    if (message.done) {
+      // What has the focus is about to go: the keyboard goes on from the cell.
+      if (root.contains(document.activeElement)) {
+        (root.closest(".jp-Cell") ?? root.parentElement.closest("[tabindex]"))?.focus();
+      }
+      stop?.remove();
+      if (el.classList.contains("llmwit-below")) {
+        status.textContent = [message.a ?? message.alert, message.kept].filter(Boolean).join(" · ");
+      }
+    }
     if (following) scroll.scrollTop = scroll.scrollHeight;
   };
   bar.hidden = true;
   state.parts.forEach(add);
   update({ s: state.status, p: state.progress, w: state.whole });
   state.views.add(update);
-  return () => {
-    state.views.delete(update);
-    if (!model.get("stoppable")) model.send({ closed: true });
+  return () => state.views.delete(update);
+}
+
+function canStop({ model, kernel, done }) {
+  // VS Code's kernel in the page has no server: an interrupt goes nowhere.
+  const nowhere = /BOGUS_PVSC/.test(kernel?.serverSettings?.wsUrl);
+  return model.get("stoppable") && !done && kernel?.interrupt && !nowhere;
+}
+
+async function interrupt(kernel) {
+  await kernel?.interrupt?.();
+}
+
+function makeStop(state) {
+  const place = element("span", "");
+  const stop = place.appendChild(element("button", ""));
+  const hint = place.appendChild(element("span", ""));
+  stop.type = "button";
+  stop.textContent = "■ Stop";
+  stop.style.margin = "0 .6em";
+  let waiting = 0;
+  const failed = () => {
+    if (!waiting || state.done) return;
+    clearTimeout(waiting);
+    waiting = 0;
+    stop.removeAttribute("aria-disabled");
+    stop.textContent = "■ Stop";
+    hint.textContent = OWN_STOP;
+    say(OWN_STOP);
   };
+  stop.addEventListener("click", () => {
+    if (waiting) return;
+    waiting = setTimeout(failed, STOP_MS);
+    stop.setAttribute("aria-disabled", "true"); // not `disabled`, which would lose the focus
+    stop.textContent = "stopping …";
+    hint.textContent = "";
+    interrupt(state.kernel).catch(failed);
+  });
+  return place;
 }

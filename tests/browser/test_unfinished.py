@@ -1,0 +1,166 @@
+"""A run that goes on: saved, cleared, deleted, stopped in vain, and heard instead of seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from playwright.sync_api import Locator, Route, expect
+
+from tests.support.browser import Lab, Notebook, wait_until
+
+Open = Callable[..., Notebook]
+
+LONG = "%%infer --max-tokens 6000 --seed 5 --temperature 0.9\nOnce upon a time"
+LONGER = LONG.replace("--seed 5", "--seed 1:9")
+LIVE = ".llmwit-scroll > .llmwit-text"
+
+
+def writing(notebook: Notebook, index: int) -> Locator:
+    """Start a cell; its output, once some text is there."""
+    notebook.start(index)
+    live = notebook.output(index).locator(LIVE)
+    wait_until(lambda: live.count() and len(live.inner_text()) > 100, 30, "some text is there")
+    return notebook.output(index)
+
+
+def stop(output: Locator) -> Locator:
+    return output.get_by_role("button", name="■ Stop", exact=True)
+
+
+def last_row(lab: Lab) -> dict[str, Any]:
+    return lab.log.rows()[-1]
+
+
+def fulfil(status: int, route: Route) -> None:
+    """Answer a request in the server's place."""
+    route.fulfill(status=status)
+
+
+def select(notebook: Notebook, index: int) -> None:
+    """Make a cell the one that commands of the keyboard are for."""
+    notebook.cell(index).locator(".jp-InputPrompt").click()
+    notebook.page.keyboard.press("Escape")
+
+
+def test_saved_in_the_middle_it_says_where_the_answer_is(open_notebook: Open, lab: Lab) -> None:
+    """The file names the run; opened without the kernel there is that line, and no widget missing."""
+    notebook = open_notebook(LONG)
+    writing(notebook, 1)
+    [kept] = notebook.save().cells[1].outputs
+    place = f"runs[{last_row(lab)['run_id']}]"
+    assert set(kept.data) == {"text/html", "text/plain"}
+    assert place in kept.data["text/html"]
+    assert place in kept.data["text/plain"]
+    notebook.shut_down()
+
+    other = notebook.again()
+    expect(other.output(1)).to_contain_text(
+        f"running … · if this line stays, the answer is in {place}"
+    )
+    expect(other.page.get_by_text("Error displaying widget")).to_have_count(0)
+    other.picture("saved_in_the_middle")
+
+
+def test_an_interrupt_in_vain_is_said(open_notebook: Open, lab: Lab) -> None:
+    """Refused by the server, or taken without effect: another way is named, and Stop is there again."""
+    notebook = open_notebook(LONG)
+    output = writing(notebook, 1)
+    for status in (500, 204):
+        notebook.page.route("**/interrupt*", partial(fulfil, status))
+        stop(output).click()
+        expect(output.get_by_text("use the notebook's own Stop")).to_be_visible(timeout=5000)
+        notebook.page.unroute("**/interrupt*")
+    notebook.picture("stop_in_vain")
+    assert last_row(lab)["status"] == "running"
+
+    stop(output).focus()
+    notebook.page.keyboard.press("Enter")
+    notebook.wait(1)
+    assert last_row(lab)["status"] == "interrupted"
+    expect(output.locator(".llmwit-badge")).to_have_text("interrupted")
+    # The keyboard goes on from where it was.
+    expect(notebook.cell(1)).to_be_focused()
+
+
+def test_a_cleared_output_comes_again(open_notebook: Open, lab: Lab) -> None:
+    """All of the text is there again while it is written, until the cell has another output."""
+    notebook = open_notebook(LONG)
+    output = writing(notebook, 1)
+    select(notebook, 1)
+    notebook.page.get_by_role("menuitem", name="Edit", exact=True).click()
+    notebook.page.get_by_role("menuitem", name="Clear Cell Output", exact=True).click()
+    cell = notebook.cell(1)
+    live = cell.locator(LIVE)
+    wait_until(lambda: live.count() and len(live.inner_text()) > 100, 10, "it is there again")
+    notebook.picture("cleared")
+    stop(cell).click()
+    wait_until(lambda: last_row(lab)["status"] == "interrupted", 10, "the run has ended")
+    expect(output).to_contain_text(f"the text is kept in run {last_row(lab)['run_id']}")
+    expect(live).to_have_count(0)
+
+
+def test_a_deleted_cell_ends_its_run(open_notebook: Open, lab: Lab) -> None:
+    """A cell that is moved goes on; one that is deleted is stopped."""
+    notebook = open_notebook(LONGER, "1")
+    writing(notebook, 1)
+    select(notebook, 1)
+    notebook.page.keyboard.press("Control+Shift+ArrowDown")
+    live = notebook.output(2).locator(LIVE)
+    wait_until(lambda: live.count() and len(live.inner_text()) > 100, 10, "it is drawn there")
+    notebook.page.wait_for_timeout(3500)
+    assert last_row(lab)["status"] == "running"
+    select(notebook, 2)
+    notebook.page.keyboard.press("d")
+    notebook.page.keyboard.press("d")
+    wait_until(lambda: last_row(lab)["status"] == "interrupted", 10, "the run has ended")
+
+
+HEAR = """() => {
+  window.heard = [];
+  new MutationObserver((changes) => {
+    for (const {target} of changes) {
+      const role = target.closest?.('[role="status"], [role="alert"], [aria-live]')?.getAttribute("role");
+      if (target.closest?.(".llmwit-speaker")) window.heard.push([role, target.textContent]);
+    }
+  }).observe(document.body, {childList: true, characterData: true, subtree: true});
+}"""
+
+
+def test_what_is_heard(open_notebook: Open, lab: Lab) -> None:
+    """Stages and end of a run, the count of a sweep, and errors; nothing of the text itself."""
+    notebook = open_notebook(
+        "%%infer --max-tokens 60 --seed 5\nOnce upon a time",
+        "%%infer --temperature 0,0.5,1 --max-tokens 8 --seed 3\nOnce upon a time",
+        "%%infer -m no/such/file.gguf\nOnce upon a time",
+        "%%infer --tune --max-tokens 8 --seed 3\nOnce upon a time",
+    )
+    notebook.page.evaluate(HEAR)
+
+    def heard() -> list[list[str]]:
+        return notebook.page.evaluate("window.heard.splice(0)")
+
+    notebook.run(1)
+    *stages, ending = heard()
+    assert stages[-2:] == [["status", "reading the prompt …"], ["status", "writing"]]
+    assert len(stages) <= 3  # the model may be loaded already
+    row = lab.log.rows()[-1]
+    assert ending[0] == "status"
+    assert ending[1].startswith(f"length, max tokens, 4 + {row['generated_token_count']} tokens, ")
+
+    notebook.run(2)
+    assert heard()[-3:] == [
+        ["status", "1 of 3"],
+        ["status", "2 of 3"],
+        ["status", "ended: 3 of 3 runs"],
+    ]
+
+    notebook.run(3)
+    assert heard() == [["alert", "failed: there is no file no/such/file.gguf"]]
+
+    output = notebook.run(4)
+    expect(output.locator(".llmwit-badge").first).to_be_visible(timeout=30_000)
+    assert heard()[-1][1].startswith("length, max tokens, ")
+    output.locator("textarea").fill("")
+    expect(output.get_by_role("alert")).to_have_text("the prompt is empty")
