@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -52,7 +53,9 @@ def test_vs_code_has_no_stop(page: Page) -> None:
 @pytest.mark.parametrize("outcome", ["ok", "refused"])
 def test_stop_names_another_way(page: Page, outcome: str) -> None:
     """At once where it is refused, after two seconds where nothing comes of it; and is said."""
-    page.clock.install()
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    page.clock.install(time=began)
+    page.clock.pause_at(began + timedelta(hours=1))  # from now on only `run_for` moves it
     show(page, outcome)
     page.get_by_role("button", name="Stop").click()
     hint = page.locator("#live").get_by_text("use the notebook's own Stop")

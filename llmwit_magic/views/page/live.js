@@ -117,7 +117,6 @@ function drawLive(state, el) {
   const scroll = root.appendChild(element("div", "llmwit-scroll"));
   const text = scroll.appendChild(element("div", "llmwit-text"));
   keepReachable(scroll, "answer");
-  text.dir = "auto"; // as in the finished view
   const line = root.appendChild(element("div", "llmwit-status"));
   const status = line.appendChild(element("span", ""));
   const bar = line.appendChild(document.createElement("progress"));
@@ -132,7 +131,6 @@ function drawLive(state, el) {
     if (part.heading !== undefined) {
       const heading = text.appendChild(element("div", "llmwit-status"));
       heading.textContent = part.heading;
-      heading.dir = "ltr"; // it does not count for the direction of the answers
       tail = null;
       return;
     }
