@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 FIRST = "%%infer --temperature 0 --stop .\nThe capital of France is"
 TOKENS = "%%infer --max-tokens 40 --seed 4 --top-logprobs 5\nOnce upon a time"
-SWEEP = "%%infer --temperature 0,0.7,1.2 --max-tokens 20 --seed 3\nThe best thing about the sea is"
+SWEEP = "%%infer --temperature 0.2,0.5,0.8 --max-tokens 20 --seed 3\nThe three primary colours are"
 TUNE = "%%infer --tune --max-tokens 24 --seed 3\nThe best thing about the sea is"
 
 
