@@ -79,9 +79,7 @@ def colab(session: nox.Session) -> None:
     """Magics and views with the versions that Google Colab has, in real kernels too."""
     folder = uv_environment(session, "python", *COLAB)
     session.run("uv", "pip", "uninstall", "-q", "--python", str(folder), "jedi")  # as there
-    # ipywidgets 7 calls what traitlets 5 has deprecated.
-    warned = "ignore:Deprecated in traitlets 4.1:DeprecationWarning"
-    run_tests(session, folder, "-W", warned, *SHELL_TESTS, "tests/unit/test_views.py",
+    run_tests(session, folder, *SHELL_TESTS, "tests/unit/test_views.py",
               "tests/integration/test_displays.py", "tests/integration/test_tuning.py")  # fmt: skip
 
 
