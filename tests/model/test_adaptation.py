@@ -66,6 +66,7 @@ def test_best_tokens_are_those_of_llamacpp(
     assert agreement >= 0.9
 
 
+@pytest.mark.timeout(300)
 def test_logits_do_not_depend_on_the_way(default_model_loaded: Path, ids: list[int]) -> None:
     """Whatever was evaluated before, and with however many threads: the same logits to the bit."""
     prompt, other = (ids[:70], []), (ids[300:310], [])
