@@ -315,7 +315,8 @@ class _Work:
                     self._end(run_id, row)
                     self.take(place, row | {"run_id": run_id})
                     if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
-                        # It tells all of them, and trips over one that is cancelled meanwhile.
+                        # A broken executor fails every future, and raises where it meets one that
+                        # was cancelled. So it is given the time to fail them before we cancel.
                         wait(running, timeout=1)
                         raise broken(future.exception())
         finally:

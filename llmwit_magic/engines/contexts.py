@@ -34,11 +34,11 @@ class Contexts:
         return len(self._models)
 
     def best_for(self, tokens: Sequence[int]) -> LogitsModel:
-        """The copy that evaluates the prompt soonest and forgets the least for it.
+        """The copy that should evaluate this prompt.
 
-        That is the one that shares most of the prompt, unless it would lose
-        more than it shares: then one that has nothing to lose, or the one
-        that was used the longest ago.
+        It is the copy with the longest prefix in common with the prompt, unless
+        it would discard more tokens than that saves. Then it is an empty copy,
+        or else the least recently used one.
         """
         best = max(self._models, key=lambda model: model.shared_prefix(tokens))
         shared = best.shared_prefix(tokens)

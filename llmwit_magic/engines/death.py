@@ -72,7 +72,7 @@ def _ending(code: int | None) -> tuple[str, str]:
 
 
 def broken(name: str, doing: str, said: str) -> EngineFailed:
-    """The error of a child that met with what nobody expected, and said so."""
+    """The error of a child that raised an unexpected exception, and reported it."""
     advice = _MEMORY_ADVICE if _of_memory(said) else _AGAIN
     return EngineFailed(f"the engine of {name} failed while {doing}: {advice}; {said}")
 

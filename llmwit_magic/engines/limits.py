@@ -11,8 +11,8 @@ import psutil
 
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _GROUPS = Path("/sys/fs/cgroup")
-# Of Linux control groups of version 2, then 1: the limit, what is taken, and what stands before
-# the names of the parts of that which are file cache.
+# For each version of Linux control groups (2, then 1): the file with the limit, the file with the
+# usage, and the prefix of the counters of file cache in `memory.stat`.
 _FILES = (
     ("memory.max", "memory.current", ""),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),

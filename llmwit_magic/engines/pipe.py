@@ -25,9 +25,10 @@ STANDBY_SECONDS = 300.0
 _REPORT_BYTES = 2000
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# Not `-m`, nor a place on the path: the notebook's folder may have its own random.py, and another
-# copy of this package may be installed. What is imported and loaded stays for good: looking it
-# through for garbage meanwhile would take a tenth of the time.
+# The package is loaded by its path, not with `-m` or through `sys.path`: the notebook's folder may
+# have its own random.py, and another copy of this package may be installed. Garbage collection is
+# off while the child imports and loads: these objects live until its end, and looking for garbage
+# among them would cost a tenth of that time.
 _CODE = """
 import gc, importlib.util, sys
 gc.disable()

@@ -352,7 +352,7 @@ class EngineProcess:
             child.kill()
 
     def _break_up(self, said: str) -> EngineFailed:
-        """End a child that met with what nobody expected: who knows what is left of it."""
+        """End a child that raised an unexpected exception: its state is unknown."""
         self._kill()
         return broken(self.name, self._doing, said)
 

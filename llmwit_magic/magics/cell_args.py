@@ -334,8 +334,9 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
 
 
 _SPACES = " \t\r\n"
-# Nothing follows that could fail, so nothing is tried twice; possessive forms, which would say so,
-# take a quote that is not closed for a part of the word.
+# The time is linear in the length of the text: no part of this expression is followed by one that
+# could fail, so nothing backtracks. Possessive quantifiers would say so too, but they would take a
+# quote that is not closed for a part of the word.
 _WORD = re.compile(rf"""[{_SPACES}]+|((?:[^{_SPACES}'"]+|'[^']*'|"[^"]*")+)|(.)""", re.DOTALL)
 _QUOTED = re.compile(r"""(['"])(.*?)\1""", re.DOTALL)
 

@@ -67,7 +67,6 @@ class Header:
     tensors: Sequence[TensorInfo]
     alignment: int
     data_offset: int
-    file_size: int
 
     @property
     def architecture(self) -> str:
@@ -183,7 +182,6 @@ class _Reader:
             tensors=tensors,
             alignment=alignment,
             data_offset=data_offset,
-            file_size=self.size,
         )
 
     def _unknown_version(self, version: int) -> ModelNotSupported:

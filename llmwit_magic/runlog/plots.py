@@ -1,4 +1,4 @@
-"""Figures of the run log: speed over runs, and what ended, filled and pleased by setting."""
+"""Figures of the run log: speed, finish reasons, lengths and ratings, compared by a setting."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .columns import COLUMNS, Column
 from .rows import Row, parse_json
 
 MAX_SHARED = 100
-"""Different texts of a JSON column up to which each is read once."""
+"""Up to so many distinct texts in a JSON column, each is parsed once and the value is shared."""
 _DAMAGED = object()
 _RUN_ID = 0
 """The place of `run_id` in a row."""

@@ -13,7 +13,6 @@ from ..protocol import ContentFilter, Request
 from ..wit import (
     DeviceInfo,
     InferencingParams,
-    InferencingResult,
     InferencingUsage,
     ModelInfo,
     Timings,
@@ -230,8 +229,3 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "status": row["status"],
         "run_id": row["run_id"],
     }
-
-
-def result_of(row: Mapping[str, Any]) -> InferencingResult:
-    """The result of a row as the log reads it."""
-    return InferencingResult(**result_values(row))

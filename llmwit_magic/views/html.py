@@ -56,7 +56,7 @@ NO_EXTRAS = Extras()
 
 
 def log_key(path: str) -> str:
-    """The log's name on a page: a click is for the kernel that has that log."""
+    """Identifies the log on a page, so that only a kernel with that log handles a click."""
     return hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12]
 
 

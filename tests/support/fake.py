@@ -49,7 +49,6 @@ class FakeEngine:
 
     name = "fake"
     pid = None
-    busy = False
 
     def __init__(
         self, chunks: Iterable[str] = ("Hello", " world"), last: End | Exception | None = None,
