@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .api import generate_embeddings, infer, infer_frame, replay, stream, tune
     from .errors import (
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     )
 
     runs: RunLog
-
-__version__ = "0.1.0"
 
 # Where each public name lives. They are imported when they are first used, so
 # that loading the extension stays light.
@@ -109,13 +109,13 @@ def load_ipython_extension(shell: Any) -> None:
     # configuration and by no cell, it would stand by in every kernel, used or not.
     by_cell = getattr(shell, "kernel", None) is not None and bool(shell.get_parent())
     standby = start_child() if by_cell else None
-    from .magics.infer import load
+    from .magics.extension import load
 
     load(shell, standby)
 
 
 def unload_ipython_extension(shell: Any) -> None:
     """What `%unload_ext llmwit_magic` calls."""
-    from .magics.infer import unload
+    from .magics.extension import unload
 
     unload(shell)

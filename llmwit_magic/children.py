@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
-from .files import current_folder
+from .base.filesystem import current_folder
 
 _HOW: dict[str, Any] = {}
 """How every process starts: out of reach of an interrupt of the notebook, and with no window."""

@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from .background import GRACE_SECONDS, STOP_SECONDS, in_background, started, wait_patiently
+from .base.background import GRACE_SECONDS, STOP_SECONDS, in_background, started, wait_patiently
+from .base.filesystem import current_folder
 from .engines.builds import check_platform
 from .engines.pool import EnginePool
 from .engines.process import EngineProcess
 from .errors import EngineFailed, InferenceError, Interrupted, LogError
-from .files import current_folder
 from .models.catalog import LocalModel, local_models, resolve
 from .models.fetch import Report
 from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .files import discard, replacing
+from .base.filesystem import discard, replacing
 
 VARIABLE = "LLMWIT_MAGIC_SETTINGS"
 """Of the environment: the file."""

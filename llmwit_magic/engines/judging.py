@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..background import in_background
+from ..base.background import in_background
 from ..errors import InvalidInput
 from ..protocol import Cancelled
 from ..wit import U32_MAX

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from IPython.core.error import UsageError
@@ -15,18 +12,14 @@ from traitlets import Any as AnyTrait
 from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, observe, validate
 from traitlets.config import Configurable
 
-from ..engines.pipe import ChildProcess
+from ..base.printable import on_one_line, visible
 from ..errors import InvalidInput, warn_unlogged
 from ..models.fetch import DEFAULT_NAME
 from ..protocol import Prepared, Request
-from ..replays import Replay
-from ..runlog.logged import LoggedRun
 from ..runlog.run import Results, Run
 from ..session import Session, current_session
 from ..views import INTERVAL, KINDS, View, open_view, show_progress, text
-from ..views.frontend import Reach, has_page, reach_of
 from ..wit import InferencingParams, InferencingResult
-from . import completion
 from .cell_args import (
     DEFAULTS,
     OPTIONS,
@@ -40,7 +33,6 @@ from .cell_args import (
 from .repeat import forms
 
 RESULT_NAME = "_infer"
-IDLE_SECONDS = 0.1
 
 
 def _default_traits() -> dict[str, Any]:
@@ -226,9 +218,9 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         for name, kind, path in models:
             place = str(path) if path else "fetched at first use"
             memory = ", in memory" if name in loaded else ""
-            text.say(text.on_one_line(f"{name}  ({kind}{memory})  {place}"))
+            text.say(on_one_line(f"{name}  ({kind}{memory})  {place}"))
         for name in sorted(loaded - {row[0] for row in models}):
-            text.say(text.on_one_line(f"{name}  (in memory)"))
+            text.say(on_one_line(f"{name}  (in memory)"))
 
     @line_magic
     def infer_unload(self, line: str) -> None:
@@ -241,7 +233,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         if model and not names:
             loaded = ", ".join(name for name, _ in self.session.engines.loaded_models()) or "none"
             raise usage_error(f"the model {model} is not in memory (loaded: {loaded})")
-        text.say(text.on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
+        text.say(on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 
 def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
@@ -258,96 +250,4 @@ def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
         f"{prepared.device.gpu_layers} GPU layers ({prepared.device.reason})",
         "── " + ", ".join(f"{name} {word}" for name, word in words.items()),
     ]  # fmt: skip
-    return "\n".join([text.visible(prepared.prompt), *map(text.on_one_line, lines)])
-
-
-def load(shell: Any, standby: ChildProcess | None = None) -> None:
-    """Register magics, completion and the forms in which results show.
-
-    `standby` is a child process for the first run.
-    """
-    from .log import LogMagics
-
-    magics = InferMagics(shell)
-    if standby is not None:
-        magics.session.engines.stand_by(standby)
-    shell.register_magics(magics)
-    shell.register_magics(LogMagics(shell, magics))
-    _register_formatters(shell, magics)
-    completion.register(
-        shell,
-        lambda: [row[0] for row in magics.session.local_models()],
-        {
-            flag: action.nargs != 0
-            for flag, action in LogMagics.infer_log.parser._option_string_actions.items()
-            if flag.startswith("--")
-        },
-    )
-    if getattr(shell, "kernel", None) is not None and has_page(shell):
-        _when_idle(magics.open_page)
-
-
-def _when_idle(work: Callable[[], None]) -> None:
-    """Have the kernel do it soon, but not as a part of the cell that loads the extension."""
-    with suppress(ImportError, RuntimeError):  # a kernel of another make
-        from tornado.ioloop import IOLoop
-
-        # Loaded by the kernel's configuration, the loop is there, and does not run yet.
-        IOLoop.current().call_later(IDLE_SECONDS, work)
-
-
-def unload(shell: Any) -> None:
-    """Take the magics away and give the models' memory back; the log stays."""
-    from .log import LogMagics
-
-    for kind in shell.magics_manager.magics.values():
-        ours = [name for name, function in kind.items()
-                if isinstance(getattr(function, "__self__", None), InferMagics | LogMagics)]  # fmt: skip
-        for name in ours:
-            magics = kind.pop(name).__self__
-            if isinstance(magics, InferMagics):
-                magics.session.engines.unload()
-    completion.unregister(shell)
-    shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
-
-
-def _register_formatters(shell: Any, magics: InferMagics) -> None:
-    """How results show at the end of a cell; HTML is made only where it is asked for."""
-
-    def answer(result: InferencingResult) -> str:
-        from ..views.html import Extras, html_of
-
-        if isinstance(result, LoggedRun):  # as it did when it ran, with its buttons
-            if reach_of(shell) is Reach.LIVE:
-                from ..views.live import page_for
-
-                page_for(result.log)
-            return html_of(result, Extras(result.log.path, None, magics.forms(result.request)))
-        return html_of(result)
-
-    def replayed(replay: Replay) -> str:
-        from ..views.comparison import replay_html
-
-        return replay_html(replay.verdict, replay.identical, [replay.original, replay.result])
-
-    def comparison(results: Results) -> str:
-        from ..views.comparison import comparison_html
-
-        return comparison_html(results)
-
-    formatters = shell.display_formatter.formatters
-    formatters["text/html"].for_type(InferencingResult, answer)
-    formatters["text/html"].for_type(Results, comparison)
-    formatters["text/html"].for_type(Replay, replayed)
-
-    def for_type(kind: type, say: Callable[[Any], str]) -> None:
-        def write(value: Any, printer: Any, cycle: bool) -> None:
-            terminal = getattr(shell, "kernel", None) is None
-            encoding = getattr(sys.stdout, "encoding", None) if terminal else None
-            printer.text(text.encodable(say(value), encoding))
-
-        formatters["text/plain"].for_type(kind, write)
-
-    for_type(InferencingResult, text.plain)
-    for_type(Results, text.plain_table)
-    for_type(Replay, lambda value: f"── {text.on_one_line(value.verdict)}")
+    return "\n".join([visible(prepared.prompt), *map(on_one_line, lines)])

@@ -22,8 +22,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from ..base.filesystem import discard, replace
 from ..errors import ModelDamaged
-from ..files import discard, replace
 from .checks import check_runnable
 from .computation import linear_scale
 from .gguf import Header, TensorInfo, read_header

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..base.filesystem import current_folder, discard, is_held
 from ..errors import (
     EngineFailed,
     InvalidInput,
@@ -22,7 +23,6 @@ from ..errors import (
     ModelNotFound,
     ModelNotSupported,
 )
-from ..files import current_folder, discard, is_held
 from ..protocol import Progress
 from ..wit import ModelInfo
 from . import adapt

@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..background import in_background
+from ..base.background import in_background
+from ..base.filesystem import is_held, replace
 from ..children import beginning, start
 from ..errors import NO_PYTHON, DownloadFailed, ModelNotFound
-from ..files import is_held, replace
 from ..protocol import Progress
 from .files import IN_USE, cache_folder, exclusive
 

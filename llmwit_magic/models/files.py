@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 from filelock import BaseFileLock, FileLock, Timeout
 
-from ..files import lock_failure, replacing
+from ..base.filesystem import lock_failure, replacing
 
 CLOCK_STEP_SECONDS = 0.02
 """More than the step in which a file system tells the time of a change."""

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 import platformdirs
 from filelock import FileLock, Timeout
 
+from ..base.filesystem import lock_failure, replace, replacing
 from ..errors import LogError, LogWarning, one_line
-from ..files import lock_failure, replace, replacing
 from .columns import COLUMNS
 from .disks import is_local
 from .filters import holds

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..base.filesystem import is_held, replacing
 from ..errors import InvalidInput, LogError
-from ..files import is_held, replacing
 from .columns import COLUMNS, NAMES, Column
 from .rows import JSON_NAMES, Row
 

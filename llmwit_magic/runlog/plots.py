@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas
 
+from ..base.printable import on_one_line
 from ..errors import InvalidInput, LogError
-from ..views.text import on_one_line
 from ..wit import InferencingParams
 from .columns import COLUMNS
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from .. import __version__
+from .._version import __version__
 from ..protocol import ContentFilter, Request
 from ..wit import (
     DeviceInfo,

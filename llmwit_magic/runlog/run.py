@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
-from ..background import STOP_SECONDS, wait_patiently
+from ..base.background import STOP_SECONDS, wait_patiently
 from ..errors import EngineFailed, InferenceError, Interrupted
 from ..protocol import Cancelled, Chunk, End, Event, Prepared, Progress, Request
 from ..wit import (

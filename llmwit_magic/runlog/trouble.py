@@ -12,7 +12,7 @@ _NO_LOCKS = {
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether somebody else holds the file, or SQLite takes it for that; see `files.lock_failure`."""
+    """Whether somebody else holds the file, or SQLite takes it for that; see `filesystem.lock_failure`."""
     return _code(error) == sqlite3.SQLITE_BUSY
 
 
@@ -26,7 +26,7 @@ def _code(error: Exception) -> int:
 
 
 def lock_error(error: Exception) -> str | None:
-    """The same as `files.lock_failure` of an error of SQLite's, which is "disk I/O error" or "locking protocol"."""
+    """The same as `filesystem.lock_failure` of an error of SQLite's, which is "disk I/O error" or "locking protocol"."""
     name = getattr(error, "sqlite_errorname", None)
     return name if name in _NO_LOCKS else None
 

@@ -19,9 +19,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ..base.printable import visible
 from ..protocol import Progress
 from ..wit import InferencingResult, TokenInfo
-from .text import brief_parts, more_parts, progress_text, visible
+from .text import brief_parts, more_parts, progress_text
 
 NO_MATH = "mathjax_ignore tex2jax_ignore"
 """Classes of what MathJax leaves alone: the dollars of an answer are no formula's."""

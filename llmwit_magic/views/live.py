@@ -20,6 +20,7 @@ import traitlets
 from IPython import get_ipython
 from IPython.display import display
 
+from ..base.printable import on_one_line, visible
 from ..errors import LogError
 from ..protocol import Progress
 from ..runlog.log import RunLog
@@ -31,11 +32,9 @@ from .html import log_key, unfinished_html
 from .text import (
     brief_parts,
     kept_text,
-    on_one_line,
     progress_text,
     settings_text,
     unfinished_text,
-    visible,
 )
 
 STATUS_SECONDS = 1.0

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas
 
+from ..base.printable import short
+from ..base.widths import StandIns
 from ..runlog.columns import COLUMNS
 from ..runlog.frame import TAG
 from .html import NO_MATH, cell, escape, head, quiet, roomy
-from .text import short
-from .widths import StandIns
 
 TEXT_COLUMNS = 80
 """Of a text in a cell of the HTML table; the DataFrame keeps all of it."""

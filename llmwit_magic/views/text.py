@@ -1,21 +1,17 @@
-"""What is said of a run, in words, and the view of a terminal.
-
-Model output is text: characters that would command a terminal or turn the
-reading direction round are shown, not obeyed.
-"""
+"""What is said of a run, in words, and the view of a terminal."""
 
 from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
+from ..base.printable import on_one_line, short, visible
+from ..base.widths import filled, width
 from ..protocol import Progress
 from ..runlog.run import Results, Run
 from ..wit import DeviceInfo, FinishDetail, InferencingParams, InferencingResult
-from .widths import cut, filled, width
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
@@ -32,35 +28,6 @@ _STAGES = {
 }  # fmt: skip
 TABLE_COLUMNS = 60
 """Columns of an answer in a table's cell; the object keeps all of it."""
-
-
-def visible(text: str) -> str:
-    """The text with control characters as pictures (␛) or by number (⟨U+202E⟩)."""
-    if text.isprintable():
-        return text
-    return "".join(map(_visible_character, text))
-
-
-def on_one_line(text: str) -> str:
-    """The visible text with signs for line ends and tabs: for names, tables and status lines."""
-    return visible(text).replace("\n", "⏎").replace("\t", "⇥")
-
-
-def short(text: str, columns: int) -> str:
-    """The visible text on one line, in so many columns, with "…" where it goes on."""
-    return cut(text, columns, on_one_line)
-
-
-def _visible_character(character: str) -> str:
-    if character in "\n\t" or character.isprintable():
-        return character
-    code = ord(character)
-    if code < 32:
-        return chr(0x2400 + code)
-    # Joiners make emoji and Indic scripts; marks of direction stay as they are harmless alone.
-    if unicodedata.category(character) in ("Zs", "Co") or character in "\u200c\u200d\u200e\u200f":
-        return character
-    return f"⟨U+{code:04X}⟩"
 
 
 def status_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:

@@ -19,6 +19,7 @@ from typing import Any
 import ipywidgets as widgets
 from IPython.display import display
 
+from ..base.printable import visible
 from ..errors import InferenceError, Interrupted, InvalidInput
 from ..protocol import Request
 from ..runlog.run import Run
@@ -30,7 +31,6 @@ from .controls import LABEL, TOOLTIP, button, half, rows, slider, wide
 from .html import NO_MATH, Extras, escape, html_of
 from .lifetime import end, hold, reopen, weakly
 from .live import LiveWidget, Stream, ending, mimebundle, page_for
-from .text import visible
 
 PAUSE_SECONDS = 0.15
 """How long a setting must rest before it is run."""

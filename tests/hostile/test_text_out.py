@@ -20,7 +20,7 @@ from matplotlib.cbook import is_math_text
 from traitlets.config import Config
 
 from llmwit_magic.errors import EngineFailed, InferenceError, one_line
-from llmwit_magic.magics import infer
+from llmwit_magic.magics import extension, infer
 from llmwit_magic.magics.cell_args import SLIDERS
 from llmwit_magic.magics.interpolation import literal
 from llmwit_magic.magics.repeat import forms
@@ -217,7 +217,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Interacti
     session = HostileSession("", tmp_path / "runs.sqlite3")
     monkeypatch.setattr(infer, "current_session", lambda: session)
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-    infer.load(shell)
+    extension.load(shell)
     yield shell
     session.close()
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from llmwit_magic.background import in_background
+from llmwit_magic.base.background import in_background
 from llmwit_magic.errors import EngineFailed
 from llmwit_magic.session import interruptible
 

@@ -12,7 +12,7 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from llmwit_magic.magics import completion, infer
+from llmwit_magic.magics import completion, extension, infer
 from tests.support.fake import FakeEngine, FakeSession
 
 
@@ -27,7 +27,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     session = FakeSession(FakeEngine())
     monkeypatch.setattr(infer, "current_session", lambda: session)
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-    infer.load(shell)
+    extension.load(shell)
     shell.user_ns["tempting"] = 1
     yield shell
     session.close()
@@ -120,9 +120,9 @@ def test_an_old_ipython_loads_without_our_completions(
     monkeypatch: pytest.MonkeyPatch, shell: Any
 ) -> None:
     """Before IPython 8.6 there are no matchers: the magics are there, and Tab finds Python's names."""
-    infer.unload(shell)
+    extension.unload(shell)
     monkeypatch.delattr(completer, "context_matcher", raising=False)
-    infer.load(shell)
+    extension.load(shell)
     assert shell.find_cell_magic("infer")
     assert "--temperature" not in offered(shell, "%%infer --te")
     assert "tempting" in offered(shell, "tempt")

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
+from llmwit_magic.base.filesystem import replacing
 from llmwit_magic.errors import InvalidInput, LogError
-from llmwit_magic.files import replacing
 from llmwit_magic.protocol import Chunk, Request
 from llmwit_magic.runlog import export as export_module
 from llmwit_magic.runlog.columns import COLUMNS, NAMES

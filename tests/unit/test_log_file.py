@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic.base.filesystem import lock_failure
 from llmwit_magic.errors import LogError
-from llmwit_magic.files import lock_failure
 from llmwit_magic.protocol import Request
 from llmwit_magic.runlog import database
 from llmwit_magic.runlog.log import RunLog

@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from llmwit_magic.errors import EngineDied, LogError, ModelNotSupported, RunNotFound
-from llmwit_magic.magics import infer
+from llmwit_magic.magics import extension, infer
 from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.run import Run
@@ -37,7 +37,7 @@ def shell(session: FakeSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(infer, "current_session", lambda: session)
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-    infer.load(shell)
+    extension.load(shell)
     for line in ("--tag k=v --temperature 0", "--temperature 0.5", "-m other"):
         shell.run_cell_magic("infer", f"--quiet --seed 3 {line}", "a prompt\n")
     other = RunLog(session.log.path)

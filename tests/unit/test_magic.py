@@ -15,7 +15,7 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from llmwit_magic.errors import EngineDied, InvalidInput
-from llmwit_magic.magics import infer
+from llmwit_magic.magics import extension, infer
 from llmwit_magic.runlog.run import Run
 from tests.support.fake import FakeEngine, FakeSession, prepared
 
@@ -30,7 +30,7 @@ def shell(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     session = FakeSession(engine)
     monkeypatch.setattr(infer, "current_session", lambda: session)
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-    infer.load(shell)
+    extension.load(shell)
     yield shell
     session.close()
 
@@ -191,9 +191,9 @@ def test_an_open_quote_unloads_nothing(shell: Any) -> None:
 
 def test_unloading_takes_the_magics_away(shell: Any) -> None:
     """After `%unload_ext` there is no `%%infer`; loading again works."""
-    infer.unload(shell)
+    extension.unload(shell)
     assert shell.find_cell_magic("infer") is None
-    infer.load(shell)
+    extension.load(shell)
     assert shell.find_cell_magic("infer") is not None
 
 

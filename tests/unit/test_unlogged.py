@@ -16,7 +16,7 @@ from traitlets.config import Config
 from llmwit_magic import api
 from llmwit_magic.batch import run_batch
 from llmwit_magic.errors import LogWarning
-from llmwit_magic.magics import infer
+from llmwit_magic.magics import extension, infer
 from llmwit_magic.protocol import Request
 from tests.support.fake import FakeEngine, FakeSession
 
@@ -39,7 +39,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSes
 @pytest.fixture
 def shell(session: FakeSession) -> Any:
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-    infer.load(shell)
+    extension.load(shell)
     return shell
 
 

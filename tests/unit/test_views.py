@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmwit_magic.base.printable import visible
 from llmwit_magic.protocol import Chunk, Progress, Request
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.run import Results, Run
@@ -72,7 +73,7 @@ def test_a_terminal_is_not_commanded(monkeypatch: pytest.MonkeyPatch) -> None:
 @given(st.text())
 def test_visible_text_commands_nothing(answer: str) -> None:
     """Whatever the text: no control character but newline and tab is left; plain text is kept."""
-    shown = text.visible(answer)
+    shown = visible(answer)
     assert not any((ord(c) < 32 and c not in "\n\t") or ord(c) == 127 for c in shown)
     assert not set(shown) & set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069")
     if answer.isprintable():

@@ -6,11 +6,12 @@ import pandas
 import pytest
 from wcwidth import wcswidth
 
+from llmwit_magic.base import printable
+from llmwit_magic.base.widths import StandIns, filled, width
 from llmwit_magic.protocol import Chunk, Request
 from llmwit_magic.runlog.run import Results
 from llmwit_magic.views import text
 from llmwit_magic.views.table import LogTable
-from llmwit_magic.views.widths import StandIns, filled, width
 from llmwit_magic.wit import InferencingParams
 from tests.support.fake import end, prepared, run_of
 
@@ -76,15 +77,15 @@ def test_a_lone_mark_gets_a_column() -> None:
 )  # fmt: skip
 def test_a_text_is_cut_at_a_column(whole: str, columns: int, shown: str) -> None:
     """In as many columns as fit, and no cluster in two."""
-    assert text.short(whole, columns) == shown
+    assert printable.short(whole, columns) == shown
 
 
 def test_of_a_long_text_only_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of a table costs the same, however long its answer is."""
     looked: list[str] = []
-    visible = text.visible
-    monkeypatch.setattr(text, "visible", lambda part: looked.append(part) or visible(part))
-    assert text.short("é" * 1_000_000, 10) == "é" * 9 + "…"
+    visible = printable.visible
+    monkeypatch.setattr(printable, "visible", lambda part: looked.append(part) or visible(part))
+    assert printable.short("é" * 1_000_000, 10) == "é" * 9 + "…"
     assert len(looked) == 11
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic import files
+from llmwit_magic.base import filesystem
+from llmwit_magic.base.filesystem import discard, replace, replacing
 from llmwit_magic.errors import DownloadFailed, EngineFailed, LogError
-from llmwit_magic.files import discard, replace, replacing
 from llmwit_magic.models import catalog, fetch
 from llmwit_magic.models.files import IN_USE
 from llmwit_magic.runlog.export import export
@@ -60,7 +60,7 @@ def test_a_file_that_stays_held_is_an_error(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the time; the old file stays, and nothing beside it."""
-    monkeypatch.setattr(files, "HELD_SECONDS", 0.2)
+    monkeypatch.setattr(filesystem, "HELD_SECONDS", 0.2)
     monkeypatch.setattr(os, "replace", held(os.replace, code, float("inf")))
     target = tmp_path / "target"
     target.write_text("old")
@@ -77,7 +77,7 @@ def test_other_errors_are_raised_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         replace(tmp_path / "a", tmp_path / "b")
     with pytest.raises(FileNotFoundError):
         replace(tmp_path / "a", tmp_path / "b")
-    assert not files.is_held(PermissionError(13, "Permission denied"))
+    assert not filesystem.is_held(PermissionError(13, "Permission denied"))
 
 
 def test_a_file_is_removed_when_it_is_let_go(
@@ -92,7 +92,7 @@ def test_a_file_is_removed_when_it_is_let_go(
     assert not path.exists()
     discard(path)
     path.touch()
-    monkeypatch.setattr(files, "HELD_SECONDS", 0.1)
+    monkeypatch.setattr(filesystem, "HELD_SECONDS", 0.1)
     monkeypatch.setattr(Path, "unlink", held(Path.unlink, IN_ANOTHER_PROCESS, float("inf")))
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "x") as part:
         part.write_text(str(part.touch() or 1 / 0))
@@ -105,7 +105,7 @@ def test_a_loaded_model_that_is_to_be_rewritten_says_so(
 ) -> None:
     """Windows replaces no file that a process has mapped: the line names the way out."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(files, "HELD_SECONDS", 0.1)
+    monkeypatch.setattr(filesystem, "HELD_SECONDS", 0.1)
     monkeypatch.setattr(os, "replace", held(os.replace, DENIED, float("inf")))
     model = write_llama_gguf(tmp_path / "m.gguf")
     with pytest.raises(EngineFailed, match="Access is denied; Windows replaces no model") as caught:
@@ -118,7 +118,7 @@ def test_an_export_that_another_program_has_open_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a spreadsheet does with a table."""
-    monkeypatch.setattr(files, "HELD_SECONDS", 0.1)
+    monkeypatch.setattr(filesystem, "HELD_SECONDS", 0.1)
     monkeypatch.setattr(os, "replace", held(os.replace, DENIED, float("inf")))
     with pytest.raises(LogError, match=r"runs\.csv cannot be written: Access is denied; close it"):
         export([], tmp_path / "runs.csv")
