@@ -29,24 +29,16 @@ BLANK_RANGE = 1e-3
 """Logits that differ by less are taken for equal: a trained model's differ by 10 and more."""
 
 
-def distribution(
+def candidates(
     logits: Logits, context: Sequence[int], params: InferencingParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The tokens that may be drawn and their probabilities.
+    """The tokens that may be drawn, and weights that their probabilities are proportional to.
 
     `logits` has shape (vocabulary,); `context` are the ids of the prompt and of
     what was generated, each below the size of the vocabulary. Returns ids and
-    probabilities of shape (candidates,), summing to 1; likeliest first wherever
-    top-k or top-p is on. Equal logits are taken in the order of their ids.
+    weights of shape (candidates,); likeliest first wherever top-k or top-p is
+    on. Equal logits are taken in the order of their ids.
     """
-    ids, weights = _candidates(logits, context, params)
-    return ids, weights / weights.sum()
-
-
-def _candidates(
-    logits: Logits, context: Sequence[int], params: InferencingParams
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The tokens that may be drawn, and weights that their probabilities are proportional to."""
     if params.temperature == 0:
         return _likeliest(logits, context, params, 1)[0], np.ones(1)
     k = params.top_k or logits.size
@@ -214,7 +206,7 @@ class Sampler:
             raise EngineFailed(
                 "the model computed NaN or infinite logits: its file is damaged; fetch it again"
             )
-        ids, weights = _candidates(logits, context, self.params)
+        ids, weights = candidates(logits, context, self.params)
         if self.params.temperature == 0:
             return int(ids[0])
         cumulative = weights.cumsum()

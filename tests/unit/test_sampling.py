@@ -13,7 +13,7 @@ from scipy import special, stats
 
 from llmwit_magic.engines.sampling import (
     Sampler,
-    distribution,
+    candidates,
     log_probabilities,
     penalised,
     refuse_blank,
@@ -64,6 +64,14 @@ def slow_scores(
             logit = logit * params.repeat_penalty
         scores.append(logit)
     return scores
+
+
+def distribution(
+    logits: np.ndarray, context: Sequence[int], params: InferencingParams
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that may be drawn, and their probabilities."""
+    ids, weights = candidates(logits, context, params)
+    return ids, weights / weights.sum()
 
 
 def slow_distribution(
