@@ -171,6 +171,8 @@ class Cancelled(Exception):
 
 
 Emit = Callable[[Event], None]
+Report = Callable[[Progress], None]
+"""Takes the progress of a stage; raises where the run was cancelled."""
 
 
 class Engine(Protocol):

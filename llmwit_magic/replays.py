@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InvalidInput, ModelNotFound, ModelNotSupported
-from .protocol import ContentFilter, Request
+from .protocol import ContentFilter, Report, Request
 from .runlog.logged import LoggedRun
 from .runlog.rows import filter_name, function_filters
-from .session import Session, Show
+from .session import Session
 from .spans import common
 from .wit import InferencingParams, InferencingResult
 
@@ -76,7 +76,7 @@ def replay_request(
     changes: Mapping[str, Any],
     functions: tuple[ContentFilter, ...] = (),
     anyway: bool = False,
-    show: Show | None = None,
+    show: Report | None = None,
     accept: str | Collection[str] = (),
 ) -> tuple[Request, str]:
     """The request that runs `original` again, and what is not as it was.

@@ -20,15 +20,13 @@ from .engines.pool import EnginePool
 from .engines.process import EngineProcess
 from .errors import EngineFailed, InferenceError, Interrupted, LogError
 from .models.catalog import LocalModel, local_models, resolve
-from .models.fetch import Report
-from .protocol import Cancelled, Emit, Event, Prepared, Progress, Request
+from .protocol import Cancelled, Emit, Event, Prepared, Progress, Report, Request
 from .runlog.log import RunLog
 from .runlog.run import Run
 from .settings import Settings, first_settings, is_worker, tell_children, told
 from .wit import EmbeddingsResult, EmbeddingsUsage, ModelInfo
 
 T = TypeVar("T")
-Show = Callable[[Progress], None]
 
 
 class Session:
@@ -137,7 +135,7 @@ class Session:
             with self._lock:
                 self._runs.discard(run)
 
-    def find(self, request: Request, show: Show | None = None) -> ModelInfo:
+    def find(self, request: Request, show: Report | None = None) -> ModelInfo:
         """The file that the request's model is, fetched and checked, with its hash; not loaded.
 
         Raises what a run raises.
@@ -154,7 +152,7 @@ class Session:
             lambda: local_models(self.aliases), lambda: None, 0.1, "llmwit-list"
         )  # an interrupt leaves it behind
 
-    def prepare(self, request: Request, show: Show | None = None) -> Prepared:
+    def prepare(self, request: Request, show: Report | None = None) -> Prepared:
         """The request as it would run: rendered prompt, token counts, parameters.
 
         `show` is called with the progress of fetching and loading. Raises what
@@ -168,7 +166,7 @@ class Session:
         return interruptible(work, show)
 
     def embed(
-        self, request: Request, texts: list[str], show: Show | None = None, *,
+        self, request: Request, texts: list[str], show: Report | None = None, *,
         truncate: bool = False,
     ) -> EmbeddingsResult:  # fmt: skip
         """One vector for each text, by the model and settings of the request.
@@ -252,7 +250,7 @@ def _name(request: Request) -> tuple[str, str | None, str]:
     return request.model, request.model_type, str(current_folder() or "")
 
 
-def interruptible(work: Callable[[Emit, threading.Event], T], show: Show | None) -> T:
+def interruptible(work: Callable[[Emit, threading.Event], T], show: Report | None) -> T:
     """Do work in a thread, where an interrupt of the caller cannot tear it apart.
 
     The interrupt cancels the work, and its end is waited for; not for ever.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -217,6 +217,14 @@ class InferencingParams(Record):
         return values
 
 
+Ending = Literal["ok", "interrupted", "error"]
+"""How a run ended."""
+RunStatus = Literal["running", Ending]
+LoggedStatus = Literal[RunStatus, "lost"]
+"""Of a run in the log: one that was running when its kernel went is lost."""
+STATUSES: tuple[str, ...] = get_args(LoggedStatus)
+
+
 class FinishReason(StrEnum):
     """Why the text ends where it does. An interrupted or failed run has none."""
 
@@ -335,7 +343,7 @@ class InferencingResult(Record):
     tokens: tuple[TokenInfo, ...] | None = None
     prompt: str = ""
     notices: tuple[str, ...] = ()
-    status: Literal["running", "ok", "interrupted", "error", "lost"] = "ok"
+    status: LoggedStatus = "ok"
     run_id: int | None = None
     log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")
 

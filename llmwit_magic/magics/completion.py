@@ -12,6 +12,7 @@ from IPython.core import completer
 
 from ..errors import InvalidInput
 from ..runlog.columns import NAMES
+from ..wit import STATUSES
 from .cell_args import complete, split_line
 
 _CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
@@ -21,7 +22,7 @@ _LINE = re.compile(
 _MODEL_ENDINGS = (".gguf", ".ggml", ".bin")
 _SEPARATORS = (os.sep, os.altsep or os.sep)
 _LOG_VALUES = {
-    "--status": ("running", "ok", "interrupted", "error", "lost"),
+    "--status": STATUSES,
     "--rating": ("up", "down"),
     "--schema": ("otel",),
     "--plot": ("speed", "finish", "length", "rating", "all"),

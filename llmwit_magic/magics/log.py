@@ -18,6 +18,7 @@ from ..runlog.columns import NAMES
 from ..runlog.run import Results
 from ..views import INTERVAL, open_view, show_progress
 from ..views.text import say
+from ..wit import STATUSES
 from .cell_args import in_words_of_the_line, is_variable, read_changes, split_line, usage_error
 from .infer import RESULT_NAME, InferMagics
 
@@ -39,7 +40,7 @@ class LogMagics(Magics):
     @argument("--all", action="store_true", help="the runs of all kernels, not only of this one")
     @argument("--group", metavar="ID", help="the runs of a sweep, a tuning panel or a batch")
     @argument("--model", "-m", metavar="NAME", help="the runs of this model")
-    @argument("--status", metavar="S", help="running, ok, interrupted, error or lost")
+    @argument("--status", metavar="S", help=f"{', '.join(STATUSES[:-1])} or {STATUSES[-1]}")
     @argument(
         "--since", metavar="AGE", help="started not longer ago (30m, 2h, 7d), or since a time"
     )

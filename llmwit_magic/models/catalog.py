@@ -23,11 +23,11 @@ from ..errors import (
     ModelNotFound,
     ModelNotSupported,
 )
-from ..protocol import Progress
+from ..protocol import Progress, Report
 from ..wit import ModelInfo
 from . import adapt
 from .checks import OLD_FORMATS, check_runnable, quantisation
-from .fetch import DEFAULT_NAME, Report, fetch_default, fetch_from_hub
+from .fetch import DEFAULT_NAME, fetch_default, fetch_from_hub
 from .files import IN_USE, Check, cache_folder, exclusive, sha256, state_of, write_whole
 from .ggml import check_old_vocabulary
 from .gguf import Header, is_gguf, read_header

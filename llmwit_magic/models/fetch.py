@@ -25,11 +25,8 @@ from ..base.background import in_background
 from ..base.filesystem import is_held, replace
 from ..children import beginning, start
 from ..errors import NO_PYTHON, DownloadFailed, ModelNotFound
-from ..protocol import Progress
+from ..protocol import Progress, Report
 from .files import IN_USE, cache_folder, exclusive
-
-Report = Callable[[Progress], None]
-"""Takes the progress of a stage; raises where the run was cancelled."""
 
 DEFAULT_NAME = "smollm2-135m-instruct"
 HUB_SECONDS = 4.0

@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from ..errors import InvalidInput
+from ..wit import STATUSES, LoggedStatus
 
-Status = Literal["running", "ok", "interrupted", "error", "lost"]
 RATINGS = {"up": 1, "down": -1, "1": 1, "-1": -1}  # as words, of the line too
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -31,7 +31,7 @@ class Filter:
     """A sweep, tuning panel or batch, by its `group_id`."""
     model: str | None = None
     """The model's name, as it was asked for."""
-    status: Status | None = None
+    status: LoggedStatus | None = None
     since: str | date | timedelta | None = None
     """The start of the earliest: an age (`2h`, `7d`, a timedelta) or a time (`2026-11-20 14:00`)."""
     before: str | date | timedelta | None = None
@@ -45,7 +45,7 @@ class Filter:
     rating: int | Literal["up", "down"] | None = None
 
     def __post_init__(self) -> None:
-        _one_of("status", self.status, get_args(Status))
+        _one_of("status", self.status, STATUSES)
         _one_of("rating", None if self.rating is None else str(self.rating), tuple(RATINGS))
         if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
             raise InvalidInput(f"last: {self.last!r} is not valid: it must be a whole number ≥ 1")

@@ -11,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
+from typing import TYPE_CHECKING, SupportsIndex, overload
 
 from ..base.background import STOP_SECONDS, wait_patiently
 from ..errors import EngineFailed, InferenceError, Interrupted
 from ..protocol import Cancelled, Chunk, End, Event, Prepared, Progress, Request
 from ..wit import (
     DeviceInfo,
+    Ending,
     InferencingResult,
     InferencingUsage,
+    RunStatus,
     Timings,
     TokenInfo,
 )
@@ -55,7 +57,7 @@ class Run:
         self._tokens: list[TokenInfo] = []
         self._began = time.perf_counter()
         self._times: dict[str, float] = {}
-        self._status: Literal["running", "ok", "interrupted", "error"] = "running"
+        self._status: RunStatus = "running"
         self._changed = threading.Condition()
         self._cancel = threading.Event()
 
@@ -80,7 +82,7 @@ class Run:
         work: Callable[[Run, threading.Event], None],
         finished: Callable[[Run, str], None],
     ) -> None:
-        status: Literal["ok", "interrupted", "error"] = "error"
+        status: Ending = "error"
         try:
             work(self, self._cancel)
             status = "ok" if self.end and self.end.finish_detail else "interrupted"
@@ -97,7 +99,7 @@ class Run:
         finally:
             self._ends(status)
 
-    def _ends(self, status: Literal["ok", "interrupted", "error"]) -> None:
+    def _ends(self, status: Ending) -> None:
         """Let the run be done, once: one that was left behind stays interrupted."""
         with self._changed:
             if not self.done:
@@ -134,7 +136,7 @@ class Run:
     # What anyone may ask ---------------------------------------------------------
 
     @property
-    def status(self) -> Literal["running", "ok", "interrupted", "error"]:
+    def status(self) -> RunStatus:
         """Where the run stands."""
         return self._status
 
