@@ -112,7 +112,7 @@ def tune(
 ) -> TuningPanel:
     """Sliders over a prompt; shows at the end of a cell. Takes the options of `infer`."""
     from .magics.cell_args import SLIDERS
-    from .magics.repeat import forms
+    from .magics.snippets import forms
     from .views.tuning import TuningPanel
 
     return TuningPanel(

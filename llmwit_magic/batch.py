@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .engines.filters import check_filters
+from .engines.content_filters import check_filters
 from .errors import Interrupted, InvalidInput, LogError, warn_unlogged
 from .magics.cell_args import interpolated
 from .magics.interpolation import Columns, fill, names_in, python_name
 from .protocol import Emit, Request
 from .runlog.columns import COLUMNS
-from .runlog.filters import Filter
 from .runlog.rows import Row, ended_row, request_row
 from .runlog.run import Run
+from .runlog.selection import Filter
 from .session import Session, interruptible
 from .spans import Spans
 from .views import INTERVAL

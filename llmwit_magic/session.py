@@ -65,7 +65,7 @@ class Session:
         `InvalidInput` for a content filter that cannot be used.
         """
         if request.content_filters:
-            from .engines.filters import check_filters
+            from .engines.content_filters import check_filters
 
             check_filters(request.content_filters)
         run = Run(self.with_seed(request, seed))

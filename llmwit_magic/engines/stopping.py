@@ -14,7 +14,7 @@ from ..protocol import ContentFilter
 from ..wit import FinishDetail
 
 if TYPE_CHECKING:
-    from .filters import FunctionFilter, PatternFilter
+    from .content_filters import FunctionFilter, PatternFilter
 
 
 class StopSequence:
@@ -58,7 +58,7 @@ class TextStream:
         self._patterns: list[PatternFilter] = []
         self._functions: list[FunctionFilter] = []
         if filters:  # most runs have none, and a new engine is faster without `regex`
-            from .filters import FunctionFilter, PatternFilter
+            from .content_filters import FunctionFilter, PatternFilter
 
             self._patterns = [PatternFilter(item) for item in filters if isinstance(item, str)]
             self._functions = [FunctionFilter(item) for item in filters if callable(item)]

@@ -30,7 +30,7 @@ from .cell_args import (
     usage_error,
     with_options,
 )
-from .repeat import forms
+from .snippets import forms
 
 RESULT_NAME = "_infer"
 
@@ -100,7 +100,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @validate("content_filters")
     def _check_filters(self, proposal: Any) -> Any:
         """A pattern that is none is refused when it is set, not when a run needs it."""
-        from ..engines.filters import PatternFilter
+        from ..engines.content_filters import PatternFilter
 
         for item in proposal["value"]:
             if not isinstance(item, str) and not callable(item):

@@ -29,8 +29,8 @@ from ..base.filesystem import lock_failure, replace, replacing
 from ..errors import LogError, LogWarning, one_line
 from .columns import COLUMNS
 from .disks import is_local
-from .filters import holds
 from .processes import process_started, this_host
+from .selection import holds
 from .trouble import damaged, is_busy, is_damage, lock_error, words
 
 T = TypeVar("T")

@@ -23,11 +23,11 @@ from ..errors import LogError, RunNotFound
 from .annotations import annotation_row
 from .columns import NAMES
 from .database import Database
-from .filters import Filter
 from .processes import is_alive
 from .reading import read_rows
 from .rows import Row, ended_row, started_row
 from .run import Run
+from .selection import Filter
 
 if TYPE_CHECKING:
     import pandas

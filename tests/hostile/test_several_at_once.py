@@ -23,7 +23,7 @@ from llmwit_magic import api
 from llmwit_magic.engines.process import EngineProcess
 from llmwit_magic.errors import EngineFailed
 from llmwit_magic.magics.cell_args import SLIDERS
-from llmwit_magic.magics.repeat import forms
+from llmwit_magic.magics.snippets import forms
 from llmwit_magic.protocol import Emit, Prepared, Request
 from llmwit_magic.runlog.run import Run
 from llmwit_magic.session import Session

@@ -23,7 +23,7 @@ from llmwit_magic.errors import EngineFailed, InferenceError, one_line
 from llmwit_magic.magics import extension, infer
 from llmwit_magic.magics.cell_args import SLIDERS
 from llmwit_magic.magics.interpolation import literal
-from llmwit_magic.magics.repeat import forms
+from llmwit_magic.magics.snippets import forms
 from llmwit_magic.protocol import Chunk, Emit, Prepared, Progress, Request
 from llmwit_magic.replays import Replay
 from llmwit_magic.runlog.export import read_export

@@ -13,7 +13,7 @@ import regex
 from hypothesis import strategies as st
 
 from llmwit_magic.engines import process
-from llmwit_magic.engines.filters import FILTER_SECONDS
+from llmwit_magic.engines.content_filters import FILTER_SECONDS
 from llmwit_magic.engines.stopping import TextStream
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.protocol import ContentFilter, Request

@@ -22,8 +22,8 @@ import pytest
 from llmwit_magic import api
 from llmwit_magic.engines.ctransformers import usable_cores
 from llmwit_magic.errors import EngineFailed, InvalidInput
-from llmwit_magic.runlog.filters import Filter
 from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.runlog.selection import Filter
 from llmwit_magic.session import Session
 from tests.support.kernel import Once, Reply, engines_of, running_kernel, still_alive
 

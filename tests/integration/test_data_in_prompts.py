@@ -11,7 +11,7 @@ import pytest
 
 from llmwit_magic.batch import run_batch
 from llmwit_magic.magics.cell_args import read_cell
-from llmwit_magic.magics.repeat import cell_text
+from llmwit_magic.magics.snippets import cell_text
 from llmwit_magic.models.chat import MOVED
 from llmwit_magic.protocol import Prepared, Request
 from llmwit_magic.replays import replay_request

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.runlog.filters import Filter
 from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.runlog.selection import Filter
 from tests.support.kernel import engines_of, running_kernel, still_alive
 from tests.support.log_writer import open_new_logs, write_runs
 

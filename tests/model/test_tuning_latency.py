@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmwit_magic.magics.cell_args import SLIDERS
-from llmwit_magic.magics.repeat import forms
+from llmwit_magic.magics.snippets import forms
 from llmwit_magic.protocol import Request
 from llmwit_magic.session import Session
 from llmwit_magic.views.tuning import TuningPanel

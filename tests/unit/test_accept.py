@@ -10,7 +10,7 @@ import pytest
 from llmwit_magic.engines.pool import _key
 from llmwit_magic.errors import InvalidInput, ModelNotSupported
 from llmwit_magic.magics.cell_args import read_cell
-from llmwit_magic.magics.repeat import cell_text, python_text
+from llmwit_magic.magics.snippets import cell_text, python_text
 from llmwit_magic.models.fetch import DEFAULT_NAME
 from llmwit_magic.protocol import Request
 from llmwit_magic.replays import replay_request

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter, LatexExporter, MarkdownExporter
 
-from llmwit_magic.magics.repeat import forms
+from llmwit_magic.magics.snippets import forms
 from llmwit_magic.protocol import Chunk, Request
 from llmwit_magic.views import html
 from llmwit_magic.views.comparison import comparison_html, differences, replay_html

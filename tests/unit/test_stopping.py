@@ -9,7 +9,7 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmwit_magic.engines import filters
+from llmwit_magic.engines import content_filters
 from llmwit_magic.engines.stopping import StopSequence, TextStream
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.wit import FinishDetail
@@ -333,7 +333,7 @@ def test_a_pattern_that_backtracks_for_ever_fails_in_bounded_time(
     pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The search is given up after its time, with one line that names the pattern."""
-    monkeypatch.setattr(filters, "FILTER_SECONDS", 0.1)
+    monkeypatch.setattr(content_filters, "FILTER_SECONDS", 0.1)
     stream = TextStream((), ["x" + pattern])
     started = time.monotonic()
     with pytest.raises(EngineFailed, match="backtracks") as caught:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines import filters
-from llmwit_magic.engines.filters import FunctionFilter, PatternFilter
+from llmwit_magic.engines import content_filters
+from llmwit_magic.engines.content_filters import FunctionFilter, PatternFilter
 from llmwit_magic.errors import EngineFailed, InvalidInput
 
 Judgement = tuple[int | None, int]
@@ -120,7 +120,7 @@ def test_patterns_that_cannot_be_used(pattern: str, why: str) -> None:
 
 def test_a_search_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up, and says on how much text."""
-    monkeypatch.setattr(filters, "FILTER_SECONDS", 0.05)
+    monkeypatch.setattr(content_filters, "FILTER_SECONDS", 0.05)
     item = PatternFilter("(a{1,9}){1,99}b")
     with pytest.raises(EngineFailed, match=r"took over 0\.05 s on 36 characters: it backtracks"):
         item.judge("a" * 36, True)

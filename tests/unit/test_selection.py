@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from llmwit_magic.errors import InvalidInput
 from llmwit_magic.protocol import Request
-from llmwit_magic.runlog.filters import Filter, holds, moment
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.run import Run
+from llmwit_magic.runlog.selection import Filter, holds, moment
 
 # What is in the log: the fields of a request, then the columns that a row gets besides.
 RUNS: list[tuple[dict[str, Any], dict[str, Any]]] = [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwit_magic.magics.cell_args import DEFAULTS, OPTIONS, read_cell
-from llmwit_magic.magics.repeat import cell_text, forms, python_text, wave_text
+from llmwit_magic.magics.snippets import cell_text, forms, python_text, wave_text
 from llmwit_magic.models.fetch import DEFAULT_NAME
 from llmwit_magic.protocol import Request
 from llmwit_magic.wit import InferencingParams
