@@ -10,7 +10,7 @@ from llmwit_magic.engines.ctransformers import LogitsModel
 from llmwit_magic.engines.generate import generate
 from llmwit_magic.engines.messages import message
 from llmwit_magic.engines.sampling import Logits
-from llmwit_magic.engines.stopping import TextStream
+from llmwit_magic.engines.stopping import SafeText
 from llmwit_magic.engines.threads import AdaptiveThreads, Threads, usable_cores
 from llmwit_magic.models.catalog import LocalModel
 from llmwit_magic.models.gguf import read_header
@@ -74,7 +74,7 @@ def loop(found: LocalModel, size: Size, say: Say) -> Figures:
                 events = generate(
                     timed, _Endless(tokenizer), prompt, params.model_copy(
                         update={"max_tokens": size.tokens}),
-                    TextStream((), []), threads=threads, top_logprobs=None,
+                    SafeText((), []), threads=threads, top_logprobs=None,
                     report=lambda progress: None, cancelled=lambda: False,
                 )  # fmt: skip
                 next(events)  # the prompt, and the first token

@@ -29,7 +29,7 @@ from .generate import generate
 from .limits import limited_memory
 from .loading import Loaded, load
 from .messages import message
-from .stopping import TextStream
+from .stopping import SafeText
 from .threads import AdaptiveThreads, Threads, fixed_threads
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Child:
             self._model.tokenizer,
             ids,
             prepared.params,
-            TextStream(prepared.params.stop, filters),
+            SafeText(prepared.params.stop, filters),
             threads=self._threads(command["threads"]),
             top_logprobs=command["top_logprobs"],
             report=self._send_event,

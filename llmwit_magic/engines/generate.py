@@ -13,7 +13,7 @@ from typing import Protocol
 from ..protocol import Chunk, End, Event, Progress
 from ..wit import FinishDetail, InferencingParams, InferencingUsage, TokenAlternative, TokenInfo
 from .sampling import Logits, Sampler, log_probabilities, refuse_blank
-from .stopping import TextStream
+from .stopping import SafeText
 from .threads import Threads
 
 
@@ -44,7 +44,7 @@ def generate(
     tokenizer: Vocabulary,
     prompt: Sequence[int],
     params: InferencingParams,
-    stream: TextStream,
+    stream: SafeText,
     *,
     threads: Threads,
     top_logprobs: int | None,
@@ -122,7 +122,7 @@ def generate(
     )
 
 
-def _released(withheld: list[tuple[int, TokenInfo]], stream: TextStream) -> tuple[TokenInfo, ...]:
+def _released(withheld: list[tuple[int, TokenInfo]], stream: SafeText) -> tuple[TokenInfo, ...]:
     """The tokens whose text has been given out whole.
 
     The others may yet be part of a stop sequence or of a filter's match, which

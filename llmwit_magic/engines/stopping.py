@@ -1,6 +1,6 @@
 """Tokens to chunks: whole characters, stop sequences, content filters, the reason for the end.
 
-What `TextStream` gives out is final: it is never part of a stop sequence or of
+What `SafeText` gives out is final: it is never part of a stop sequence or of
 a filter's match, so a view may show it and a log may keep it.
 """
 
@@ -43,7 +43,7 @@ class StopSequence:
         return self.matched == len(self.text)
 
 
-class TextStream:
+class SafeText:
     """The text of one run, from token bytes to what may be shown.
 
     After `push` or `finish`, `ended` says whether and why the text is complete:

@@ -263,7 +263,7 @@ def test_a_child_that_meets_the_unexpected(
 from llmwit_magic.engines import child
 def fail(*anything):
     raise {error}
-child.TextStream = fail
+child.SafeText = fail
 """
     with child_with(meet, last=True):
         run = ask(session, models / "spm.gguf", "unexpected")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmwit_magic.engines import process
 from llmwit_magic.engines.content_filters import FILTER_SECONDS
-from llmwit_magic.engines.stopping import TextStream
+from llmwit_magic.engines.stopping import SafeText
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.protocol import ContentFilter, Request
 from llmwit_magic.runlog.run import Run
@@ -65,7 +65,7 @@ def test_nothing_of_a_stop_sequence_is_given_out(report: Report, long: bool) -> 
             at = data.draw(st.integers(0, len(text) - 1))
             stops.append(text[at : at + data.draw(st.integers(1, 6))])
         wanted, which = before_stop(text, stops)
-        stream = TextStream(stops)
+        stream = SafeText(stops)
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         given, read = "", ""
         for piece in pieces:
@@ -105,7 +105,7 @@ def test_what_a_filter_matches_never_appears(report: Report, long: bool) -> None
     def check(pattern: str, pieces: list[bytes]) -> None:
         kind = "text in: content filters"
         try:
-            stream = TextStream((), [pattern])
+            stream = SafeText((), [pattern])
         except InvalidInput as error:
             line = str(error)
             assert line.isprintable()

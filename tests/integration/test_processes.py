@@ -255,7 +255,7 @@ def hang(*anything):
     events = served._events
     {deed}
     time.sleep(60)
-child.TextStream = hang
+child.SafeText = hang
 serve = child.Child.serve
 def remember(self):
     global served

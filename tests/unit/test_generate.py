@@ -10,7 +10,7 @@ import pytest
 
 from llmwit_magic.engines.generate import generate
 from llmwit_magic.engines.sampling import log_probabilities
-from llmwit_magic.engines.stopping import TextStream
+from llmwit_magic.engines.stopping import SafeText
 from llmwit_magic.engines.threads import Threads
 from llmwit_magic.errors import EngineFailed
 from llmwit_magic.protocol import Chunk, End, Event, Progress
@@ -102,7 +102,7 @@ def run(
         FakeTokenizer(),  # type: ignore[arg-type]
         prompt,
         settings,
-        TextStream(settings.stop, filters),
+        SafeText(settings.stop, filters),
         threads=threads,
         top_logprobs=top_logprobs,
         report=reports.append,
@@ -277,7 +277,7 @@ def test_the_prompt_is_penalised_and_so_is_what_was_generated() -> None:
     def texts(prompt: list[int], penalty: float) -> str:
         params = InferencingParams(temperature=0, repeat_penalty=penalty, seed=1)
         events = generate(
-            Rival(b"aba\0"), FakeTokenizer(), prompt, params, TextStream(),  # type: ignore[arg-type]
+            Rival(b"aba\0"), FakeTokenizer(), prompt, params, SafeText(),  # type: ignore[arg-type]
             threads=lambda: 1, top_logprobs=None, report=lambda p: None, cancelled=lambda: False,
         )  # fmt: skip
         return "".join(event.text for event in events if isinstance(event, Chunk))
@@ -297,7 +297,7 @@ def test_logits_that_are_no_numbers_fail_the_run_after_its_text() -> None:
 
     events = generate(
         Broken(b"abc"), FakeTokenizer(), [1], InferencingParams(temperature=0, seed=1),  # type: ignore[arg-type]
-        TextStream(), threads=lambda: 1, top_logprobs=None,
+        SafeText(), threads=lambda: 1, top_logprobs=None,
         report=lambda p: None, cancelled=lambda: False,
     )  # fmt: skip
     assert [next(events).text, next(events).text] == ["a", "b"]  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmwit_magic.engines import content_filters
-from llmwit_magic.engines.stopping import StopSequence, TextStream
+from llmwit_magic.engines.stopping import SafeText, StopSequence
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.wit import FinishDetail
 
@@ -55,11 +55,11 @@ def outcome(
     pieces: Sequence[bytes], stop: Sequence[str] = (), filters: Sequence[object] = ()
 ) -> tuple[str, FinishDetail | None, str | None]:
     """All the text that was given out, why it ended, and the stop sequence."""
-    return outcome_of(TextStream(stop, filters), pieces)  # type: ignore[arg-type]
+    return outcome_of(SafeText(stop, filters), pieces)  # type: ignore[arg-type]
 
 
 def outcome_of(
-    stream: TextStream, pieces: Sequence[bytes]
+    stream: SafeText, pieces: Sequence[bytes]
 ) -> tuple[str, FinishDetail | None, str | None]:
     given_out = "".join(stream.push(piece) for piece in pieces) + stream.finish()
     return given_out, stream.ended, stream.stop_sequence
@@ -108,7 +108,7 @@ def test_text_is_given_out_as_soon_as_it_is_safe(
 ) -> None:
     """Only an unfinished character and the beginning of a stop sequence are held back."""
     text, pieces = case
-    stream = TextStream(stop)
+    stream = SafeText(stop)
     given_out, data = "", b""
     for piece in pieces:
         given_out += stream.push(piece)
@@ -149,7 +149,7 @@ def test_how_much_has_been_read_and_given_out() -> None:
 
     So a token that ends inside a character is not told before the character is.
     """
-    stream = TextStream(["zz"])
+    stream = SafeText(["zz"])
     counts = []
     for piece in (b"a", b"\xf0", b"\x9f\x98", b"\x80", b"z", b"b"):
         stream.push(piece)
@@ -161,7 +161,7 @@ def test_how_much_has_been_read_and_given_out() -> None:
 def test_an_unfinished_character_at_the_end_becomes_one_replacement(character: str) -> None:
     """It is held back while it may be completed, and shown as U+FFFD when nothing follows."""
     for end in range(1, len(character.encode())):
-        stream = TextStream()
+        stream = SafeText()
         assert stream.push(b"caf" + character.encode()[:end]) == "caf"
         assert stream.finish() == REPLACEMENT
 
@@ -173,7 +173,7 @@ def test_a_stop_sequence_may_contain_the_replacement_character() -> None:
 
 def test_nothing_comes_after_the_end() -> None:
     """Tokens after a stop sequence or a filter's match are ignored."""
-    for stream in (TextStream(["."]), TextStream((), [r"\."])):
+    for stream in (SafeText(["."]), SafeText((), [r"\."])):
         assert stream.push(b"a. b") == "a"
         assert stream.push(b"more.") == stream.finish() == ""
         assert stream.ended
@@ -233,7 +233,7 @@ def test_what_stands_around_a_match(pattern: str, text: str) -> None:
 def test_a_pattern_that_searches_backwards_is_refused(pattern: str) -> None:
     """It would find the last match, and let the first one out."""
     with pytest.raises(InvalidInput, match="backwards"):
-        TextStream((), [pattern])
+        SafeText((), [pattern])
 
 
 def test_a_pattern_that_calls_itself_for_ever_fails_in_one_line() -> None:
@@ -261,7 +261,7 @@ def test_stop_and_filter_together(
 
 def test_a_filter_lets_pass_what_no_match_can_begin_in() -> None:
     """Text is not held longer than a match may still come of it."""
-    stream = TextStream((), ["secret"])
+    stream = SafeText((), ["secret"])
     assert stream.push(b"a word ") == "a word "
     assert stream.push(b"sec") == ""
     assert stream.push(b"ond") == "second"
@@ -272,12 +272,12 @@ def test_a_filter_lets_pass_what_no_match_can_begin_in() -> None:
 
 def test_a_function_gives_nothing_before_the_end() -> None:
     """A function may object to anything yet, so its text comes at the end, cut or whole."""
-    stream = TextStream((), [lambda text: None])
+    stream = SafeText((), [lambda text: None])
     assert stream.push(b"one ") == stream.push(b"two") == ""
     assert stream.finish() == "one two"
     assert stream.ended is None
 
-    stream = TextStream((), [lambda text: text.find("x") if "x" in text else None])
+    stream = SafeText((), [lambda text: text.find("x") if "x" in text else None])
     assert stream.push(b"one ") == ""
     assert stream.push(b"two x") == "one two "
     assert stream.ended is FILTER
@@ -298,7 +298,7 @@ def test_a_function_s_cut_does_not_let_another_filter_s_match_out() -> None:
 
 def test_a_pattern_s_match_ends_the_run_beside_a_function() -> None:
     """A function that never objects does not keep a decided match waiting."""
-    stream = TextStream((), ["abc", lambda text: None])
+    stream = SafeText((), ["abc", lambda text: None])
     assert stream.push(b"xx abcd") == "xx "
     assert stream.ended is FILTER
 
@@ -315,7 +315,7 @@ def test_a_stop_sequence_asks_functions_about_the_text_before_it() -> None:
 def test_a_pattern_that_matches_nothing_at_all_is_refused(pattern: str) -> None:
     """It would cut every text at its beginning."""
     with pytest.raises(InvalidInput, match="empty"):
-        TextStream((), [pattern])
+        SafeText((), [pattern])
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_a_pattern_that_matches_nothing_at_all_is_refused(pattern: str) -> None:
 def test_a_broken_pattern_is_refused_in_one_line(pattern: str) -> None:
     """Whatever the compiler raises becomes one line of `InvalidInput` that shows the pattern."""
     with pytest.raises(InvalidInput, match="content filter") as caught:
-        TextStream((), [pattern])
+        SafeText((), [pattern])
     assert "\n" not in str(caught.value)
 
 
@@ -334,7 +334,7 @@ def test_a_pattern_that_backtracks_for_ever_fails_in_bounded_time(
 ) -> None:
     """The search is given up after its time, with one line that names the pattern."""
     monkeypatch.setattr(content_filters, "FILTER_SECONDS", 0.1)
-    stream = TextStream((), ["x" + pattern])
+    stream = SafeText((), ["x" + pattern])
     started = time.monotonic()
     with pytest.raises(EngineFailed, match="backtracks") as caught:
         outcome_of(stream, [b"x" + b"a" * 5000 + b"!"])
