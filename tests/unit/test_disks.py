@@ -19,8 +19,8 @@ TABLE = r"""
 28 27 0:40 / /home rw - autofs systemd-1 rw,fd=43
 29 28 0:41 / /home/ann rw,relatime master:3 propagate_from:2 - nfs4 server:/home/ann rw,vers=4.2
 30 27 0:42 / /mnt/my\040data\134x rw - cifs //server/share rw
-31 27 0:43 / /work rw - ext4 /dev/vdb rw
-32 27 0:44 / /work rw - fuse.sshfs ann@server: rw
+31 27 0:43 / /srv rw - ext4 /dev/vdb rw
+32 27 0:44 / /srv rw - fuse.sshfs ann@server: rw
 33 27 0:45 / /mnt/c rw - 9p C:\134 rw
 34 27 0:46 / /media/disk rw - fuseblk /dev/sdb1 rw
 35 29 0:47 / /home/ann/scratch rw - xfs /dev/vdc rw
@@ -40,8 +40,8 @@ a line that is none
         ("/home/annabel", "autofs", False),
         ("/home/ann/scratch/logs", "xfs", True),
         ("/mnt/my data\\x/logs", "cifs", False),
-        ("/work/logs", "fuse.sshfs", False),
-        ("/workshop", "ext4", True),
+        ("/srv/logs", "fuse.sshfs", False),
+        ("/srvother", "ext4", True),
         ("/mnt/c/Users", "9p", False),
         ("/media/disk/logs", "fuseblk", True),
         ("/Users/ann", "fuse.grpcfuse", False),
