@@ -154,6 +154,15 @@ def has_cuda(library: Path) -> bool:
     return b"libcublas.so" in data or b"cublas64_" in data
 
 
+def loads(name: str) -> bool:
+    """Whether the system's loader finds a library of that name, with all that it needs."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
 # What this machine is -----------------------------------------------------------------
 
 

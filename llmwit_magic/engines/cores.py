@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..base import macos
+
 FAST_SHARE = 2 / 3
 """Of the fastest core's capacity, as Linux tells it: what a core needs to count as a fast one.
 
@@ -37,13 +39,8 @@ def fast_cores() -> int | None:
 
 def sysctl(name: str) -> int | None:
     """A number that macOS knows by that name; None where it has none."""
-    value, size = ctypes.c_uint64(0), ctypes.c_size_t(8)
-    with suppress(OSError, AttributeError):
-        ask = ctypes.CDLL(None).sysctlbyname
-        if ask(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)):
-            return None
-        return int.from_bytes(bytes(value)[: size.value], sys.byteorder)
-    return None
+    told = macos.sysctl(name, 8)
+    return None if told is None else int.from_bytes(told, sys.byteorder)
 
 
 def linux_fast_cores(devices: Path, ours: Iterable[int]) -> int | None:

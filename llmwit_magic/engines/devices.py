@@ -22,6 +22,7 @@ from .builds import (
     has_metal,
     here,
     library_file,
+    loads,
     local_build,
     processor_build,
     processor_features,
@@ -89,17 +90,9 @@ def _missing_cuda_packages() -> list[str]:
     missing = []
     for package, (folder, *names) in wanted.items():
         found = any(list((base / folder).glob(f"*/{name}")) for base in folders for name in names)
-        if not found and not _loads(names[0]):
+        if not found and not loads(names[0]):
             missing.append(package)
     return missing
-
-
-def _loads(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True
 
 
 def _driver_problem() -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ..errors import EngineFailed
+from .builds import loads
 
 RUNTIME = ("MSVCP140.dll", "VCRUNTIME140.dll", "VCRUNTIME140_1.dll")
 """What the libraries load beside parts of Windows. Python brings some of it, not all."""
@@ -56,18 +57,10 @@ def lacks_runtime() -> str:
 
     Windows itself only says that the library "or one of its dependencies" is missing.
     """
-    missing = [name for name in RUNTIME if not _loads(name)] if sys.platform == "win32" else []
+    missing = [name for name in RUNTIME if not loads(name)] if sys.platform == "win32" else []
     if not missing:
         return ""
     return (
         f"Windows lacks {', '.join(missing)}: install the Microsoft Visual C++ Redistributable "
         f"({_REDISTRIBUTABLE}) and run again"
     )
-
-
-def _loads(name: str) -> bool:
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        return False
-    return True

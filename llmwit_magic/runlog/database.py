@@ -154,7 +154,7 @@ class Database:
                 self._checkpoint_timer.cancel()
                 self._checkpoint_timer = None
             connection = self._connection
-            if connection is None or self.path == ":memory:" or self._pid != os.getpid():
+            if connection is None or not self._has_wal or self._pid != os.getpid():
                 return  # a connection is none of a fork's business
             with suppress(sqlite3.Error):  # it stays where it is, and the next one will do
                 connection.execute("PRAGMA busy_timeout = 0")

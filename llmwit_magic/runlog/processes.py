@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..base import macos
+
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PROCESSES = "/proc/self/ns/pid"
 _UNKNOWN = "-"
@@ -30,14 +32,8 @@ def this_host() -> str:
 def boot_identity() -> str:
     """Of the machine's present start; `-` where the system tells none, as on Windows."""
     if sys.platform == "darwin":
-        with suppress(OSError, AttributeError):
-            import ctypes
-
-            answer, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
-            call = ctypes.CDLL(None).sysctlbyname
-            if not call(b"kern.bootsessionuuid", answer, ctypes.byref(size), None, 0):
-                return answer.value.decode("ascii", "replace") or _UNKNOWN
-        return _UNKNOWN
+        told = macos.sysctl("kern.bootsessionuuid", 64) or b""
+        return told.partition(b"\0")[0].decode("ascii", "replace") or _UNKNOWN
     try:
         return _BOOT.read_text("ascii").strip() or _UNKNOWN
     except (OSError, ValueError):

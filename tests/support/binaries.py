@@ -32,9 +32,7 @@ def code_in(path: Path) -> list[Code]:
         versions = [(int(a), int(b)) for a, b in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", data)]
         return [Code("linux", _ELF[machine], max(versions))]
     if data[:2] == b"MZ":
-        (place,) = struct.unpack_from("<I", data, 0x3C)
-        signature, machine = struct.unpack_from("<4sH", data, place)
-        assert signature == b"PE\0\0"
+        (machine,) = struct.unpack_from("<H", data, _pe_header(data) + 4)
         return [Code("win32", _PE[machine])]
     if data[:4] == b"\xca\xfe\xba\xbe":
         (count,) = struct.unpack_from(">I", data, 4)
@@ -55,3 +53,47 @@ def _mach_code(data: bytes, start: int) -> Code:
             needs = (version >> 16, version >> 8 & 0xFF)
         place += size
     return Code("darwin", _MACH[machine], needs)
+
+
+def _pe_header(data: bytes) -> int:
+    """Where it begins."""
+    (place,) = struct.unpack_from("<I", data, 0x3C)
+    assert data[place : place + 4] == b"PE\0\0"
+    return int(place)
+
+
+def imports(path: Path) -> dict[str, list[str]]:
+    """Each library that a 64-bit one for Windows loads, with the names of the functions that it takes."""
+    data = path.read_bytes()
+    start = _pe_header(data)
+    count, size = struct.unpack_from("<2xH12xH", data, start + 4)
+    optional = start + 24
+    assert struct.unpack_from("<H", data, optional) == (0x20B,)  # PE32+
+    sections = [
+        struct.unpack_from("<8x4I", data, optional + size + 40 * index) for index in range(count)
+    ]
+
+    def offset(address: int) -> int:
+        for length, begin, raw_length, raw in sections:
+            if begin <= address < begin + max(length, raw_length):
+                return raw + address - begin
+        raise AssertionError(f"no section has {address:#x}")
+
+    def text(address: int) -> str:
+        place = offset(address)
+        return data[place : data.index(b"\0", place)].decode("ascii")
+
+    (table,) = struct.unpack_from("<I", data, optional + 120)
+    assert struct.unpack_from("<I", data, optional + 216) == (0,)  # none that loads later
+    found: dict[str, list[str]] = {}
+    place = offset(table)
+    while True:
+        names, _, _, library, addresses = struct.unpack_from("<5I", data, place)
+        if not library:
+            return found
+        entry, functions = offset(names or addresses), []
+        while value := struct.unpack_from("<Q", data, entry)[0]:
+            functions.append(f"#{value & 0xFFFF}" if value >> 63 else text(value + 2))
+            entry += 8
+        found[text(library)] = functions
+        place += 20

@@ -15,7 +15,7 @@ import pytest
 from llmwit_magic.engines import ctransformers, loading, windows
 from llmwit_magic.engines.windows import RUNTIME, path_to_open
 from llmwit_magic.errors import EngineFailed
-from tests.support.pe import imports
+from tests.support.binaries import imports
 
 NAMES = ["Jörg", "田中", "a b/ß.gguf"]
 

@@ -1,0 +1,16 @@
+"""What macOS tells by `sysctlbyname` (sys/sysctl.h)."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import suppress
+
+
+def sysctl(name: str, room: int) -> bytes | None:
+    """The value that macOS knows by that name, of at most `room` bytes; None where it has none."""
+    value, size = ctypes.create_string_buffer(room), ctypes.c_size_t(room)
+    with suppress(OSError, AttributeError):
+        ask = ctypes.CDLL(None).sysctlbyname
+        if not ask(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0)):
+            return value.raw[: size.value]
+    return None
