@@ -1,4 +1,4 @@
-"""The project's commands. Each makes its own environment and does all its set-up.
+"""The project's commands. Each one makes its own environment, and installs all that it needs.
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the README's pictures again
@@ -25,14 +25,14 @@ nox.options.reuse_existing_virtualenvs = True
 
 FAST_TESTS = ("tests/unit", "tests/integration/test_hub.py")
 SHELL_TESTS = ("tests/unit/test_completion.py", "tests/unit/test_magic.py")
-"""What depends most on IPython."""
+"""The tests that depend most on IPython's version."""
 COLAB = (
     "ipython==7.34.0", "ipykernel==6.17.1", "traitlets==5.7.1", "ipywidgets==7.7.1",
     "anywidget==0.9.21", "numpy==2.1.3", "pandas==2.2.3",
 )  # fmt: skip
-"""Of Colab's own list (github.com/googlecolab/backend-info, pip-freeze.txt), August 2026."""
+"""Google Colab's versions of August 2026 (github.com/googlecolab/backend-info, pip-freeze.txt)."""
 FIRST_MATCHERS = ("ipython==8.12", "ipywidgets==8.1.4", "traitlets==5.9")
-"""Of 2023: between Colab's and the newest, with IPython's completion as it is since 8.6."""
+"""Versions of 2023, between Colab's and the newest. IPython's completion is as it is since 8.6."""
 
 
 @nox.session
@@ -44,7 +44,7 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, the fast ones first; arguments go to pytest instead of the folders."""
+    """All tests, the fast ones first. Arguments go to pytest in the place of the folders."""
     session.install("-q", "-e", ".[test,lint]")
     if session.posargs:
         session.run("pytest", *session.posargs)
@@ -55,7 +55,7 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     for platform in ("linux", "darwin", "win32"):
-        # A cache for each: one for all would be made anew each time.
+        # Each platform has its own cache: a shared one would be made anew each time.
         session.run("mypy", "--platform", platform, "--cache-dir", f".mypy_cache/{platform}")
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows())
     session.run("zizmor", "--offline", "--quiet", *workflows())
@@ -76,9 +76,9 @@ def lowest(session: nox.Session) -> None:
 
 @nox.session
 def colab(session: nox.Session) -> None:
-    """Magics and views with the versions that Google Colab has, in real kernels too."""
+    """The tests of magics and views with Google Colab's versions, in real kernels too."""
     folder = uv_environment(session, "python", *COLAB)
-    session.run("uv", "pip", "uninstall", "-q", "--python", str(folder), "jedi")  # as there
+    session.run("uv", "pip", "uninstall", "-q", "--python", str(folder), "jedi")  # Colab has none
     run_tests(session, folder, *SHELL_TESTS, "tests/unit/test_views.py",
               "tests/integration/test_displays.py", "tests/integration/test_tuning.py")  # fmt: skip
 
@@ -109,7 +109,7 @@ def pictures(session: nox.Session) -> None:
 
 
 def uv_environment(session: nox.Session, python: str, *how: str) -> Path:
-    """A new environment with what the fast tests need; its folder."""
+    """Make a new environment with what the fast tests need. Returns its folder."""
     session.install("-q", "uv")
     folder = Path(session.create_tmp(), "environment")
     session.run(
@@ -120,26 +120,26 @@ def uv_environment(session: nox.Session, python: str, *how: str) -> Path:
 
 
 def uv_install(session: nox.Session, folder: Path, *what: str) -> None:
-    """Install into that environment."""
+    """Install packages into the environment in that folder."""
     session.run(
         "uv", "pip", "install", "-q", "--python", str(folder), *what, env=uv_settings(session)
     )
 
 
 def run_tests(session: nox.Session, folder: Path, *arguments: str) -> None:
-    """Run them in that environment, and not in the session's own."""
+    """Run pytest in the environment in that folder, and not in the session's own."""
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     env = {"VIRTUAL_ENV": str(folder.absolute())}
     session.run(str(python), "-m", "pytest", *arguments, env=env, external=True)
 
 
 def uv_settings(session: nox.Session) -> dict[str, str]:
-    """The package index that pip is set to, which uv does not look for."""
+    """The package index of pip's settings, for uv, which does not read them."""
     if os.environ.keys() & {"UV_DEFAULT_INDEX", "UV_INDEX_URL"}:
         return {}
     said = session.run("python", "-m", "pip", "config", "list", silent=True) or ""
     settings = dict(line.split("=", 1) for line in str(said).splitlines() if "=" in line)
-    # What comes later goes before: pip's files, then its variables.
+    # pip lists its files first and its variables after them: the last value counts.
     found = [settings[key] for key in settings if key.endswith(".index-url")]
     return {"UV_DEFAULT_INDEX": found[-1].strip("'")} if found else {}
 
@@ -156,7 +156,7 @@ def newer_pythons() -> list[tuple[tuple[int, int], str]]:
     for name in filter(None, names):
         done = subprocess.run([name, "-I", "-c", code], capture_output=True, text=True)
         if done.returncode:
-            continue  # such as pyenv's stand-in for a Python that it lacks
+            continue  # it does not run, such as pyenv's stand-in for a missing version
         major, minor, _, level, kind = json.loads(done.stdout)
         if (kind, level) == ("cpython", "final") and (major, minor) > sys.version_info[:2]:
             found.setdefault((major, minor), name)
@@ -164,18 +164,21 @@ def newer_pythons() -> list[tuple[tuple[int, int], str]]:
 
 
 def workflows() -> list[str]:
-    """The files that tell the public forge what to test."""
+    """The workflow files of GitHub."""
     return [str(path) for path in Path(".github/workflows").glob("*.yml")]
 
 
 def find_browser() -> str | None:
-    """A Chromium that is there already."""
+    """The path of a Chromium that is installed already; None where there is none."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
 def install_browser(session: nox.Session) -> str:
-    """Debian's Chromium where that can be had, else the browser that Playwright brings."""
+    """Install Debian's Chromium where apt-get can, or else the browser that Playwright brings.
+
+    Returns the path; empty where Playwright finds its browser itself.
+    """
     if shutil.which("apt-get"):
         root = [] if os.geteuid() == 0 else ["sudo", "-n"]
         fonts = ["fonts-noto-core", "fonts-noto-color-emoji"]

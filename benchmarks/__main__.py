@@ -1,11 +1,12 @@
-"""`python -m benchmarks`: cells of ours beside what they could be, as ratios.
+"""`python -m benchmarks`: how fast our cells are, as ratios to other ways.
 
-    python -m benchmarks                 all of it, some 20 minutes; nothing else should run
-    python -m benchmarks speed cold      some of it
-    python -m benchmarks --tiny          each once, with next to nothing to do
+    python -m benchmarks                 all parts, about 20 minutes; nothing else should run
+    python -m benchmarks speed cold      some parts
+    python -m benchmarks --tiny          all parts once, with very little work
 
-The figures and the machine's facts go to `benchmarks/results.json`, of which
-`python -m docs.make_pages` makes the tables of README and `docs/performance.md`.
+The figures and facts about the machine go to `benchmarks/results.json`. From
+this file `python -m docs.make_pages` makes the tables of the README and of
+`docs/performance.md`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmwit_magic.engines.builds import choose_build
+from llmwit_magic.contract.request import DEFAULT_MODEL
+from llmwit_magic.engines.backends.ctransformers.builds import choose_build
+from llmwit_magic.engines.local.model_files import LocalModel, resolve
 from llmwit_magic.engines.threads import usable_cores
-from llmwit_magic.models.catalog import LocalModel, resolve
-from llmwit_magic.models.fetch import DEFAULT_NAME
 from llmwit_magic.models.gguf import read_header
 
 from . import browser, compare, loop, machine, ways
@@ -64,13 +65,13 @@ def _known(path: Path) -> dict[str, Any]:
 
 
 def _default_model() -> LocalModel:
-    return resolve(DEFAULT_NAME, None, {}, lambda progress: None)
+    return resolve(DEFAULT_MODEL, None, {}, lambda progress: None)
 
 
 def _speed(size: Size, say: compare.Say) -> Figures:
     models = _default_model()
-    read = machine.bytes_read_per_token(read_header(models.loaded)) / 1e6
-    all_ways = [ways.infer(), ways.ctransformers(models.loaded), ways.llamacpp(models.source)]
+    read = machine.bytes_read_per_token(read_header(models.file)) / 1e6
+    all_ways = [ways.infer(), ways.ctransformers(models.file), ways.llamacpp(models.source)]
     return (
         compare.speed(all_ways, size, say)
         | compare.bandwidth(size, say)
@@ -80,8 +81,8 @@ def _speed(size: Size, say: compare.Say) -> Figures:
 
 def _cold(size: Size, say: compare.Say) -> Figures:
     models = _default_model()
-    bare = ways.bare(models.loaded, choose_build())
-    all_ways = [ways.infer(), ways.ctransformers(models.loaded), bare,
+    bare = ways.bare(models.file, choose_build())
+    all_ways = [ways.infer(), ways.ctransformers(models.file), bare,
                 ways.llamacpp(models.source)]  # fmt: skip
     return compare.cold(all_ways, size, say) | compare.load_ext(size, say)
 
@@ -91,7 +92,7 @@ def _fixed() -> list[ways.Way]:
 
 
 def _contention(size: Size, say: compare.Say) -> Figures:
-    theirs = [ways.ctransformers(_default_model().loaded)]
+    theirs = [ways.ctransformers(_default_model().file)]
     return compare.contention([ways.infer(), *_fixed()], theirs, size, say)
 
 

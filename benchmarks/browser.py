@@ -1,4 +1,4 @@
-"""Decoding while JupyterLab in a browser draws the text: what the threads of a run lose to it."""
+"""The speed of decoding while JupyterLab in a browser draws the text on the same machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .ways import Way
 
 
 def browser(ways: Sequence[Way], size: Size, say: Say) -> Figures:
-    """Tokens a second of each way, in turn, in one notebook that is looked at."""
+    """Tokens per second of each way, measured in turn, in one notebook that a browser shows."""
     paces: dict[str, list[float]] = {way.name: [] for way in ways}
     with (
         tempfile.TemporaryDirectory() as folder,

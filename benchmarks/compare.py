@@ -1,8 +1,8 @@
-"""Cells of ours beside ctransformers and llama.cpp: speed, latency, contention, memory.
+"""Compares our cells with ctransformers and llama.cpp: speed, latency, contention, memory.
 
-What is compared is measured in turn (A B C A B C …), since a machine's speed
-wanders. All is seen from outside of the kernel: a duration is that of a cell,
-from the moment it is sent until its last output is there.
+The ways are measured in turn (A B C A B C …), since a machine's speed changes
+over time. Durations are measured outside the kernel: a cell takes from the
+moment it is sent until its last output has arrived.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import machine
 from .ways import Running, Way
 
 Figures = dict[str, dict[str, list[float]]]
-"""A value for each round, by what was measured and by way."""
+"""For each figure and each way, a value for each round."""
 Say = Callable[[str], None]
 
 SENTENCE = "The quick brown fox jumps over the lazy dog while the old clock strikes nine. "
@@ -32,7 +32,7 @@ SENTENCE_TOKENS = 17
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is done: rounds, tokens of an answer and of the prompts, runs of a kernel."""
+    """How much a benchmark does: rounds, tokens of answers and of prompts, runs of a kernel."""
 
     rounds: int
     tokens: int
@@ -54,7 +54,7 @@ TINY = Size(rounds=1, tokens=3, contended_tokens=3, prompts=(17, 40), contexts=(
 
 
 def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
-    """Tokens a second, of an answer and of prompts, and the wait for a first token."""
+    """Tokens per second of an answer and of prompts, and seconds until the first token."""
     figures = _figures()
     with _running(ways) as all_running:
         for number in range(size.rounds):
@@ -78,7 +78,7 @@ def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
 
 
 def _decode_pace(running: Running, prompt: str, tokens: int) -> float:
-    """Tokens a second after the first one: what a long answer takes longer than a short one."""
+    """Tokens per second after the first one, from the times of a long and a short answer."""
     running.answer(prompt, 1)
     one = running.answer(prompt, 1).seconds
     many = running.answer(prompt, tokens).seconds
@@ -86,7 +86,7 @@ def _decode_pace(running: Running, prompt: str, tokens: int) -> float:
 
 
 def _prompt(running: Running, number: int, tokens: int) -> dict[str, float]:
-    """The cost of a prompt: what it takes longer the first time than the second."""
+    """The cost of a prompt: how much longer it takes the first time than the second."""
     prompt = _text(number, tokens)
     first = running.answer(prompt, 1).seconds
     count = running.number(running.way.prompt_count)
@@ -99,12 +99,12 @@ def _prompt(running: Running, number: int, tokens: int) -> dict[str, float]:
 
 
 def _text(number: int, tokens: int) -> str:
-    """About so many tokens, which no other round's prompt begins with."""
+    """A prompt of about so many tokens. Its beginning differs from those of all other rounds."""
     return f"{number} {tokens} {SENTENCE * round(tokens / SENTENCE_TOKENS)}"
 
 
 def latency(way: Way, size: Size, say: Say) -> Figures:
-    """What a warm cell of ours waits for: its first event, its first token, a token."""
+    """How long a warm cell of ours waits for its first output, its first token, and each token."""
     figures = _figures()
     with _running([way]) as (running,):
         running.answer("Hello", 1)
@@ -120,7 +120,7 @@ def latency(way: Way, size: Size, say: Say) -> Figures:
             running.answer(prompt, size.tokens)
             for name, expression in {
                 "first token, same prompt, s": "_infer.timings.first_token",
-                # A drawn answer may end at once, and has no speed then.
+                # With a random seed an answer may end at once. It has no speed then.
                 "a token, s": "1 / (_infer.timings.tokens_per_second or float('nan'))",
             }.items():
                 value = running.number(expression)
@@ -130,7 +130,7 @@ def latency(way: Way, size: Size, say: Say) -> Figures:
 
 
 def cold(ways: Sequence[Way], size: Size, say: Say) -> Figures:
-    """From a new kernel to the first token; the kernel's own start is not counted."""
+    """Seconds from a new kernel to the first token, without the kernel's own start."""
     figures = _figures()
     for number in range(size.rounds):
         say(f"cold, round {number + 1} of {size.rounds}")
@@ -143,7 +143,7 @@ def cold(ways: Sequence[Way], size: Size, say: Say) -> Figures:
 
 
 def load_ext(size: Size, say: Say) -> Figures:
-    """What `%load_ext` costs in a new kernel, beside an empty cell."""
+    """Seconds that `%load_ext` takes in a new kernel, less those of an empty cell."""
     figures = _figures()
     for number in range(size.rounds):
         say(f"%load_ext, round {number + 1} of {size.rounds}")
@@ -155,7 +155,7 @@ def load_ext(size: Size, say: Say) -> Figures:
 
 
 def contention(ours: Sequence[Way], theirs: Sequence[Way], size: Size, say: Say) -> Figures:
-    """Decoding while other programs keep cores busy: each way, with none, one and two of them."""
+    """The speed of decoding beside none, one and two programs that each keep a core busy."""
     figures = _figures()
     with _running([*ours, *theirs]) as all_running:
         for count in range(3):
@@ -172,7 +172,7 @@ def contention(ours: Sequence[Way], theirs: Sequence[Way], size: Size, say: Say)
 
 
 def kernel_memory(way: Way, size: Size, say: Say) -> Figures:
-    """What a kernel holds more than a bare one, after some runs and after many."""
+    """How much more memory a kernel has than a bare one, after some runs and after many."""
     figures = _figures()
     with running_kernel() as kernel:
         bare = psutil.Process(kernel.pid).memory_info().rss
@@ -189,7 +189,7 @@ def kernel_memory(way: Way, size: Size, say: Say) -> Figures:
 
 
 def bandwidth(size: Size, say: Say) -> Figures:
-    """Bytes a second that all cores together read from memory."""
+    """Gigabytes per second that all cores together read from memory."""
     say("memory bandwidth")
     bytes_read = 1 << (30 if size is FULL else 22)
     rates = [machine.read_bandwidth(bytes_read, usable_cores()) for _ in range(size.rounds)]

@@ -1,4 +1,4 @@
-"""What a token costs, part by part, in the process that generates it."""
+"""The time that each part of generating a token takes, in the process that generates it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from llmwit_magic.engines.ctransformers import LogitsModel
-from llmwit_magic.engines.generate import generate
-from llmwit_magic.engines.messages import message
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.backends.ctransformers.evaluator import CTransformersEvaluator
+from llmwit_magic.engines.local.model_files import LocalModel
+from llmwit_magic.engines.local.wire import encoded
 from llmwit_magic.engines.sampling import Logits
+from llmwit_magic.engines.sequence import generate
 from llmwit_magic.engines.stopping import SafeText
 from llmwit_magic.engines.threads import AdaptiveThreads, Threads, usable_cores
-from llmwit_magic.models.catalog import LocalModel
 from llmwit_magic.models.gguf import read_header
-from llmwit_magic.models.tokenizer import build_tokenizer
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.models.tokenizers.building import build_tokenizer
 
 from .compare import Figures, Say, Size
 from .ways import CONTEXT_LENGTH
@@ -32,9 +32,9 @@ GROWTH_TOKENS = 16
 
 
 class TimedModel:
-    """A loaded model that knows how long it has been evaluating, and never says an end."""
+    """A loaded model that measures how long it evaluates."""
 
-    def __init__(self, model: LogitsModel) -> None:
+    def __init__(self, model: CTransformersEvaluator) -> None:
         self._model = model
         self.context_length = model.context_length
         self.seconds = 0.0
@@ -58,10 +58,10 @@ class TimedModel:
 
 
 def loop(found: LocalModel, size: Size, say: Say) -> Figures:
-    """Milliseconds a token: its evaluation, and all else up to its message to the notebook."""
+    """Milliseconds per token: its evaluation, and all else up to its message to the notebook."""
     tokenizer = build_tokenizer(read_header(found.source).metadata)
-    model = LogitsModel(
-        str(found.loaded), model_type=None, context_length=CONTEXT_LENGTH, gpu_layers=0
+    model = CTransformersEvaluator(
+        str(found.file), model_type=None, context_length=CONTEXT_LENGTH, gpu_layers=0
     )
     threads = AdaptiveThreads()
     figures: Figures = {}
@@ -80,7 +80,7 @@ def loop(found: LocalModel, size: Size, say: Say) -> Figures:
                 next(events)  # the prompt, and the first token
                 began = time.perf_counter()
                 for event in events:
-                    nowhere.write(message(type(event).__name__, event))
+                    nowhere.write(encoded(event))
                     nowhere.flush()
                 spent = time.perf_counter() - began - timed.seconds
                 tokens = size.tokens - 1
@@ -97,8 +97,8 @@ def loop(found: LocalModel, size: Size, say: Say) -> Figures:
     return figures
 
 
-def _alone(model: LogitsModel, threads: int, size: Size) -> float:
-    """Tokens a second where nothing is done but to evaluate: the library's own limit."""
+def _alone(model: CTransformersEvaluator, threads: int, size: Size) -> float:
+    """Tokens per second where nothing is done but evaluation. This is the library's own limit."""
     model.evaluate_prompt([1, 2, 3], lambda: threads, lambda done: True)
     began = time.perf_counter()
     for token in range(size.tokens):
@@ -108,8 +108,8 @@ def _alone(model: LogitsModel, threads: int, size: Size) -> float:
 
 def growth(found: LocalModel, size: Size, say: Say) -> Figures:
     """Milliseconds that a token takes to evaluate, by the number of tokens before it."""
-    model = LogitsModel(
-        str(found.loaded), model_type=None, context_length=CONTEXT_LENGTH, gpu_layers=0
+    model = CTransformersEvaluator(
+        str(found.file), model_type=None, context_length=CONTEXT_LENGTH, gpu_layers=0
     )
     threads = AdaptiveThreads()
     paces: dict[str, list[float]] = {}
@@ -127,7 +127,7 @@ def growth(found: LocalModel, size: Size, say: Say) -> Figures:
 
 
 class _Endless:
-    """The vocabulary without an end: every run takes as many tokens."""
+    """A vocabulary without an end-of-text token, so that all runs generate as many tokens."""
 
     end_ids: frozenset[int] = frozenset()
 

@@ -1,4 +1,4 @@
-"""What the machine is, how fast its memory is, and neighbours to keep it busy."""
+"""Facts about the machine, the speed of its memory, and processes that keep it busy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGES = ("llmwit-magic", "ctransformers", "xllamacpp", "numpy", "ipykernel", 
 
 
 def facts() -> dict[str, str | int | float]:
-    """What a figure needs beside it to mean anything."""
+    """The facts that a reader needs to judge a figure: hardware, system and versions."""
     return {
         "processor": _processor(),
         "cores": usable_cores(),
@@ -43,7 +43,10 @@ def _processor() -> str:
 
 
 def read_bandwidth(size: int, threads: int) -> float:
-    """Bytes a second that so many threads read from memory; `size` is far above the caches."""
+    """Bytes per second that so many threads read from memory.
+
+    `size` is in bytes. It must be much larger than the processor's caches.
+    """
     parts = np.array_split(np.ones(size // 8), threads)
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(np.sum, parts))
@@ -53,16 +56,20 @@ def read_bandwidth(size: int, threads: int) -> float:
 
 
 def bytes_read_per_token(header: Header) -> int:
-    """Of weights: each tensor once, but of the embeddings only the token's own row."""
+    """The bytes of weights that are read for one token.
+
+    Each tensor is read once. Of the embeddings only the token's own row is read, which is not
+    counted.
+    """
     sizes = {tensor.name: tensor.nbytes for tensor in header.tensors}
-    if "output.weight" in sizes:  # else the embeddings are the output's weights too
+    if "output.weight" in sizes:  # without it, the embeddings are also the weights of the output
         sizes.pop("token_embd.weight", None)
     return sum(sizes.values())
 
 
 @contextmanager
 def busy_neighbours(count: int) -> Iterator[None]:
-    """Processes that use a core each."""
+    """Run so many processes that each keep a core busy, until the block ends."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         time.sleep(0.5 * bool(count))
@@ -74,7 +81,7 @@ def busy_neighbours(count: int) -> Iterator[None]:
 
 
 def peak_memory(process: psutil.Process) -> int:
-    """The most bytes that a process has had in memory; of now where the system does not tell."""
+    """The most bytes that a process has had in memory; the present ones if that is unknown."""
     try:
         for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""Figures as tables: medians, their spread, and ours beside the other ways'."""
+"""Figures as tables: medians, their spread, and the ratio of ours to those of other ways."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SUMMARY = {
     "peak memory of the kernel, MB": "peak memory of the kernel, MB",
     "peak memory of its engine, MB": "peak memory of the engine's own process, MB",
 }
-"""The figures of the README, and what they are called there."""
+"""The figures that the README shows, and their names there."""
 
 Figures = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def table(figures: Figures) -> str:
-    """For a terminal: each figure's ways with median, spread, and how many times theirs ours is."""
+    """For a terminal: each figure's ways with median, spread, and the ratio of ours to theirs."""
     lines = []
     for name, by_way in figures.items():
         lines.append(name)
@@ -34,7 +34,7 @@ def table(figures: Figures) -> str:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """For the README: the ways side by side, and the machine."""
+    """For the README: the ways side by side, and facts about the machine."""
     lines = ["| | `%%infer` | ctransformers | llama.cpp |", "| --- | --- | --- | --- |"]
     for name, words in SUMMARY.items():
         by_way = results["figures"].get(name, {})
@@ -44,7 +44,7 @@ def summary(results: Mapping[str, Any]) -> str:
 
 
 def details(results: Mapping[str, Any]) -> str:
-    """For the page of performance: all figures with their spread."""
+    """For `docs/performance.md`: all figures with their spread, and facts about the machine."""
     lines = ["| figure | way | median | lowest to highest | |", "| --- | --- | --- | --- | --- |"]
     for name, by_way in results["figures"].items():
         for way, middle, spread, ratio in _rows(by_way):
@@ -71,5 +71,5 @@ def _machine(facts: Mapping[str, Any]) -> str:
 
 
 def number(value: float) -> str:
-    """With three digits that mean something."""
+    """The number with three significant digits; from 100 on, as an integer."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

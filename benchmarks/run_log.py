@@ -1,9 +1,10 @@
-"""What the run log costs, at 1,000, 10,000 and 100,000 rows.
+"""How long operations of the run log take, at 1,000, 10,000 and 100,000 rows.
 
     python -m benchmarks.run_log
 
-Prints the median cost of logging a run (its row begun and completed), of
-`to_frame()`, and of a filter on the newest 100, with their growth.
+Prints the median times of logging a run (its row is begun and completed), of
+`to_frame()`, and of a filter on the newest 100 runs, and how they grow. Ends
+with an error if one is above its limit.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llmwit_magic.protocol import Chunk, End, Prepared, Request
-from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.wit import (
+from llmwit_magic.contract.events import Chunk, End, Prepared
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import (
     DeviceInfo,
     FinishDetail,
     InferencingParams,
     InferencingUsage,
     ModelInfo,
 )
+from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.running.run import Run
 
 SIZES = (1_000, 10_000, 100_000)
 REPEATS = 200
 LIMITS = {"log a run": 0.001, "to_frame()": 2.0, "newest 100": 0.05}
-"""Seconds at 100,000 rows."""
+"""The most seconds that each operation may take at 100,000 rows."""
 
 PROMPT = "Summarise the following paragraph in one sentence. " * 6
 ANSWER = "The answer of a small model is some hundred characters long. " * 8
@@ -59,7 +61,7 @@ def a_run(number: int) -> Run:
         usage = InferencingUsage(prompt_token_count=60, generated_token_count=100)
         run.emit(End(FinishDetail.MAX_TOKENS, usage, None, {"prompt": 0.1, "decode": 2.0}))
 
-    run.start(work, lambda run, status: None)
+    run.start(work)
     run.wait()
     return run
 
@@ -84,7 +86,7 @@ def measure(sizes: Sequence[int], repeats: int) -> dict[int, dict[str, float]]:
 
 
 def fill(log: RunLog, size: int) -> None:
-    """Bring the log to that many rows, each with text of its own."""
+    """Add rows until the log has that many. Each row has its own prompt."""
     while (count := len(log)) < size:
         if count < 1_000:
             append_seconds(log, min(1_000, size) - count)
@@ -98,13 +100,13 @@ def fill(log: RunLog, size: int) -> None:
 
 
 def append_seconds(log: RunLog, repeats: int) -> float:
-    """The median of what a run pays for its row: begun, and completed."""
+    """The median seconds that it takes to begin and complete a run's row."""
     seconds = []
     for number in range(repeats):
         run = a_run(number)
         began = time.perf_counter()
-        run.run_id = log.begin(run)
-        log.complete(run, "ok")
+        run.run_id = log.begin(run.row("running"))
+        log.complete(run.run_id, run.row("ok"))
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 

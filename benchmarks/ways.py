@@ -1,4 +1,4 @@
-"""The ways of running a model in a notebook that are compared, each as cells of a real kernel."""
+"""The compared ways to run a model in a notebook. Each one is cells of a real kernel."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.support.kernel import Kernel, Reply
 
 CONTEXT_LENGTH = 8192
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
-"""ctransformers' own defaults; its repeat penalty, 1.1 over 64 tokens, is ours too."""
+"""ctransformers' own defaults. Its repeat penalty (1.1 over 64 tokens) is also our default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a notebook gets an answer: cells to set up, and one for each answer.
+    """How a notebook gets an answer: cells that set it up, and a cell for each answer.
 
     `answer(prompt, tokens)` is a cell that continues the prompt and shows the
-    text; `count` is an expression for the tokens that it generated, and
-    `prompt_count` one for those of its prompt.
+    text. `count` is an expression for the number of generated tokens, and
+    `prompt_count` one for the number of tokens of the prompt.
     """
 
     name: str
@@ -43,7 +43,7 @@ def infer(threads: str = "auto", name: str = "%%infer") -> Way:
 
 
 def ctransformers(model: Path, threads: int | None = None) -> Way:
-    """ctransformers as its README uses it, over the file in the form that it loads."""
+    """ctransformers as its README uses it, with the file in the form that ctransformers loads."""
     more = f", threads={threads}" if threads else ""
     return Way(
         "ctransformers",
@@ -64,7 +64,7 @@ def ctransformers(model: Path, threads: int | None = None) -> Way:
 
 
 def bare(model: Path, library: str) -> Way:
-    """The least that ctransformers can do: load with `lib=` given, and evaluate once."""
+    """The least work that ctransformers can do: load with a given `lib=`, and evaluate once."""
     return Way(
         "bare ctransformers",
         (
@@ -82,7 +82,7 @@ def bare(model: Path, library: str) -> Way:
 
 
 def llamacpp(model: Path) -> Way:
-    """Current llama.cpp through the package xllamacpp, over the original file."""
+    """Current llama.cpp through the package xllamacpp, with the original file."""
     return Way(
         "llama.cpp",
         (
@@ -110,7 +110,7 @@ def llamacpp(model: Path) -> Way:
 
 
 class Running:
-    """A kernel that has been set up for a way."""
+    """A kernel that is set up for a way."""
 
     def __init__(self, way: Way) -> None:
         self.way = way
@@ -118,7 +118,7 @@ class Running:
         self.setup_seconds = sum(self._run(cell).seconds for cell in way.setup)
 
     def answer(self, prompt: str, tokens: int) -> Reply:
-        """Continue a prompt in a cell; the reply has the seconds that the cell took."""
+        """Continue a prompt in a cell. The reply has the seconds that the cell took."""
         return self._run(self.way.answer(prompt, tokens))
 
     def number(self, expression: str) -> float:

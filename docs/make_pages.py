@@ -2,8 +2,8 @@
 
     python -m docs.make_pages [--check]
 
-`--check` writes nothing, and ends with an error where a page is not what the
-code says, or a table not what `benchmarks/results.json` says.
+`--check` writes nothing. It exits with an error where a page differs from what the code gives, or
+a table from what `benchmarks/results.json` gives.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from pathlib import Path
 
 from benchmarks.report import details, summary
 from llmwit_magic.runlog.columns import COLUMNS
-from llmwit_magic.runlog.database import VERSION
 from llmwit_magic.runlog.frame import DTYPES
+from llmwit_magic.runlog.schema import VERSION
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 _COLUMNS_HEAD = f"""# The columns of the run log
 
-Every run is a row, written when the run starts and completed when it ends. These are its columns, in the DataFrame of `%infer_log` and `runs.to_frame()` (indexed by `run_id`), in the SQLite table `runs` (schema {VERSION}) and in exports; `json` columns hold lists and mappings in `.jsonl`, their own types in `.parquet`, and JSON text in SQLite, in `.csv` and in the DataFrame (`json.loads` reads it), where each tag is a column `tag.KEY` instead. Times are UTC; in the DataFrame they are without a zone, which spreadsheets refuse. A missing value is one that does not apply, or that the run did not reach, or one that something else has written there and that is not of the column's type; a warning says so.
+Every run is a row, which is written when the run starts and completed when it ends. The same columns are in the DataFrame of `%infer_log` and `runs.to_frame()` (indexed by `run_id`), in the SQLite table `runs` (schema {VERSION}) and in exports.
 
-With `--schema otel`, `.jsonl` has the attribute in the last column, and `llmwit.` with the column's name where there is none; beside them `gen_ai.operation.name` (`chat` or `text_completion`), `gen_ai.provider.name` and `gen_ai.response.id`.
+Columns of the type `json` hold lists and mappings in `.jsonl`, and values of their own types in `.parquet`. In SQLite, in `.csv` and in the DataFrame they hold JSON text, which `json.loads` reads. In the DataFrame, each tag is a column `tag.KEY` instead of the column `tags`. Times are in UTC. In the DataFrame they have no zone, since spreadsheets refuse one.
+
+A value is missing where it does not apply, or where the run did not get so far. A value that another program has written and that does not fit the column's type is read as missing too, with a warning.
+
+With `--schema otel`, a field of `.jsonl` has the name in the last column. Where that is empty, it is called `llmwit.` and the column's name. There are three more fields: `gen_ai.operation.name` (`chat` or `text_completion`), `gen_ai.provider.name` and `gen_ai.response.id`.
 
 | column | type | unit | meaning | OpenTelemetry |
 | --- | --- | --- | --- | --- |

@@ -1,9 +1,9 @@
-"""Execute a notebook for real and say what came of it.
+"""Execute a notebook and show its results.
 
     python examples/run.py examples/quickstart.ipynb [--to output]
 
 Prints each cell with its answer, and writes the executed notebook and its HTML.
-Ends with an error where a cell does.
+Ends with an error if a cell does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> int:
     executed = arguments.to / arguments.notebook.name
     client = NotebookClient(
         notebook,
-        store_widget_state=False,  # the page stands alone: no widget manager from elsewhere
+        store_widget_state=False,  # the HTML page then needs no widget manager from the network
         config=Config({"KernelManager": private_transport()}),
         timeout=600,
         resources={"metadata": {"path": str(arguments.notebook.parent)}},
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def private_transport() -> dict[str, str]:
-    """Sockets of the file system, where there are such: nobody else can listen."""
+    """Settings for sockets that are private files, so that nobody else can listen; POSIX only."""
     if os.name != "posix":
         return {}
     folder = tempfile.mkdtemp()
@@ -63,7 +63,7 @@ def private_transport() -> dict[str, str]:
 
 
 def show(cell: nbformat.NotebookNode) -> None:
-    """A cell and its outputs on the terminal, as they come."""
+    """Print a cell and its outputs."""
     print("\n\033[1m" + cell.source + "\033[0m" if sys.stdout.isatty() else "\n" + cell.source)
     for output in cell.outputs:
         text = output.get("text") or output.get("data", {}).get("text/plain", "")

@@ -5,9 +5,13 @@
     %%infer --max-tokens 50
     The capital of France is
 
-The same in Python: `infer(model, prompt, params)`, `stream(...)`,
-`generate_embeddings(model, texts)`, `infer_frame(df, template)` for each row of
-a DataFrame; `runs` is the log of all runs, `replay(run_id)` runs one again.
+The functions of the package do the same in Python:
+
+- `infer(model, prompt, params)` returns the result, and `stream(...)` gives it chunk by chunk.
+- `generate_embeddings(model, texts)` returns a vector for each text.
+- `infer_frame(df, template)` runs a template for each row of a DataFrame.
+- `tune(prompt)` shows sliders over a prompt.
+- `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
 """
 
 from __future__ import annotations
@@ -17,7 +21,23 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .api import generate_embeddings, infer, infer_frame, replay, stream, tune
+    from .api import (
+        generate_embeddings,
+        infer,
+        infer_frame,
+        replay,
+        stream,
+        tune,
+    )
+    from .contract.request import Request
+    from .contract.wit import (
+        EmbeddingsResult,
+        FinishDetail,
+        FinishReason,
+        InferencingParams,
+        InferencingResult,
+        InferencingUsage,
+    )
     from .errors import (
         EngineFailed,
         InferenceError,
@@ -28,31 +48,22 @@ if TYPE_CHECKING:
         ModelNotSupported,
         RunNotFound,
     )
-    from .protocol import Request
     from .runlog.export import read_export
     from .runlog.log import RunLog
-    from .wit import (
-        EmbeddingsResult,
-        FinishDetail,
-        FinishReason,
-        InferencingParams,
-        InferencingResult,
-        InferencingUsage,
-    )
 
     runs: RunLog
 
-# Where each public name lives. They are imported when they are first used, so
-# that loading the extension stays light.
+# The module of each public name. It is imported when the name is first used, so that loading the
+# extension stays light.
 _HOMES = {
     "infer": "api", "stream": "api", "generate_embeddings": "api", "tune": "api",
     "infer_frame": "api", "replay": "api", "read_export": "runlog.export",
-    "Request": "protocol",
+    "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
     "EngineFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
     "LogWarning": "errors", "Interrupted": "errors",
-    "InferencingParams": "wit", "InferencingResult": "wit", "InferencingUsage": "wit",
-    "FinishReason": "wit", "FinishDetail": "wit", "EmbeddingsResult": "wit",
+    "InferencingParams": "contract.wit", "InferencingResult": "contract.wit", "InferencingUsage": "contract.wit",
+    "FinishReason": "contract.wit", "FinishDetail": "contract.wit", "EmbeddingsResult": "contract.wit",
 }  # fmt: skip
 
 __all__ = [
@@ -97,16 +108,17 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, those not imported yet too."""
+    """All public names, including those that are not imported yet."""
     return sorted({*globals(), *__all__})
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """What `%load_ext llmwit_magic` calls."""
-    from .engines.pipe import start_child
+    """Load the extension into a shell; `%load_ext llmwit_magic` calls this."""
+    from .engines.local.pipe import start_child
 
-    # The engine of the first run starts while this process imports all else. Loaded by a kernel's
-    # configuration and by no cell, it would stand by in every kernel, used or not.
+    # The child process of the first run starts now, and imports its modules while this process
+    # imports the rest. None is started where a kernel's configuration loads the extension: it
+    # would stand by in every kernel, used or not.
     by_cell = getattr(shell, "kernel", None) is not None and bool(shell.get_parent())
     standby = start_child() if by_cell else None
     from .magics.extension import load
@@ -115,7 +127,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """What `%unload_ext llmwit_magic` calls."""
+    """Take the extension out of a shell; `%unload_ext llmwit_magic` calls this."""
     from .magics.extension import unload
 
     unload(shell)

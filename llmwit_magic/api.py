@@ -1,4 +1,4 @@
-"""The Python functions: the same way as a cell, without the cell."""
+"""The Python functions. Each makes a request, and runs it as a cell does."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .contract.events import Chunk
+from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec, Request
+from .contract.wit import (
+    EmbeddingsResult,
+    InferencingParams,
+    InferencingResult,
+    params_from,
+)
 from .errors import InvalidInput, warn_unlogged
-from .models.fetch import DEFAULT_NAME
-from .protocol import Chunk, Request
 from .runlog.log import RunLog
-from .runlog.run import Run
-from .session import current_session
-from .views import INTERVAL
-from .wit import EmbeddingsResult, InferencingParams, InferencingResult, params_from
+from .running.run import Run
+from .running.session import current_session
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     import pandas
 
-    from .replays import Replay
+    from .running.replay import Replay
     from .views.tuning import TuningPanel
 
 
-_EMBEDDING_OPTIONS = {"model_type", "context_length", "anyway", "accept", "gpu_layers", "threads"}
+_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model"}
 
 
 def infer(
@@ -34,27 +38,27 @@ def infer(
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> InferencingResult:
-    """Continue a prompt.
+    """Continue a prompt, and return the result when the run has ended.
 
-    `model` is a name as in `%%infer -m` (None: the default model), `params`
-    are `InferencingParams` or a mapping of some of its fields, and `options`
-    are the other fields of `Request`: chat, system, chat_template,
-    context_length, gpu_layers, threads, top_logprobs, content_filters, tags,
-    control_tokens, data_spans. The prompt counts as typed: what looks like a
-    control token in it is one, outside of `data_spans`.
+    - `model` is a name as in `%%infer -m`; None is the default model.
+    - `params` are `InferencingParams`, or a mapping of some of its fields.
+    - `options` are the other fields of `Request`: chat, system, chat_template, model_type,
+      context_length, accept, gpu_layers, threads, top_logprobs, content_filters, tags,
+      control_tokens, data_spans.
 
-    Raises `InvalidInput`, `ModelNotSupported` or `EngineFailed`, all of them
-    `InferenceError`; an interrupt raises `Interrupted`, a `KeyboardInterrupt`.
+    The prompt counts as typed: the name of a control token in it is that token, except in
+    `data_spans`.
+
+    Raises `InvalidInput`, `ModelNotSupported` or `EngineFailed`; all of them are
+    `InferenceError`. An interrupt raises `Interrupted`, which is a `KeyboardInterrupt`.
     """
     return _result(start(model, prompt, params, **options))
 
 
 def _result(run: Run) -> InferencingResult:
-    """What a run has come to, awaited; raises what it failed with."""
-    try:
-        run.follow(INTERVAL, lambda run: None)
-    finally:
-        run.stop()  # an interrupt may come before `follow` can take it
+    """Wait for the end of a run, and return its result. Raises the error of a failed run."""
+    with run:
+        run.follow()
     warn_unlogged(run.log_problem)
     return run.result
 
@@ -65,9 +69,11 @@ def stream(
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TextStream:
-    """Continue a prompt and iterate over its chunks; `.result` holds the result at the end.
+    """Continue a prompt, and iterate over the chunks of the answer.
 
-    Takes and raises what `infer` does. Leaving the loop early cancels the run.
+    `.result` of the stream is the result. This takes the arguments of `infer`, and the iteration
+    raises what `infer` does. Leaving the loop early cancels the run, unless a variable still has
+    the stream.
     """
     return TextStream(start(model, prompt, params, **options))
 
@@ -79,20 +85,20 @@ def generate_embeddings(
     truncate: bool = False,
     **options: Any,
 ) -> EmbeddingsResult:
-    """One vector for each text: the model's last hidden state after its last token.
+    """One vector for each text: the model's last hidden state after the text's last token.
 
-    A plain string is one text. Each vector has the model's embedding length.
-    It is llama.cpp's pooling `last`, with the end-of-text token after each
-    text where the model file asks for it (`add_eos_token`), and it is not
-    normalised. Special tokens in a text are recognised. Where a file names no
-    pooling, or `none`, the vector is the same; a file that names another one
-    is `ModelNotSupported`.
+    A plain string is one text. A vector has the model's embedding length, and is not normalised.
+    The pooling is llama.cpp's `last`. The end-of-text token follows each text where the model file
+    asks for it (`add_eos_token`). Control tokens in a text are recognised. A file that names no
+    pooling, or `none`, is read as `last` too.
 
-    A text that does not fit into the context is `PromptTooLong`, with its
-    number; `truncate=True` cuts its end instead, and keeps the end-of-text
-    token. `options` are those fields of `Request` that count here:
-    model_type, context_length, anyway, accept, gpu_layers, threads; any other is
-    `InvalidInput`. Otherwise raises what `infer` does.
+    `options` are the fields of `Request` that count here: model_type, context_length, anyway,
+    accept, gpu_layers, threads. `truncate=True` cuts the end of a text that does not fit into the
+    context, and keeps the end-of-text token.
+
+    Raises `PromptTooLong`, with the number of the text, for a text that does not fit and is not
+    cut. Raises `ModelNotSupported` for a file that names another pooling, and `InvalidInput` for
+    any other option. Otherwise raises what `infer` does.
     """
     known = InferencingParams.model_fields.keys() | Request.model_fields.keys()
     for name in options:
@@ -110,9 +116,12 @@ def tune(
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TuningPanel:
-    """Sliders over a prompt; shows at the end of a cell. Takes the options of `infer`."""
-    from .magics.cell_args import SLIDERS
-    from .magics.snippets import forms
+    """The tuning panel: sliders that run a prompt again with other params.
+
+    A notebook shows it as the last value of a cell. `options` are those of `infer`.
+    """
+    from .requests.options import SLIDERS
+    from .requests.snippets import forms
     from .views.tuning import TuningPanel
 
     return TuningPanel(
@@ -136,33 +145,31 @@ def infer_frame(
     prefix: str = "infer_",
     **options: Any,
 ) -> pandas.DataFrame:
-    """Run a template over the rows of a DataFrame; a copy of it with the results as new columns.
+    """Run a template over the rows of a DataFrame. Returns a copy of it with new columns.
 
-    `{{column}}` in the template stands for a row's value, as `{{name}}` does in
-    a cell; `{{row['a column']}}` for columns whose names are no identifiers. So
-    it does in `system`, `tags` and the params' `stop`. Values are data: no
-    control token is recognised in them.
-    The new columns are `infer_text`, `infer_finish_reason`,
-    `infer_finish_detail`, `infer_prompt_token_count`,
-    `infer_generated_token_count`, `infer_status`, `infer_error_type`,
-    `infer_error_message` and `infer_run_id` (another `prefix` makes others). A
-    row that fails says so there, and the others go on.
+    `{{column}}` in the template stands for a row's value, as `{{name}}` does in a cell.
+    `{{row['a column']}}` is for a column whose name is no identifier. Both may also stand in
+    `system`, in `tags` and in the params' `stop`. Values are data: no control token is recognised
+    in them. Without a seed in `params`, each row draws its own.
 
-    `batch` is the runs' `group_id` in the log, by default made from template,
-    model, params and options. Rows that the log already has under it, with the
-    same prompt, model file and params, are taken from there: the same call
-    goes on after an interrupt or a crash. `resume=False` runs all again.
+    The new columns are `infer_text`, `infer_finish_reason`, `infer_finish_detail`,
+    `infer_prompt_token_count`, `infer_generated_token_count`, `infer_status`, `infer_error_type`,
+    `infer_error_message` and `infer_run_id`. `prefix` stands in the place of `infer_`. A row that
+    fails has its error there, and the other rows go on.
 
-    `executor` is any `concurrent.futures.Executor`, such as a
-    `ProcessPoolExecutor` or Dask's `client.get_executor()`: each worker has
-    its own engine and its share of the cores. `workers` says how many there
-    are where the executor does not.
+    `batch` is the runs' `group_id` in the log. By default it is made from template, model, params
+    and options. With `resume`, rows that the log has under this name with the same prompt, model
+    file and params are taken from there. So the same call goes on after an interrupt or a crash.
+    `resume=False` runs all rows again.
 
-    Without a seed in `params`, each row draws its own. Raises `InvalidInput`
-    for a template or options that are not valid, what finding the model raises,
-    `EngineFailed` where the executor breaks, and `Interrupted`.
+    `executor` is any `concurrent.futures.Executor`, such as a `ProcessPoolExecutor` or Dask's
+    `client.get_executor()`. Each of its workers has its own engine and its share of the cores.
+    `workers` is their number, for an executor that does not say it. `progress` shows a bar.
+
+    Raises `InvalidInput` for a template or options that are not valid, what finding the model
+    raises, `EngineFailed` where the executor breaks, and `Interrupted`.
     """
-    from .batch import batch_name, run_batch
+    from .running.batch import batch_name, run_batch
 
     request = _request(model, "", params, options)
     request = request.model_copy(update={"group_id": batch or batch_name(template, request)})
@@ -180,21 +187,28 @@ def replay(
     anyway: bool = False,
     **options: Any,
 ) -> Replay:
-    """Run a run of the log again, with its model file, params and seed; `.identical` says the rest.
+    """Run a run of the log again, with its model file, params and seed.
 
-    `params` and `options` (as in `infer`, and `model`) are what shall be
-    another. Raises `RunNotFound`; `ModelNotSupported` where the model's file has
-    changed, unless `accept` has `"file"`; `InvalidInput` where a content filter was
-    a function, unless it has `"filters"`; and what `infer` raises, which takes a
-    longer context than the model was trained with where `accept` has `"context"`.
-    `anyway` accepts all three.
+    `.identical` of the replay says whether the text and its end are the same. `params` and
+    `options` are new values: `options` are those of `infer`, and `model`. `accept` names what would
+    be refused, and is done all the same; `anyway` accepts all three:
+
+    - `"file"`: the model's file has changed. Else that raises `ModelNotSupported`.
+    - `"filters"`: a content filter was a function, of which the log has only the name. Else that
+      raises `InvalidInput`.
+    - `"context"`: the context is longer than the model was trained with. Else that raises
+      `InvalidInput`.
+
+    Raises `RunNotFound`, too, and what `infer` raises.
     """
-    from .replays import Replay, replay_request
+    from .running.replay import Replay, replay_request
 
     session = current_session()
     original = session.log[run_id]
     changes = {**(params or {}), **options}
-    request, notice = replay_request(session, original, changes, anyway=anyway, accept=accept)
+    request, notice = replay_request(
+        session, original, changes, accept=ALL_ACCEPTED if anyway else accept
+    )
     return Replay(original, _result(session.run(request)), tuple(changes), notice)
 
 
@@ -204,7 +218,10 @@ def start(
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Run:
-    """Begin a run in the background: a `Run` that can be waited for, drawn and cancelled."""
+    """Begin a run in the background. The `Run` can be waited for, drawn and cancelled.
+
+    Takes the arguments of `infer`.
+    """
     return current_session().run(_request(model, prompt, params, options))
 
 
@@ -217,16 +234,16 @@ def _request(
     misplaced = [name for name in options if name in InferencingParams.model_fields]
     if misplaced:
         raise InvalidInput(f"{misplaced[0]} belongs into params: params={{'{misplaced[0]}': …}}")
-    name = os.fspath(model) if model is not None else DEFAULT_NAME
+    name = os.fspath(model) if model is not None else DEFAULT_MODEL
     return Request(model=name, prompt=prompt, params=params_from(params), **options)
 
 
 def _text(text: Any, number: int) -> str:
-    """A text to embed; the request's own check of texts applies."""
+    """A text to embed, checked as the text of a request is. `number` counts the texts from 1."""
     if not isinstance(text, str):
         raise InvalidInput(f"text {number} is {type(text).__name__}, not text")
     try:
-        return Request(model=DEFAULT_NAME, prompt=text).prompt
+        return Request(model=DEFAULT_MODEL, prompt=text).prompt
     except InvalidInput as error:
         raise InvalidInput(f"text {number}: {str(error).removeprefix('prompt: ')}") from None
 
@@ -237,9 +254,9 @@ def log() -> RunLog:
 
 
 class TextStream:
-    """The chunks of a run as they come: an iterator, and a context manager.
+    """The chunks of a run as they come. It is an iterator and a context manager.
 
-    Closing it, or letting it go, cancels the run.
+    The run is cancelled when the stream is closed, or when nothing refers to it any more.
     """
 
     def __init__(self, run: Run) -> None:
@@ -251,7 +268,10 @@ class TextStream:
         return self
 
     def __next__(self) -> str:
-        """The next chunk; raises what failed the run, or `Interrupted`, at its end."""
+        """The text of the next chunk.
+
+        At the end of a failed run this raises its error, and `Interrupted` for an interrupted one.
+        """
         try:
             for event in self._events:
                 if isinstance(event, Chunk) and event.text:
@@ -269,12 +289,15 @@ class TextStream:
         self.close()
 
     def close(self) -> None:
-        """Cancel the run, if it goes on, and wait for its end."""
+        """Cancel the run if it still goes on, and wait for its end."""
         self.run.stop()
 
     @property
     def result(self) -> InferencingResult:
-        """The result; waits for the end of the run. That of a cancelled one is what there is."""
+        """The result. This waits for the end of the run, and raises the error of a failed one.
+
+        The result of a cancelled run has the text so far.
+        """
         try:
             self.run.wait()
         except KeyboardInterrupt:

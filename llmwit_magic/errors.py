@@ -1,4 +1,4 @@
-"""The errors of a run.
+"""The errors, and the warning, that the package raises.
 
     InferenceError
     ├── ModelNotSupported         the WIT's model-not-supported
@@ -31,7 +31,10 @@ NO_PYTHON = (
 
 
 def one_line(text: str) -> str:
-    """The text as one printable line, also where names from files stand in it."""
+    """The text as one printable line of at most about 1,000 characters.
+
+    Texts from files and libraries may stand in it: signs that are not printable are escaped.
+    """
     if not text.isprintable():
         text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
     if len(text) > _LONGEST:
@@ -41,14 +44,14 @@ def one_line(text: str) -> str:
 
 
 class OneLine:
-    """IPython shows the message alone: a user's mistake needs no stack of ours."""
+    """An error of which IPython shows the message alone, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 
 class InferenceError(OneLine, Exception):
-    """Any failure of a run; catch this one to catch them all."""
+    """Any failure of a run or of the log; catch this one to catch them all."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(one_line(message))
@@ -103,13 +106,17 @@ class RunNotFound(LogError, LookupError):
 
 
 class LogWarning(UserWarning):
-    """A damaged run log was set aside and a new one begun, or a run is not in the log."""
+    """A damaged run log was set aside and a new one begun, or a run is not logged."""
 
 
 def warn_unlogged(problem: str | None) -> None:
-    """Say that a run is not in the log, where no view says it; once for each reason."""
+    """Warn that a run is not logged, where no view says so. `problem` is the reason, or None.
+
+    Python shows the warning once for each reason.
+    """
     if problem:
-        # From here, and not from the caller's line: Python shows what a line warns of once.
+        # The warning names this line and not the caller's: Python shows the same warning of one
+        # line only once.
         warnings.warn(f"not logged: {problem}", LogWarning, stacklevel=1)
 
 
@@ -128,5 +135,8 @@ _BY_NAME = {
 
 
 def error_named(name: str, message: str) -> InferenceError:
-    """The error of that class name, as it came over a process boundary."""
+    """The error of that class name, which came from another process.
+
+    An unknown name gives `EngineFailed`.
+    """
     return _BY_NAME.get(name, EngineFailed)(message)

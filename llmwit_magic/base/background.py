@@ -1,4 +1,4 @@
-"""Work in a thread that may be left behind."""
+"""Work in a thread that nobody has to wait for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 GRACE_SECONDS = 2.0
-"""How long a cancelled look at files may go on: a thread never comes back from a dead mount."""
+"""How long to wait for a cancelled search of files. On a dead mount it never ends."""
 STOP_SECONDS = 10.0
-"""How long a person who has stopped something waits for its end: every part of it is quicker."""
+"""The longest that a person waits for the end of something stopped. Each part takes less."""
 
 
 def started(work: Callable[[], T], name: str) -> Future[T]:
-    """What the work will come to. Its thread does not keep the process from ending."""
+    """Start the work in a thread of that name. The process can end before the thread does."""
     outcome: Future[T] = Future()
 
     def carry_out() -> None:
@@ -32,9 +32,9 @@ def started(work: Callable[[], T], name: str) -> Future[T]:
 
 
 def in_background(work: Callable[[], T], check: Callable[[], None], seconds: float, name: str) -> T:
-    """What the work comes to, or raises; meanwhile `check()` is called every so many seconds.
+    """Do the work in a thread, and return or raise what it does; call `check` every `seconds`.
 
-    Where `check` raises, nobody waits any longer for a work that may never end.
+    Where `check` raises, its exception is raised at once. The thread goes on, perhaps for ever.
     """
     outcome = started(work, name)
     while not wait([outcome], seconds).done:
@@ -43,7 +43,7 @@ def in_background(work: Callable[[], T], check: Callable[[], None], seconds: flo
 
 
 def wait_patiently(done: Callable[[float], bool], seconds: float) -> None:
-    """Wait for `done(timeout)`, so many seconds at most; an impatient interrupt changes nothing."""
+    """Wait until `done(timeout)` is true, `seconds` at most. Interrupts meanwhile are ignored."""
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         with suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are replaced as a whole, and the file systems under them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 HELD_SECONDS = 2.0
-"""How long another program may hold a file on Windows: a virus scanner looks into each new one."""
+"""How long to wait for a file that another program holds on Windows, as virus scanners do."""
 _HELD = (5, 32)  # Windows: access is denied, another process uses the file
 
 
 def current_folder() -> Path | None:
-    """The folder that relative paths begin at; None where it was deleted meanwhile."""
+    """The folder at which relative paths begin; None where it has been deleted."""
     try:
         return Path.cwd()
     except OSError:
@@ -29,8 +29,8 @@ def current_folder() -> Path | None:
 def replacing(path: Path) -> Iterator[Path]:
     """A new file beside `path`, renamed to it at the end of the block.
 
-    Readers see the old file or the new one, nothing between; a block that
-    raises leaves the old one.
+    Readers see either the old file or the new one. If the block raises, the old
+    file stays.
     """
     part = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.part")
     try:
@@ -41,12 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def replace(source: str | Path, target: str | Path) -> None:
-    """`os.replace`, which on Windows waits up to `HELD_SECONDS` for a program that holds a file."""
+    """Call `os.replace`; on Windows try for `HELD_SECONDS` while a program holds a file."""
     _patiently(lambda: os.replace(source, target))
 
 
 def discard(path: Path) -> None:
-    """Remove a file that nobody needs, if it is there. One that cannot be removed stays."""
+    """Remove a file if it exists. A file that cannot be removed stays, without an error."""
     with suppress(OSError):
         _patiently(lambda: path.unlink(missing_ok=True))
 
@@ -68,18 +68,19 @@ def _patiently(work: Callable[[], None]) -> None:
 
 
 def lock_failure(folder: Path, call: Literal["lockf", "flock"]) -> str | None:
-    """Why the system locks no files of a folder; None where it does, or nobody can tell.
+    """Why files in a folder cannot be locked, in the system's words.
 
-    `call` is what the locks are made with: SQLite's with `lockf`, filelock's with `flock`. Both
-    take `ENOLCK`, "no locks available", for a lock of somebody else's, and wait. Another file is
-    tried than the one to be locked: letting go of that would take SQLite's own locks from it.
+    None where they can, on Windows, and where the folder takes no new file. `call` is the system
+    call that makes the locks: SQLite uses `lockf`, and filelock uses `flock`. Both take the error
+    `ENOLCK` ("no locks available") for another program's lock, and wait. This function locks a new
+    temporary file: to unlock the file itself would take SQLite's own locks away.
     """
     if sys.platform == "win32":
         return None
     import fcntl
 
     try:
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - its failure is another one's
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - failing to make it means None
     except OSError:
         return None
     with file:

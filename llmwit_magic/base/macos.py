@@ -1,4 +1,4 @@
-"""What macOS tells by `sysctlbyname` (sys/sysctl.h)."""
+"""Facts about a Mac, from macOS's `sysctlbyname` (sys/sysctl.h)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 def sysctl(name: str, room: int) -> bytes | None:
-    """The value that macOS knows by that name, of at most `room` bytes; None where it has none."""
+    """The value of that name, at most `room` bytes long; None where macOS gives none."""
     value, size = ctypes.create_string_buffer(room), ctypes.c_size_t(room)
     with suppress(OSError, AttributeError):
         ask = ctypes.CDLL(None).sysctlbyname

@@ -1,7 +1,7 @@
 """Text that is safe to print.
 
-Model output is text: characters that would command a terminal or turn the
-reading direction round are shown, not obeyed.
+Model output is text. A character that would control a terminal or change the
+reading direction is shown, and has no effect.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from .widths import cut
 
 
 def visible(text: str) -> str:
-    """The text with control characters as pictures (␛) or by number (⟨U+202E⟩)."""
+    """The text with control characters shown as pictures (␛) or numbers (⟨U+202E⟩)."""
     if text.isprintable():
         return text
     return "".join(map(_visible_character, text))
 
 
 def on_one_line(text: str) -> str:
-    """The visible text with signs for line ends and tabs: for names, tables and status lines."""
+    """The visible text with signs for line ends and tabs, as in names, tables and status lines."""
     return visible(text).replace("\n", "⏎").replace("\t", "⇥")
 
 
 def short(text: str, columns: int) -> str:
-    """The visible text on one line, in so many columns, with "…" where it goes on."""
+    """The visible text on one line, at most so many columns wide; "…" stands for what is cut off."""
     return cut(text, columns, on_one_line)
 
 
@@ -34,7 +34,7 @@ def _visible_character(character: str) -> str:
     code = ord(character)
     if code < 32:
         return chr(0x2400 + code)
-    # Joiners make emoji and Indic scripts; marks of direction stay as they are harmless alone.
+    # Emoji and Indic scripts need joiners. The two marks of direction are harmless by themselves.
     if unicodedata.category(character) in ("Zs", "Co") or character in "\u200c\u200d\u200e\u200f":
         return character
     return f"⟨U+{code:04X}⟩"

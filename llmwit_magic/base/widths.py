@@ -1,7 +1,7 @@
-"""Columns that a text takes in a terminal, and texts cut or filled up to so many.
+"""How many columns a text takes in a terminal; cutting and filling texts to a width.
 
-Counted by Unicode's clusters, as wcwidth has them: 田 takes two columns, an accent none, a family
-of emoji two. A terminal that draws each member of a family takes more for it.
+Columns are counted by grapheme cluster, with wcwidth. 田 takes two columns, an accent none, and a
+family of emoji two. A terminal that draws each member of a family takes more for it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from wcwidth import wcswidth
 
 
 def width(text: str) -> int:
-    """Columns of a text without control characters."""
+    """The number of columns of a text without control characters."""
     if text.isascii():
         return len(text)
     return sum(map(_columns, _clusters(text)))
 
 
 def filled(text: str, columns: int) -> str:
-    """The text with spaces behind it, up to so many columns."""
+    """The text, filled up with spaces to so many columns."""
     return text + " " * (columns - width(text))
 
 
 def cut(text: str, columns: int, shown: Callable[[str], str]) -> str:
-    """The text as it is shown, in so many columns, with "…" where it goes on.
+    """The text as `shown` shows it, at most so many columns wide; "…" stands for what is cut off.
 
-    Of a long text only the beginning is looked at.
+    Only the beginning of a long text is read.
     """
     kept: list[str] = []
     used = 0
@@ -43,10 +43,11 @@ def cut(text: str, columns: int, shown: Callable[[str], str]) -> str:
 
 
 class StandIns:
-    """Gives a text as many characters as it takes columns, for who lays it out by its characters.
+    """Replaces texts by stand-ins that have one character for each column.
 
-    So does pandas. What has been laid out gets the texts themselves again. Stand-ins are signs
-    of private use, which stand for those in a text too.
+    pandas counts characters where it lays out a table, so the table gets the stand-ins. Then the
+    texts are put back into it. Stand-ins are characters of a private use area. Such characters in
+    a text get stand-ins too.
     """
 
     _FILLER = "\U000f0000"
@@ -56,7 +57,7 @@ class StandIns:
         self._clusters = {ord(self._FILLER): ""}
 
     def put(self, text: str) -> str:
-        """As many characters as the text takes columns."""
+        """The stand-in of a text: as many characters as the text has columns."""
         if text.isascii():
             return text
         pieces: list[str] = []
@@ -68,7 +69,7 @@ class StandIns:
         return "".join(map(self._stand_in, pieces))
 
     def take(self, laid_out: str) -> str:
-        """What was laid out, with the texts in their places."""
+        """The laid out table, with the texts in place of their stand-ins."""
         return laid_out.translate(self._clusters)
 
     def _stand_in(self, piece: str) -> str:

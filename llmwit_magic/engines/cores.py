@@ -1,8 +1,8 @@
-"""How many of the processor's cores are its fast ones.
+"""How many fast cores the processor has.
 
-Apple silicon, many processors of Intel and most of Arm have slow cores beside
-the fast ones, which save power. Threads that wait for one another go at the
-pace of the slowest.
+Apple silicon, many Intel processors and most Arm processors have slow cores
+beside the fast ones. The slow cores save power. Threads that wait for one
+another are all as slow as the slowest of them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from typing import Any
 from ..base import macos
 
 FAST_SHARE = 2 / 3
-"""Of the fastest core's capacity, as Linux tells it: what a core needs to count as a fast one.
+"""A core is a fast one if it has at least this share of the fastest core's capacity.
 
-Fast cores differ by a tenth or a fifth, and slow ones have about half of it.
+Linux tells the capacities. Those of fast cores differ by a tenth or a fifth. Slow
+cores have about half the capacity of a fast one.
 """
 _CORES = 0  # RelationProcessorCore
 
 
 def fast_cores() -> int | None:
-    """The fast cores, without hyper-threads; None where the system does not tell them apart."""
+    """The number of fast cores, hyper-threads not counted.
+
+    None where the system does not tell fast cores from slow ones.
+    """
     if sys.platform == "win32":
         return fastest_class(windows_cores(ctypes.WinDLL("kernel32")))
     if sys.platform == "darwin":
@@ -38,16 +42,19 @@ def fast_cores() -> int | None:
 
 
 def sysctl(name: str) -> int | None:
-    """A number that macOS knows by that name; None where it has none."""
+    """The number that macOS has under that name; None where it has none."""
     told = macos.sysctl(name, 8)
     return None if told is None else int.from_bytes(told, sys.byteorder)
 
 
 def linux_fast_cores(devices: Path, ours: Iterable[int]) -> int | None:
-    """Of the processors `ours`, by what the folder `/sys/devices` says of them."""
+    """The number of fast cores among the processors `ours`; None where it cannot be told.
+
+    `devices` is the folder `/sys/devices`, or one like it.
+    """
     cpus = devices / "system" / "cpu"
     try:
-        # Intel's: processors with fast cores and slow ones have these files.
+        # Intel processors with fast and slow cores have this file.
         fast = set(ours) & numbers((devices / "cpu_core" / "cpus").read_text("ascii"))
     except (OSError, ValueError):
         try:
@@ -70,7 +77,7 @@ def linux_fast_cores(devices: Path, ours: Iterable[int]) -> int | None:
 
 
 def numbers(text: str) -> set[int]:
-    """The numbers of a list as Linux writes it: `0-3,8`. Raises ValueError for another text."""
+    """The numbers in a list as Linux writes it: `0-3,8`. Raises `ValueError` for another text."""
     found: set[int] = set()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -79,12 +86,12 @@ def numbers(text: str) -> set[int]:
 
 
 def fastest_class(data: bytes) -> int | None:
-    """How many cores have the highest class of what Windows tells of its cores.
+    """The number of cores with the highest efficiency class; None where `data` has no cores.
 
-    `data` holds SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX structures, one a core:
-    its relationship (0 for a core) and its own size in 4 bytes each, then a
-    PROCESSOR_RELATIONSHIP, whose second byte is the EfficiencyClass: the higher
-    the faster.
+    `data` holds one SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX structure for each
+    core. The structure begins with its relationship (0 for a core) and its own
+    size, with 4 bytes each. A PROCESSOR_RELATIONSHIP follows. Its second byte is
+    the EfficiencyClass, which is higher for faster cores.
     """
     classes: list[int] = []
     place = 0
@@ -99,7 +106,7 @@ def fastest_class(data: bytes) -> int | None:
 
 
 def windows_cores(kernel32: Any) -> bytes:
-    """What Windows tells of its cores; empty where it does not."""
+    """What Windows tells of its cores, for `fastest_class`; empty where it tells nothing."""
     size = ctypes.c_uint32(0)
     kernel32.GetLogicalProcessorInformationEx(_CORES, None, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)

@@ -1,9 +1,9 @@
-"""Logits to a token, with its log-probability.
+"""From logits to a token and its log-probability.
 
-The order of the steps is that of Spin's host and of Hugging Face's generate:
-repeat penalty, temperature, top-k, softmax, top-p, draw. Everything is decided
-in float64 from the logits and the seed alone, so that the same seed over the
-same logits gives the same tokens in any process.
+The steps have the order of Spin's host and of Hugging Face's `generate`:
+repeat penalty, temperature, top-k, softmax, top-p, draw. All numbers are
+float64 and come from the logits, the params and the seed alone. So the same
+seed over the same logits gives the same tokens in any process.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import numpy as np
 from numpy.random import PCG64
 from numpy.typing import NDArray
 
+from ..contract.wit import InferencingParams
 from ..errors import EngineFailed
-from ..wit import InferencingParams
 
 Logits = NDArray[np.float32]
 Scores = NDArray[np.floating[Any]]
 
 ZERO_WEIGHT = -746.0
-"""Of this and of all below, the exponential is 0 in float64."""
+"""The exponential of this number and of any lower one is 0 in float64."""
 BLANK_RANGE = 1e-3
-"""Logits that differ by less are taken for equal: a trained model's differ by 10 and more."""
+"""Logits that differ by less count as equal. Those of a trained model differ by 10 and more."""
 
 
 def candidates(
     logits: Logits, context: Sequence[int], params: InferencingParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The tokens that may be drawn, and weights that their probabilities are proportional to.
+    """The tokens that may be drawn, with weights proportional to their probabilities.
 
-    `logits` has shape (vocabulary,); `context` are the ids of the prompt and of
-    what was generated, each below the size of the vocabulary. Returns ids and
-    weights of shape (candidates,); likeliest first wherever top-k or top-p is
-    on. Equal logits are taken in the order of their ids.
+    `logits` has the shape (vocabulary,). `context` has the ids of the prompt and
+    of the generated tokens, each below the size of the vocabulary. Returns ids
+    and weights, both of the shape (candidates,). Where top-k or top-p is on, the
+    likeliest token comes first. Equal logits come in the order of their ids.
     """
     if params.temperature == 0:
         return _likeliest(logits, context, params, 1)[0], np.ones(1)
@@ -54,10 +54,10 @@ def candidates(
 
 
 def _weights(scores: Scores, highest: float, temperature: float) -> NDArray[np.float64]:
-    """What the softmax makes of the scores, before it divides by their sum.
+    """The exponentials of the softmax, before they are divided by their sum.
 
-    The highest score is taken off first, and differences whose weight is 0 in
-    any case are bounded: so even a tiny temperature overflows nowhere.
+    The highest score is subtracted first. Then a difference below the one whose
+    weight is 0 is replaced by that one. So even a tiny temperature does not overflow.
     """
     differences = np.subtract(scores, highest, dtype=np.float64)
     weights: NDArray[np.float64] = np.exp(
@@ -69,8 +69,9 @@ def _weights(scores: Scores, highest: float, temperature: float) -> NDArray[np.f
 def _reaching(weights: NDArray[np.float64], p: float, total: float | None = None) -> int:
     """How many of the likeliest tokens reach the probability p (Holtzman et al., 2020).
 
-    Never none. A sum just short by rounding counts as reached. `total` is the
-    weight of all tokens where these are not all.
+    It is at least one, and more than there are weights where these do not reach p.
+    A sum that is short of p by rounding alone counts as p. `total` is the weight
+    of all tokens; it is given where `weights` are not those of all.
     """
     cumulative = weights.cumsum()
     whole = cumulative[-1] if total is None else total
@@ -80,10 +81,11 @@ def _reaching(weights: NDArray[np.float64], p: float, total: float | None = None
 def _nucleus(
     logits: Logits, context: Sequence[int], params: InferencingParams
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The smallest set of likeliest tokens that reaches top-p, with no top-k before it.
+    """The smallest set of likeliest tokens that reaches top-p, where top-k is off.
 
-    Sorting the whole vocabulary would take most of a token's time, and few
-    tokens hold most of the probability: the set is looked for among ever more.
+    Sorting the whole vocabulary would take most of a token's time, and few tokens
+    hold most of the probability. So the set is looked for among a few likely
+    tokens first, and among eight times as many where these do not reach top-p.
     """
     scores = penalised(logits, context, params)
     highest = scores.max()
@@ -101,9 +103,11 @@ def _nucleus(
 def penalised(logits: Logits, context: Sequence[int], params: InferencingParams) -> Scores:
     """The logits with recent tokens made less likely, as in CTRL (Keskar et al., 2019).
 
-    A positive logit is divided by the penalty and a negative one multiplied,
-    once for each token among the last n, however often it occurs. In float64,
-    so that no two logits become equal; a tiny penalty ends at its largest number.
+    For each token among the last n, a positive logit is divided by the penalty
+    and a negative one is multiplied by it. A token that occurs several times is
+    penalised once. The results are float64, so that no two logits become equal.
+    A tiny penalty gives at most float64's largest number. Where no token is
+    recent, the logits come back as they are.
     """
     recent = _recent(context, params)
     if not recent:
@@ -115,7 +119,7 @@ def penalised(logits: Logits, context: Sequence[int], params: InferencingParams)
 
 
 def _recent(context: Sequence[int], params: InferencingParams) -> set[int]:
-    """The ids that the penalty is for."""
+    """The ids of the tokens that the repeat penalty changes."""
     n = params.repeat_penalty_last_n_token_count
     return set() if n == 0 or params.repeat_penalty == 1 else set(context[-n:])
 
@@ -129,16 +133,16 @@ def _likeliest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Ids and penalised scores of the k likeliest tokens, the likeliest first.
 
-    Equal ones stand in the order of their ids. Only the tokens that can be
-    among them are penalised and sorted: those of the highest logits, of which
-    as many can drop out as there are recent tokens.
+    Equal scores come in the order of their ids. Only the tokens that can be among
+    the k are penalised and sorted. These have the highest logits. They are k, and
+    as many more as there are recent tokens, since each of those can drop out.
 
-    Each token's evaluation has pushed numpy out of the processor's caches, so
-    that the number of its functions counts here, more than what they do.
+    The evaluation before has pushed numpy out of the processor's caches. So the
+    number of numpy's functions that are called costs more than their work.
     """
     recent = _recent(context, params)
     among = logits >= _bound(logits, min(k + len(recent), logits.size))
-    if recent and params.repeat_penalty < 1:  # it raises them, from wherever they are
+    if recent and params.repeat_penalty < 1:  # it raises recent tokens, however low they were
         among[list(recent)] = True
     ids = among.nonzero()[0]
     values = logits[ids].tolist()
@@ -153,8 +157,8 @@ def _likeliest(
 def _bound(values: Scores, k: int) -> float:
     """A number that at least k of the values reach, and few more than k.
 
-    Of groups of the values, the k-th highest maximum is such a bound; finding
-    it costs a pass over the values and no sorting of them.
+    The values are parted into groups. The k-th highest of the groups' maxima is
+    such a number. It takes one pass over the values, and only the maxima are sorted.
     """
     width = values.size // (4 * k)
     if width >= 2:
@@ -166,8 +170,8 @@ def _bound(values: Scores, k: int) -> float:
 def refuse_blank(logits: Logits) -> None:
     """Raise `EngineFailed` where no token is likelier than another.
 
-    Where the last tensors are zeros all logits are, at every position: asking
-    once a run is enough.
+    Where the last tensors of a model are zeros, all its logits are zeros at every
+    position. So one check in a run is enough.
     """
     if logits.size > 1 and float(logits.max()) - float(logits.min()) < BLANK_RANGE:
         raise EngineFailed(
@@ -179,8 +183,8 @@ def refuse_blank(logits: Logits) -> None:
 class Sampler:
     """Draws the tokens of one run.
 
-    The n-th token uses the n-th output of PCG64 seeded with `params.seed`,
-    whatever happened before; numpy keeps that stream stable between versions.
+    The n-th token is drawn by the n-th output of PCG64 seeded with `params.seed`,
+    whatever was drawn before it. numpy's versions all give the same outputs.
     """
 
     def __init__(self, params: InferencingParams) -> None:
@@ -188,7 +192,8 @@ class Sampler:
             raise ValueError("the seed must be drawn before sampling, so that it can be recorded")
         self.params = params
         self._bits = PCG64(params.seed)
-        self._raw: list[int] = []  # drawn ahead, the next one last: a call a token costs more
+        # Outputs fetched in advance, the next one last. A call for each token would cost more.
+        self._raw: list[int] = []
 
     def quantile(self) -> float:
         """The next uniform number in [0, 1): the upper 53 bits of the generator's output."""
@@ -197,11 +202,11 @@ class Sampler:
         return (self._raw.pop() >> 11) * 2.0**-53
 
     def next(self, logits: Logits, context: Sequence[int]) -> int:
-        """The id of the next token; see `distribution` for logits and context.
+        """The id of the next token; see `candidates` for logits and context.
 
-        Raises `EngineFailed` on logits that are no numbers.
+        Raises `EngineFailed` where the logits have a NaN or infinity, or no finite number.
         """
-        # The maximum of anything with a NaN is NaN; minus infinity forbids a token, and may stand.
+        # The maximum is NaN if any logit is. Minus infinity may occur: it forbids a token.
         if not math.isfinite(logits.max()):
             raise EngineFailed(
                 "the model computed NaN or infinite logits: its file is damaged; fetch it again"
@@ -217,14 +222,15 @@ class Sampler:
 def log_probabilities(
     logits: Logits, token: int, top: int
 ) -> tuple[float, int, list[tuple[int, float]]]:
-    """A token's log-probability and rank in the model's own distribution, and the top ones.
+    """A token's log-probability and rank in the model's own distribution, and the likeliest tokens.
 
-    Natural logarithm of the softmax of the unchanged logits. The rank counts
-    the likelier tokens (0 is the likeliest); `top` pairs are (id, logprob),
-    likeliest first; equal logits stand in the order of their ids.
+    A log-probability is the natural logarithm of the softmax of the unchanged
+    logits. The rank is the number of likelier tokens, 0 for the likeliest. The
+    list has `top` pairs (id, log-probability), the likeliest first. Equal logits
+    come in the order of their ids.
     """
     values = logits.astype(np.float64)
-    # Two steps: in one sum a huge logit would swallow the logarithm.
+    # The maximum is subtracted first. Rounding would lose the logarithm beside a huge logit.
     differences = values - values.max()
     logprobs = differences - np.log(np.exp(differences).sum())
     rank = int((values > values[token]).sum() + (values[:token] == values[token]).sum())

@@ -1,7 +1,7 @@
-"""Tokens to chunks: whole characters, stop sequences, content filters, the reason for the end.
+"""From tokens to chunks: whole characters, stop sequences, content filters, the reason to end.
 
-What `SafeText` gives out is final: it is never part of a stop sequence or of
-a filter's match, so a view may show it and a log may keep it.
+Text that `SafeText` gives out is final. It is never part of a stop sequence or of
+a filter's match. So a view may show it, and a log may keep it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import codecs
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..protocol import ContentFilter
-from ..wit import FinishDetail
+from ..contract.request import ContentFilter
+from ..contract.wit import FinishDetail
 
 if TYPE_CHECKING:
     from .content_filters import FunctionFilter, PatternFilter
 
 
 class StopSequence:
-    """Knows, after each character, how much of the stop sequence has just been written.
+    """Counts how many characters of the stop sequence the text ends with.
 
-    The Knuth-Morris-Pratt automaton: constant work a character however long
-    the sequence is, and `matched` is exactly the text to hold back.
+    This is the Knuth-Morris-Pratt automaton. On average its work for a character
+    is constant, however long the sequence is. `matched` is exactly the number of
+    characters to hold back.
     """
 
     def __init__(self, text: str) -> None:
@@ -36,7 +37,7 @@ class StopSequence:
             self._fallback[i] = length
 
     def feed(self, character: str) -> bool:
-        """Whether this character completes the sequence."""
+        """Take the next character in. Returns whether it completes the sequence."""
         while self.matched and self.text[self.matched] != character:
             self.matched = self._fallback[self.matched - 1]
         self.matched += self.text[self.matched] == character
@@ -44,10 +45,10 @@ class StopSequence:
 
 
 class SafeText:
-    """The text of one run, from token bytes to what may be shown.
+    """The text of one run: token bytes in, text that is safe to show out.
 
-    After `push` or `finish`, `ended` says whether and why the text is complete:
-    `stop_sequence` or `content_filter`, or None.
+    After `push` or `finish`, `ended` says why the text is complete: by a stop
+    sequence or a content filter. It is None where neither has ended the text.
     """
 
     def __init__(self, stop: Sequence[str] = (), filters: Sequence[ContentFilter] = ()) -> None:
@@ -57,24 +58,25 @@ class SafeText:
         self._stops = [StopSequence(text) for text in stop]
         self._patterns: list[PatternFilter] = []
         self._functions: list[FunctionFilter] = []
-        if filters:  # most runs have none, and a new engine is faster without `regex`
+        if filters:  # most runs have none, and a child starts faster without `regex`
             from .content_filters import FunctionFilter, PatternFilter
 
             self._patterns = [PatternFilter(item) for item in filters if isinstance(item, str)]
             self._functions = [FunctionFilter(item) for item in filters if callable(item)]
         self._text = ""
         self.read_count = 0
-        """Characters of the tokens so far, those of a stop sequence included; an
-        unfinished one counts as one."""
+        """Characters of all tokens so far, those of a stop sequence included.
+
+        An unfinished character counts as one."""
         self.given_count = 0
         """Characters that were given out."""
 
     def push(self, token: bytes) -> str:
-        """The text that has become safe to show with this token; perhaps none."""
+        """Take a token's bytes in. Returns the text that is now safe to show; it may be empty."""
         return self._advance(self._decoder.decode(token), final=False)
 
     def finish(self) -> str:
-        """The rest, when no more tokens come: an unfinished character becomes U+FFFD."""
+        """The rest of the text, when no more tokens come. An unfinished character is U+FFFD."""
         return self._advance(self._decoder.decode(b"", final=True), final=True)
 
     def _advance(self, characters: str, final: bool) -> str:
@@ -93,13 +95,13 @@ class SafeText:
         return fresh
 
     def _read(self, characters: str) -> None:
-        """Add characters up to the first stop sequence that is completed.
+        """Add characters to the text, up to the first stop sequence that they complete.
 
-        Character by character, so that the outcome does not depend on how the
+        They are taken one by one, so that the outcome does not depend on how the
         text was split into tokens.
         """
         for position, character in enumerate(characters):
-            # No generator expression here: every automaton must see the character.
+            # A list and no generator expression: every automaton must see the character.
             completed = [stop.text for stop in self._stops if stop.feed(character)]
             if completed:
                 self.stop_sequence = max(completed, key=len)
@@ -110,7 +112,7 @@ class SafeText:
         self._text += characters
 
     def _filter(self, safe: int, final: bool) -> int:
-        """How much of the first `safe` characters the filters let pass."""
+        """How many of the first `safe` characters the filters let pass."""
         if not (self._functions or self._patterns):
             return safe
         text = self._text[:safe]
@@ -119,7 +121,7 @@ class SafeText:
         if cuts:
             text, final = text[: min(cuts)], True
         judged = [item.judge(text, final) for item in self._patterns]
-        # A match counts only when no other pattern may still come to match further left.
+        # A match counts only once no other pattern can still match further left.
         clean = min((allowed for _, allowed in judged), default=len(text))
         if cuts or any(cut == clean for cut, _ in judged):
             self.ended = FinishDetail.CONTENT_FILTER

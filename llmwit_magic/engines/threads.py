@@ -1,9 +1,10 @@
-"""How many threads an evaluation takes, chosen anew while other programs come and go.
+"""How many threads an evaluation uses. The number changes as other programs come and go.
 
 ctransformers' threads spin while they wait for one another. As many threads as
-free cores are fastest; one more than that, and all of them wait for the one
-whose core somebody else uses, at a fraction of one thread's pace. The results
-are the same to the bit, so the number may change between two tokens.
+there are free cores are the fastest. With one thread more, all threads wait for
+the one whose core another program uses, and are much slower than a single thread.
+The results are the same to the bit with any number of threads. So the number may
+change between two tokens.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ from ..errors import InvalidInput
 from .cores import fast_cores
 
 Threads = Callable[[], int]
-"""Asked before each evaluation."""
+"""Gives the number of threads; called before each evaluation."""
 
 WINDOW_SECONDS = 0.2
-"""Over which the load is measured: the system counts it in hundredths of a second."""
+"""The load is measured over at least this time: the system counts in hundredths of a second."""
 STALE_SECONDS = 1.0
-"""After which what was measured says nothing of now."""
+"""A measurement that is older says nothing of the present load."""
 TOLERATED = 0.45
-"""Load of others, in cores, beside which a thread on each core is still the fastest.
+"""Load of other programs, in cores, beside which a thread on each core is still the fastest.
 
-Measured: a neighbour of that load, in bursts of 2 to 20 ms, halves the gain of
-the second thread of two; one of 0.5 makes two threads slower than one.
+Measured with two threads: another program of that load, in bursts of 2 to 20 ms,
+halves the gain of the second thread. One of a load of 0.5 makes two threads slower
+than one.
 """
 CALM = 0.3
-"""Load of others, in cores, below which a thread may come back."""
+"""Load of other programs, in cores, below which a core may be taken back."""
 MOST = 8
-"""Reading the weights is what takes the time, and more threads do not read them faster."""
+"""The most threads. Reading the weights takes the time, and more threads do not read faster."""
 
 
 def usable_cores() -> int:
@@ -45,10 +47,10 @@ def usable_cores() -> int:
 
 
 def physical_cores() -> int:
-    """Cores that this process may run on, without slow ones and hyper-threads.
+    """The number of cores that this process may run on, without slow cores and hyper-threads.
 
-    The threads wait for the slowest, and hyper-threads share the units that
-    multiply.
+    The threads wait for the slowest of them. Hyper-threads of one core share its
+    units that multiply.
     """
     fast = fast_cores()
     if fast is None:
@@ -59,7 +61,7 @@ def physical_cores() -> int:
 
 
 def fixed_threads(asked: int) -> Threads:
-    """Always that number. Raises `InvalidInput` for more than there are cores."""
+    """Always that number of threads. Raises `InvalidInput` unless it is from 1 to the cores."""
     cores = usable_cores()
     if not 1 <= asked <= cores:
         raise InvalidInput(
@@ -70,11 +72,11 @@ def fixed_threads(asked: int) -> Threads:
 
 
 class AdaptiveThreads:
-    """As many threads as the load of other programs leaves cores for.
+    """As many threads as other programs leave cores free.
 
-    `load()` is the mean number of cores that others used since it was last
-    asked, `waiting()` how many others want a core at this moment (0 where the
-    system does not tell). Both are for tests to replace, as `clock` is.
+    `load()` is the mean number of cores that other programs used since its last
+    call. `waiting()` is the number of other tasks that want a core at this moment,
+    0 where the system does not tell. Tests replace both, and `clock`.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class AdaptiveThreads:
         self._threads = self._cores
 
     def __call__(self) -> int:
-        """The number for the evaluation that comes next."""
+        """The number of threads for the next evaluation."""
         since = self._clock() - self._measured
         if since > STALE_SECONDS:
             self._start()
@@ -103,14 +105,14 @@ class AdaptiveThreads:
         return min(self._threads, self._most)
 
     def _start(self) -> None:
-        """Nothing is known of the last moments: look at this one."""
+        """Begin with this moment's load, since that of the last moments is unknown."""
         self._threads = max(1, self._cores - self._waiting())
         self._calm_windows = 0
         self._load()
         self._measured = self._clock()
 
     def _adapt(self) -> None:
-        """Give a core up at once, and take one back after two calm windows."""
+        """Give cores up after one window of load, and take cores back after two calm windows."""
         load = self._load()
         self._measured = self._clock()
         if (fewer := self._left(load, TOLERATED)) < self._threads:
@@ -123,23 +125,24 @@ class AdaptiveThreads:
             self._calm_windows = 0
 
     def _left(self, load: float, tolerated: float) -> int:
+        """The cores that a load leaves, at least one; a load of `tolerated` costs none."""
         return max(1, self._cores - max(0, math.ceil(load - tolerated)))
 
 
 class Load:
-    """The cores that other programs use: all work of our cores but that of this process."""
+    """The cores that other programs use: the work of our cores, without that of this process."""
 
     def __init__(self) -> None:
         self._last = self._read()
 
     def __call__(self) -> float:
-        """The mean number of cores since the last call."""
+        """The mean number of cores that others have used since the last call."""
         (now, busy, own), (then, before, own_before) = self._read(), self._last
         self._last = now, busy, own
         return max(0.0, (busy - before) - (own - own_before)) / max(now - then, 1e-3)
 
     def _read(self) -> tuple[float, float, float]:
-        """The time, what our cores have worked, and what this process has; all in seconds."""
+        """The time now, the work of our cores and the work of this process, all in seconds."""
         import psutil
 
         cores = psutil.cpu_times(percpu=True)
@@ -150,19 +153,19 @@ class Load:
 
 
 def _worked(times: object) -> float:
-    """Seconds that a core was not free, those of other virtual machines on it included."""
+    """Seconds that a core was not free. Time that other virtual machines had it counts too."""
     names = ("user", "nice", "system", "irq", "softirq", "steal", "interrupt", "dpc")
     return sum(getattr(times, name, 0.0) for name in names)
 
 
 def others_running() -> int:
-    """How many other tasks of this machine run or want to, as Linux counts them; 0 elsewhere.
+    """How many other tasks of this machine run or want to run, as Linux counts them.
 
-    The least of three looks within milliseconds, so that what merely passes
-    by does not count.
+    The least of three counts within milliseconds is taken, so that a task which runs
+    for a moment only does not count. 0 where the number is unknown.
     """
     if sys.platform != "linux" or usable_cores() < (os.cpu_count() or 1):
-        return 0  # not told, or told of cores that are not ours
+        return 0  # only Linux tells it, and counts the tasks of cores that are not ours too
     looks = []
     for pause in (0.0, 0.001, 0.001):
         time.sleep(pause)

@@ -1,4 +1,7 @@
-"""What Tab offers on our lines: options, their words, names of models, paths, and nothing else."""
+"""Completion: what Tab offers on the lines of our magics.
+
+It offers options, their words, names of models and paths, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from typing import Any
 
 from IPython.core import completer
 
+from ..contract.wit import STATUSES
 from ..errors import InvalidInput
+from ..requests.line import complete, split_line
 from ..runlog.columns import NAMES
-from ..wit import STATUSES
-from .cell_args import complete, split_line
 
 _CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
 _LINE = re.compile(
@@ -33,20 +36,21 @@ _REPLAY_FLAGS = ("--with", "--accept", "--anyway", "--quiet")
 
 
 class _Nothing(list[Any]):
-    """No completions, which IPython takes for some: else it would offer Python's names."""
+    """No completions. IPython takes the list for a full one: else it would offer Python's names."""
 
     def __len__(self) -> int:
         return 1
 
 
 class Completer:
-    """Finds what may come next, in a shell whose magics these are."""
+    """Finds the completions on the lines of our magics."""
 
     def __init__(self, models: Callable[[], Sequence[str]], log_flags: Mapping[str, bool]) -> None:
         self._models, self._log_flags = models, log_flags
 
     def __call__(self, context: Any) -> dict[str, Any]:
-        """IPython's matcher: completions, and the part of the line that they complete."""
+        """The completions, and the part of the line that they complete, as IPython's matchers
+        return them."""
         lines = context.full_text.split("\n")
         before = lines[context.cursor_line][: context.cursor_position]
         above = "".join(lines[: context.cursor_line])
@@ -57,7 +61,7 @@ class Completer:
         name, rest = ("infer", cell[1]) if cell else (line[1], line[2]) if line else ("", "")
         try:
             words = split_line(rest)
-        except InvalidInput:  # a quote that is not closed
+        except InvalidInput:  # a quote is not closed
             return {"completions": _Nothing(), "suppress": True}
         if not rest or rest[-1] in " \t":
             words.append("")
@@ -93,7 +97,7 @@ def _beginning(names: Sequence[str], typed: str) -> list[str]:
 
 
 def _paths(typed: str, endings: tuple[str, ...]) -> Iterator[str]:
-    """Folders, and files of those endings, that the path being typed may be."""
+    """The folders, and the files with those endings, that the typed path is the beginning of."""
     if not typed:
         return
     end = max(map(typed.rfind, _SEPARATORS)) + 1
@@ -116,10 +120,11 @@ def _paths(typed: str, endings: tuple[str, ...]) -> Iterator[str]:
 def register(
     shell: Any, models: Callable[[], Sequence[str]], log_flags: Mapping[str, bool]
 ) -> None:
-    """Let Tab find what may come next on our lines.
+    """Let Tab complete the lines of our magics.
 
-    `log_flags` are the options of `%infer_log`, and whether each takes a value. IPython before
-    8.6, such as Colab's, has no matchers of this kind: there Tab offers nothing of ours.
+    `models` lists the models' names. `log_flags` are the options of `%infer_log`, and whether each
+    takes a value. IPython before 8.6, such as Colab's, has no matchers of this kind: there Tab
+    offers nothing of ours.
     """
     unregister(shell)
     if not hasattr(completer, "context_matcher"):

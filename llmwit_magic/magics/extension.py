@@ -1,4 +1,4 @@
-"""What `%load_ext llmwit_magic` brings into a shell: magics, completion, the forms of results."""
+"""The extension: the magics, the completion and the display of results in a shell."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from contextlib import suppress
 from typing import Any
 
 from ..base.printable import on_one_line
-from ..engines.pipe import ChildProcess
-from ..replays import Replay
-from ..runlog.logged import LoggedRun
-from ..runlog.run import Results
+from ..contract.wit import InferencingResult
+from ..engines.local.pipe import ChildProcess
+from ..runlog.logged_run import LoggedRun
+from ..running.replay import Replay
+from ..running.results import Results
 from ..views import text
 from ..views.frontend import Reach, has_page, reach_of
-from ..wit import InferencingResult
 from . import completion
 from .infer import InferMagics
-from .log import LogMagics
+from .infer_log import LogMagics
 
 IDLE_SECONDS = 0.1
+"""How long after the loading the page for saved buttons is opened."""
 
 
 def load(shell: Any, standby: ChildProcess | None = None) -> None:
-    """Register magics, completion and the forms in which results show.
+    """Register the magics, the completion and the display of results.
 
-    `standby` is a child process for the first run.
+    `standby` is a child process that the first run will use.
     """
     magics = InferMagics(shell)
     if standby is not None:
-        magics.session.engines.stand_by(standby)
+        magics.session.local.pool.stand_by(standby)
     shell.register_magics(magics)
     shell.register_magics(LogMagics(shell, magics))
     _register_formatters(shell, magics)
@@ -47,34 +48,37 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
 
 
 def _when_idle(work: Callable[[], None]) -> None:
-    """Have the kernel do it soon, but not as a part of the cell that loads the extension."""
-    with suppress(ImportError, RuntimeError):  # a kernel of another make
+    """Have the kernel do the work soon, but not as a part of the cell that loads the extension."""
+    with suppress(ImportError, RuntimeError):  # a kernel that does not use tornado
         from tornado.ioloop import IOLoop
 
-        # Loaded by the kernel's configuration, the loop is there, and does not run yet.
+        # Where the kernel's configuration loads the extension, the loop does not run yet.
         IOLoop.current().call_later(IDLE_SECONDS, work)
 
 
 def unload(shell: Any) -> None:
-    """Take the magics away and give the models' memory back; the log stays."""
+    """Take the magics away, and give the memory of the models back. The log stays."""
     for kind in shell.magics_manager.magics.values():
         ours = [name for name, function in kind.items()
                 if isinstance(getattr(function, "__self__", None), InferMagics | LogMagics)]  # fmt: skip
         for name in ours:
             magics = kind.pop(name).__self__
             if isinstance(magics, InferMagics):
-                magics.session.engines.unload()
+                magics.session.local.pool.unload()
     completion.unregister(shell)
     shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
 
 
 def _register_formatters(shell: Any, magics: InferMagics) -> None:
-    """How results show at the end of a cell; HTML is made only where it is asked for."""
+    """Register how results show at the end of a cell.
+
+    HTML is made only where IPython asks for it.
+    """
 
     def answer(result: InferencingResult) -> str:
         from ..views.html import Extras, html_of
 
-        if isinstance(result, LoggedRun):  # as it did when it ran, with its buttons
+        if isinstance(result, LoggedRun):  # it shows as it did when it ran, with its buttons
             if reach_of(shell) is Reach.LIVE:
                 from ..views.live import page_for
 

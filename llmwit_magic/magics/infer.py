@@ -13,36 +13,33 @@ from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, observe
 from traitlets.config import Configurable
 
 from ..base.printable import on_one_line, visible
+from ..contract.events import Prepared
+from ..contract.request import DEFAULT_MODEL, Request
+from ..contract.wit import InferencingParams, InferencingResult
 from ..errors import InvalidInput, warn_unlogged
-from ..models.fetch import DEFAULT_NAME
-from ..protocol import Prepared, Request
-from ..runlog.run import Results, Run
-from ..session import Session, current_session
-from ..views import INTERVAL, KINDS, View, open_view, show_progress, text
-from ..wit import InferencingParams, InferencingResult
-from .cell_args import (
-    DEFAULTS,
-    OPTIONS,
-    SLIDERS,
-    Cell,
-    read_cell,
-    split_line,
-    usage_error,
-    with_options,
-)
-from .snippets import forms
+from ..requests.line import split_line
+from ..requests.options import DEFAULTS, OPTIONS, SLIDERS
+from ..requests.snippets import forms
+from ..running.results import Results
+from ..running.run import Run
+from ..running.session import Session, current_session
+from ..views import text
+from ..views.opening import open_view, show_progress
+from ..views.view import KINDS, View
+from .cell import Cell, read_cell, usage_error, with_options
 
 RESULT_NAME = "_infer"
+"""The variable that always has the newest result."""
 
 
 def _default_traits() -> dict[str, Any]:
-    """A trait for each option that can have a default, its value the contract's own."""
+    """A trait for each option whose default can be configured, with the contract's default."""
     return {
         option.dest: AnyTrait(option.field.default, help=f"{option.help} ({option.valid})").tag(
             config=True
         )
         for option in OPTIONS
-        if option.dest in DEFAULTS
+        if option.field and option.dest in DEFAULTS
     }
 
 
@@ -56,7 +53,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     `%config InferMagics.temperature = 0` sets the default of an option.
     """
 
-    model = Unicode(DEFAULT_NAME, help="model of cells that give no -m").tag(config=True)
+    model = Unicode(DEFAULT_MODEL, help="model of cells that give no -m").tag(config=True)
     content_filters = List(
         help="regular expressions, or functions from the text so far to where it must be cut "
         "(None: nowhere): the match and what follows are left out"
@@ -88,18 +85,18 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     @validate(*DEFAULTS)
     def _check_default(self, proposal: Any) -> Any:
-        """A bad default is refused when it is set, in the contract's words; the old one stays."""
+        """Refuse a bad default when it is set, in the contract's words. The old one stays."""
         name, value = proposal["trait"].name, proposal["value"]
         try:
             if name in InferencingParams.model_fields:
                 return getattr(InferencingParams(**{name: value}), name)
-            return getattr(Request(model=DEFAULT_NAME, prompt="", **{name: value}), name)
+            return getattr(Request(model=DEFAULT_MODEL, prompt="", **{name: value}), name)
         except InvalidInput as error:
             raise TraitError(str(error)) from None
 
     @validate("content_filters")
     def _check_filters(self, proposal: Any) -> Any:
-        """A pattern that is none is refused when it is set, not when a run needs it."""
+        """Refuse a bad content filter when it is set, and not only when a run needs it."""
         from ..engines.content_filters import PatternFilter
 
         for item in proposal["value"]:
@@ -114,10 +111,11 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     @observe("aliases", "max_loaded_models", "kept_prompts", "idle_unload_minutes", "log_path")
     def _configure_session(self, change: Any) -> None:
-        self.session.aliases = dict(self.aliases)
-        self.session.engines.max_loaded_models = self.max_loaded_models
-        self.session.engines.kept_prompts = self.kept_prompts
-        self.session.engines.idle_unload_minutes = self.idle_unload_minutes
+        if change["name"] in ("aliases", "", "log_path"):
+            self.session.aliases = dict(self.aliases)
+        self.session.local.pool.max_loaded_models = self.max_loaded_models
+        self.session.local.pool.kept_prompts = self.kept_prompts
+        self.session.local.pool.idle_unload_minutes = self.idle_unload_minutes
         if change["name"] == "log_path":
             self.session.use_log(self.log_path)
 
@@ -135,23 +133,21 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             self._run(read)
 
     def _run(self, cell: Cell) -> None:
-        """Run the cell's requests one after another; what is finished is kept in any case."""
+        """Run the cell's requests one after another. The results so far are kept in any case."""
         runs: list[Run] = []
         view: View | None = None
         # Runs to be compared share a seed, unless the seed is what varies.
         seed = self.session.draw_seed()
         try:
             for request in cell.requests:
-                run = self.session.run(request, seed)
-                try:
-                    if view is None and not cell.quiet:
-                        view = self._open_view(cell)  # widgets are imported while the engine starts
-                    run.follow(INTERVAL, view.draw if view else lambda run: None)
-                finally:
-                    run.stop()  # an interrupt may come before `follow` can take it
+                with self.session.run(request, seed) as run:
                     runs.append(run)
+                    if view is None and not cell.quiet:
+                        # Only now, so that widgets are imported while the engine starts.
+                        view = self._open_view(cell)
+                    run.follow(view.draw if view else lambda run: None)
         finally:
-            if runs:  # an interrupt may come before there is a first run
+            if runs:  # there are none after an interrupt before the first run
                 results = Results(runs, cell.requests[0].group_id)
                 self._keep(cell, results if cell.is_sweep else results[-1])
                 if view:
@@ -160,7 +156,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                     warn_unlogged(problems[-1])
 
     def open_page(self) -> None:
-        """Give the buttons of outputs that a notebook was saved with their other end."""
+        """Let this kernel handle the buttons in the outputs that a notebook was saved with."""
         from ..views.live import page_for
 
         page_for(self.session.log)
@@ -176,7 +172,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         )
 
     def _keep(self, cell: Cell, value: InferencingResult | Results) -> None:
-        """Put the newest result where the user finds it."""
+        """Put the newest result into `_infer`, and into the variable of `-o`."""
         names = [RESULT_NAME] + ([cell.output] if cell.output else [])
         self.shell.push(dict.fromkeys(names, value), interactive=False)
 
@@ -192,17 +188,17 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         display(panel)
 
     def forms(self, request: Request) -> dict[str, str]:
-        """What repeats a request: as a cell of this notebook, Python, JSON and WAVE."""
+        """The forms of a request that a person can copy: cell, Python, JSON and WAVE."""
         return forms(request, self._defaults())
 
     def _show_dry_run(self, cell: Cell) -> None:
         for request in cell.requests:
             with show_progress(self.shell) as show:
                 prepared = self.session.prepare(request, show)
-            text.say(_dry_run_text(prepared, request.params))
+            text.say(dry_run_text(prepared, request.params))
 
     def _defaults(self) -> dict[str, Any]:
-        """What a cell does not say, by the fields of params and request."""
+        """The values, by field of params and request, of what a cell leaves open."""
         return {name: getattr(self, name) for name in DEFAULTS} | {
             "model": self.model,
             "content_filters": tuple(self.content_filters),
@@ -213,7 +209,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         """The models that can be named without a network, and which of them are in memory."""
         if line.strip():
             raise usage_error(f"%infer_models takes no arguments, and '{line.strip()}' is one")
-        loaded = {name for name, _ in self.session.engines.loaded_models()}
+        loaded = {name for name, _ in self.session.local.pool.loaded_models()}
         models = self.session.local_models()
         for name, kind, path in models:
             place = str(path) if path else "fetched at first use"
@@ -229,23 +225,37 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             model = " ".join(split_line(line))
         except InvalidInput as error:
             raise usage_error(str(error)) from None
-        names = self.session.engines.unload(model or None)
+        names = self.session.local.pool.unload(model or None)
         if model and not names:
-            loaded = ", ".join(name for name, _ in self.session.engines.loaded_models()) or "none"
+            loaded = (
+                ", ".join(name for name, _ in self.session.local.pool.loaded_models()) or "none"
+            )
             raise usage_error(f"the model {model} is not in memory (loaded: {loaded})")
         text.say(on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 
-def _dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
-    left = prepared.context_length - prepared.prompt_token_count
+def dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
+    """What `--dry-run` shows: the prompt, its notices, its tokens, the model and the params."""
+    count, cached, room = (
+        prepared.prompt_token_count, prepared.cached_token_count, prepared.context_length,
+    )  # fmt: skip
+    counted = (
+        "prompt tokens are not known before the run"
+        if count is None
+        else (f"{count:,} prompt tokens" + ("" if cached is None else f" ({cached:,} cached)"))
+    )
+    left = (
+        ""
+        if count is None or room is None
+        else f", {room - count:,} of {room:,} left for the answer"
+    )
     words = {name: "none" if value is None else json.dumps(value, ensure_ascii=False)
              for name, value in params.model_dump().items()}  # fmt: skip
     if params.seed is None:
         words["seed"] = "drawn when it runs"
     lines = [
         *(f"── {notice}" for notice in prepared.notices),
-        f"── {prepared.prompt_token_count:,} prompt tokens ({prepared.cached_token_count:,} cached), "
-        f"{left:,} of {prepared.context_length:,} left for the answer",
+        f"── {counted}{left}",
         f"── {prepared.model.name} on {prepared.device.name}, "
         f"{prepared.device.gpu_layers} GPU layers ({prepared.device.reason})",
         "── " + ", ".join(f"{name} {word}" for name, word in words.items()),

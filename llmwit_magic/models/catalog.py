@@ -1,8 +1,12 @@
-"""A model name becomes a checked local file.
+"""A model's name becomes a local file.
 
-A name is, in this order: an alias; a path; a model in a `.spin/ai-models`
-folder above the working directory; `owner/repo[:file][@revision]` on the
-Hugging Face hub.
+A name is looked up in this order:
+
+1. an alias
+2. the name of the default model
+3. a path of a file, or of a folder with one model file
+4. a model in the nearest `.spin/ai-models` folder, in the working directory or above it
+5. `owner/repo[:file][@revision]` on the Hugging Face hub
 """
 
 from __future__ import annotations
@@ -12,25 +16,19 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..base.filesystem import current_folder, discard, is_held
-from ..errors import (
-    EngineFailed,
-    InvalidInput,
-    ModelDamaged,
-    ModelNotFound,
-    ModelNotSupported,
-)
-from ..protocol import Progress, Report
-from ..wit import ModelInfo
-from . import adapt
-from .checks import OLD_FORMATS, check_runnable, quantisation
-from .fetch import DEFAULT_NAME, fetch_default, fetch_from_hub
-from .files import IN_USE, Check, cache_folder, exclusive, sha256, state_of, write_whole
-from .ggml import check_old_vocabulary
+from ..base.filesystem import current_folder
+from ..contract.events import Report
+from ..contract.request import DEFAULT_MODEL
+from ..errors import ModelNotFound, ModelNotSupported
+from .cache import cache_folder, state_of
+from .default_model import fetch_default
 from .gguf import Header, is_gguf, read_header
+from .hub import fetch_from_hub
+from .kinds import not_a_model
 
 _REPOSITORY = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
@@ -43,151 +41,70 @@ _OLD_MAGICS = (b"lmgg", b"fmgg", b"tjgg", b"ccgg")  # ggml, ggmf, ggjt, ggcc
 
 
 @dataclass(frozen=True, slots=True)
-class LocalModel:
-    """A checked file, and the form of it that the engine loads (the same, or the adapted one)."""
+class ModelFile:
+    """A file that may hold a model: the name that led to it, its path, and its header."""
 
-    info: ModelInfo
-    source: Path
-    loaded: Path
-    model_type: str | None
-    state: tuple[tuple[int, ...], ...]
-    """Of both (see `state_of`): when they change, it is another model."""
-
-    def unchanged(self) -> bool:
-        """Whether the source and its loaded form are still the files that were checked."""
-        try:
-            return (state_of(self.source), state_of(self.loaded)) == self.state
-        except OSError:
-            return False
+    name: str
+    path: Path
+    state: tuple[int, ...]
+    """See `state_of`. Once the state is another one, this record no longer describes the file."""
+    header: Header | None
+    """None for a file of a format from before GGUF, because its header does not say what it holds."""
 
 
-def resolve(
-    name: str, model_type: str | None, aliases: Mapping[str, str], report: Report
-) -> LocalModel:
-    """The local file of a name: found or fetched, checked, and adapted where that is needed."""
-    source = _find(name, aliases, report).absolute()
-    try:
-        _check_kind(source)
-        if model_type is not None and model_type not in OLD_FORMATS:
-            raise InvalidInput(
-                f"model_type: {model_type!r} is not valid: it must be one of "
-                f"{', '.join(OLD_FORMATS)}"
-            )
-        if is_gguf(source):
-            if model_type is not None:
-                raise InvalidInput(
-                    f"model_type: {source.name} is a GGUF file, which says its own architecture: "
-                    "leave --model-type out"
-                )
-            return _gguf_model(name, source, report)
-        return _old_model(name, source, model_type, report)
-    except OSError as error:
-        raise ModelNotFound(f"{source} cannot be read: {error.strerror or error}") from None
+def find(name: str, aliases: Mapping[str, str], report: Report) -> ModelFile:
+    """The local file of a name, fetched if it is not here, with its header.
 
-
-def _gguf_model(name: str, source: Path, report: Report) -> LocalModel:
-    state = state_of(source)
-    header = read_header(source)
-    check_runnable(header)
-    digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
-    loaded = source
-    if adapt.needs_adaptation(header):
-        loaded = _adapted(header, digest, state, report)
-    info = ModelInfo(
-        name=name,
-        path=str(source),
-        sha256=digest,
-        architecture=header.architecture,
-        quantisation=quantisation(header),
-    )
-    return LocalModel(info, source, loaded, None, (state, state_of(loaded)))
-
-
-def _adapted(header: Header, digest: str, state: tuple[int, ...], report: Report) -> Path:
-    """The adapted form of a file in the cache, written where it is not there as it was written.
-
-    Beside it stands the hash that it had when it was written. `digest` is the
-    source's, of the time when its state was `state`.
+    Raises `ModelNotFound`, `DownloadFailed`, and `ModelNotSupported` for a file that is not a
+    whole model.
     """
-    source = header.path
-    # Cut, since a file's name has at most 255 bytes.
-    path = cache_folder() / "adapted" / f"{source.stem[:50]}.{digest[:16]}.v{adapt.VERSION}.gguf"
+    path = locate(name, aliases, report).absolute()
+    with readable(path):
+        _check_kind(path)
+        state = state_of(path)
+        if not is_gguf(path):
+            with path.open("rb") as file:
+                if file.read(4) not in _OLD_MAGICS:
+                    raise ModelNotSupported(
+                        f"{path.name} is no GGUF and no GGML file: it cannot be run"
+                    )
+            return ModelFile(name, path, state, None)
+        header = read_header(path)
+        if (what := not_a_model(header)) is not None:
+            raise ModelNotSupported(f"{path.name}: {what}")
+        return ModelFile(name, path, state, header)
 
-    def progress(done: int, total: int) -> None:
-        report(Progress("adapt", done, total, source.name))
 
-    def check() -> None:
-        report(Progress("load", note="hashing the adapted copy"))
-
-    if _is_whole(path, check):
-        return path  # with no lock: a cache that is there may be read-only
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise `ModelNotFound` for an `OSError` that occurs inside."""
     try:
-        waiting = Progress("adapt", note="another kernel adapts it")
-        with exclusive(path, lambda: report(waiting)) as own:
-            if not _is_whole(path, check):
-                try:
-                    adapt.adapt(header, path, progress, own)
-                    if state_of(source) != state:  # it may hold other bytes than were hashed
-                        raise ModelDamaged(f"{source.name}: the file has changed while it was read")
-                    write_whole(_hash_beside(path), sha256(path, check))
-                except BaseException:
-                    discard(path)
-                    raise
+        yield
     except OSError as error:
-        advice = f"; {IN_USE}" if is_held(error) else ""
-        raise EngineFailed(
-            f"{source.name} must be rewritten for ctransformers and the copy cannot be "
-            f"written to {path.parent}: {error.strerror or error}{advice}"
-        ) from None
-    return path
-
-
-def _hash_beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _is_whole(path: Path, check: Check) -> bool:
-    """Whether an adapted file is there with the bytes that it was written with."""
-    try:
-        return path.is_file() and sha256(path, check) == _hash_beside(path).read_text("utf-8")
-    except (OSError, ValueError):  # as where its writer was killed before the hash was there
-        return False
-
-
-def _old_model(name: str, source: Path, model_type: str | None, report: Report) -> LocalModel:
-    """A file of a format before GGUF, which does not say what it holds."""
-    with source.open("rb") as file:
-        old = file.read(4) in _OLD_MAGICS
-    if not old:
-        raise ModelNotSupported(f"{source.name} is no GGUF and no GGML file: it cannot be run")
-    if model_type is None:
-        raise ModelNotSupported(
-            f"{source.name} is an old GGML file, which does not say its architecture: "
-            f"give --model-type, one of {', '.join(OLD_FORMATS)}"
-        )
-    state = state_of(source)
-    check_old_vocabulary(source, model_type)
-    digest = sha256(source, lambda: report(Progress("load", note="hashing the file")))
-    info = ModelInfo(
-        name=name, path=str(source), sha256=digest, architecture=model_type, quantisation=""
-    )
-    return LocalModel(info, source, source, model_type, (state, state))
+        raise ModelNotFound(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is no regular file: a pipe makes its reader wait, and a device may never end."""
+    """Raise `ModelNotFound` for anything but a regular file.
+
+    Reading a pipe waits for its writer, and reading a device may never end.
+    """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise ModelNotFound(f"{path} is {kind}, and a model is a regular file: name one")
 
 
-def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
+def locate(name: str, aliases: Mapping[str, str], report: Report) -> Path:
+    """The path of the file of a name, fetched if the default model or a hub's file is not here.
+
+    Raises `ModelNotFound` and `DownloadFailed`.
+    """
     if not name or "\0" in name:
         raise ModelNotFound(f"{name!r} is not the name of a model")
     if name in aliases:
-        return _find(aliases[name], {}, report)
-    if name == DEFAULT_NAME:
+        return locate(aliases[name], {}, report)
+    if name == DEFAULT_MODEL:
         return fetch_default(report)
     try:
         path = Path(name).expanduser()
@@ -195,7 +112,7 @@ def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
             return _only_file(path) if stat.S_ISDIR(mode) else path
     except OSError as error:
         raise ModelNotFound(f"{name}: {error.strerror or error}") from None
-    except RuntimeError as error:  # there is no such user
+    except RuntimeError as error:  # `~user` names a user who does not exist
         raise ModelNotFound(f"{name}: {error}") from None
     if spin := _in_spin_folder(name):
         return spin
@@ -206,7 +123,7 @@ def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
         raise ModelNotFound(f"there is no file {name}{hint}")
     if match := _REPOSITORY.fullmatch(name):
         return fetch_from_hub(match["repo"], match["file"], match["revision"], report)
-    known = [DEFAULT_NAME, *aliases, *(path.stem for path in _spin_files())]
+    known = [DEFAULT_MODEL, *aliases, *(path.stem for path in _spin_files())]
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     raise ModelNotFound(
@@ -215,7 +132,10 @@ def _find(name: str, aliases: Mapping[str, str], report: Report) -> Path:
 
 
 def _mode(path: Path) -> int | None:
-    """What kind of file a path leads to, None where there is nothing."""
+    """The `st_mode` of what a path leads to; None if nothing is there.
+
+    Raises `ModelNotFound` for a link to nothing.
+    """
     try:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -223,13 +143,13 @@ def _mode(path: Path) -> int | None:
             raise ModelNotFound(
                 f"{path} is a link to {os.readlink(path)}, which is not there"
             ) from None
-    except ValueError:  # no path at all
+    except ValueError:  # no path can have this name, such as one with a lone surrogate
         pass
     return None
 
 
 def _looks_like_path(name: str) -> bool:
-    """Whether a name that is no file is a mistyped path, which must not go to the network."""
+    """Whether a name without a file is a mistyped path. Such a name is not asked of the hub."""
     return (
         name.startswith((".", "~", os.sep))
         or (name.lower().endswith((".gguf", ".bin")) and ":" not in name)
@@ -255,12 +175,12 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _spin_files() -> Iterator[Path]:
-    """The model files in the nearest `.spin/ai-models` folder, where Spin keeps its models."""
+    """The regular files in the nearest `.spin/ai-models` folder, where Spin keeps its models."""
     return (path for path in _in_spin_folders() if path.is_file())
 
 
 def _in_spin_folders() -> Iterator[Path]:
-    """All that is in it, but folders."""
+    """Everything in and below the nearest `.spin/ai-models` folder, except folders."""
     here = current_folder()
     for folder in (here, *here.parents) if here else ():
         models = folder / ".spin" / "ai-models"
@@ -270,15 +190,19 @@ def _in_spin_folders() -> Iterator[Path]:
 
 
 def _in_spin_folder(name: str) -> Path | None:
-    """Spin names a model by its file, with or without the ending."""
+    """The file of a Spin model. Spin names a model by its file, with or without the suffix."""
     return next((path for path in _in_spin_folders() if name in (path.name, path.stem)), None)
 
 
 def local_models(aliases: Mapping[str, str]) -> list[tuple[str, str, Path | None]]:
-    """What can be named without a network: (name, kind, file); the file is None before a fetch."""
-    default = cache_folder() / "models" / DEFAULT_NAME
+    """The models that have a name here, each as (name, kind, file). No network is used.
+
+    The kind is `default`, `alias` or `spin`. The file of the default model is None until it has
+    been fetched. The file of an alias is what the alias says, whether or not it exists.
+    """
+    default = cache_folder() / "models" / DEFAULT_MODEL
     fetched = next(iter(default.glob("*.gguf")), None) if default.is_dir() else None
-    models: list[tuple[str, str, Path | None]] = [(DEFAULT_NAME, "default", fetched)]
+    models: list[tuple[str, str, Path | None]] = [(DEFAULT_MODEL, "default", fetched)]
     models += [(name, "alias", Path(target)) for name, target in aliases.items()]
     models += [(path.stem, "spin", path) for path in _spin_files()]
     return models

@@ -1,9 +1,8 @@
-"""The prompt of chat messages, by the chat template of the model.
+"""Chat messages become a prompt, written by the chat template of the model.
 
-Templates are written for many callers, and some of them lose what they are
-given: a message that is no list of parts, or a system message. So each
-message's text must be found again in the prompt. Where it stands there is
-data, in which no control token is recognised.
+Some templates lose a message: one loses the system message, another loses every message whose
+content is not a list of parts. So the text of each message is looked for in the prompt. The spans
+where the texts stand are data: no control token is recognised in them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..contract.spans import Spans, joined
 from ..errors import InferenceError, ModelNotSupported
-from ..spans import Spans, joined
 from .template import ChatTemplate, TemplateRefused
 
 MOVED = (
@@ -23,12 +22,12 @@ MOVED = (
     "user message"
 )
 _PRIVATE = range(0xF0000, 0xFFFFE)
-"""Unicode's private plane: characters that hardly any text has, for marks."""
+"""A plane of Unicode for private use. Hardly any text has its characters, so they serve as marks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt, the spans of it that are messages' texts, and what a person should know of it."""
+    """A prompt, the spans of it that are texts of messages, and a notice for the person."""
 
     text: str
     data: Spans
@@ -38,14 +37,16 @@ class Rendered:
 def render_chat(
     template: str, messages: Sequence[tuple[str, str]], variables: Mapping[str, Any]
 ) -> Rendered:
-    """The prompt of messages, pairs of role and text, as the template writes it.
+    """The prompt that the template writes of messages. A message is a pair of role and text.
 
-    `variables` are the model's special tokens (`bos_token`, `eos_token` …). The
-    messages are given as texts and, where one is lost so, as lists of parts. A
-    system message that is lost, or that the template refuses, is put in front
-    of the first user message. Raises `InvalidInput` for what the template
-    refuses, `ModelNotSupported` where it fails or loses a message. Time and
-    memory are for the caller to bound: the sandbox does not.
+    `variables` are the model's special tokens (`bos_token`, `eos_token` …). The template gets the
+    content of each message as a text. If it loses a message, it gets the contents as lists of
+    parts. If it loses or refuses a system message, that message is put in front of the first user
+    message.
+
+    Raises `InvalidInput` for messages that the template refuses, and `ModelNotSupported` for a
+    template that fails or loses a message. The caller must limit time and memory, because the
+    sandbox does not.
     """
     writer = ChatTemplate(template, variables)
     problem: InferenceError | None = None
@@ -53,11 +54,11 @@ def render_chat(
         try:
             plain = writer.write(attempt.contents(("", "") for _ in attempt.texts))
             if attempt.as_parts and "{'type': 'text', " in plain:
-                continue  # it wrote a list out, as Python shows one
+                continue  # the template has written a list as its Python repr
             marks = _marks(template + "".join(attempt.texts), len(attempt.texts))
             try:
                 marked = writer.write(attempt.contents(marks))
-            except TemplateRefused:  # its conditions look at the texts
+            except TemplateRefused:  # a condition of the template depends on the texts
                 marked = ""
         except TemplateRefused as refused:
             problem = problem or refused.error
@@ -80,17 +81,17 @@ def render_chat(
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A form of the messages to try: which texts stand in which message."""
+    """A form of the messages to try."""
 
     roles: Sequence[str]
     texts: Sequence[str]
     messages: Sequence[tuple[str, Sequence[int]]]
-    """Role, and numbers of the texts that make the message."""
+    """Each message's role, and the indexes in `texts` of the texts that it consists of."""
     as_parts: bool
     moved: bool
 
     def contents(self, marks: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
-        """The messages as templates take them, with marks around each text."""
+        """The messages as a template takes them, each text between its two marks."""
         pairs = zip(self.texts, marks, strict=True)
         marked = [_between(text, first, last) for text, (first, last) in pairs]
         made = []
@@ -103,7 +104,11 @@ class _Attempt:
 
 
 def _attempts(messages: Sequence[tuple[str, str]]) -> Iterator[_Attempt]:
-    """As they are; as parts; both with the system message in front of the first user message."""
+    """The forms of the messages, in the order to try.
+
+    First the contents are texts, then lists of parts. If the first message is a system message,
+    both forms follow with it in front of the first user message.
+    """
     roles = [role for role, _ in messages]
     texts = [text for _, text in messages]
     own = [(role, [number]) for number, role in enumerate(roles)]
@@ -124,14 +129,17 @@ def _attempts(messages: Sequence[tuple[str, str]]) -> Iterator[_Attempt]:
 
 
 def _marks(taken: str, count: int) -> list[tuple[str, str]]:
-    """A pair of characters for each of `count` texts, none of them in `taken`."""
+    """Two characters for each of `count` texts, all different, and none of them in `taken`."""
     used = {ord(sign) for sign in re.findall("[\U000f0000-\U000ffffd]", taken)}
     free = (chr(code) for code in _PRIVATE if code not in used)
     return [(next(free), next(free)) for _ in range(count)]
 
 
 def _between(text: str, first: str, last: str) -> str:
-    """The text with its words between marks; white space stays outside, where it may be trimmed."""
+    """The text with marks around its words.
+
+    White space at its ends stays outside of the marks, where a template may trim it.
+    """
     words = text.strip()
     if not words:
         return text
@@ -142,11 +150,12 @@ def _between(text: str, first: str, last: str) -> str:
 def _locate(
     plain: str, marked: str, texts: Sequence[str], marks: Sequence[tuple[str, str]]
 ) -> list[list[tuple[int, int]]]:
-    """The spans at which each text stands in `plain`; an empty text stands at one that is empty.
+    """The spans of each text in `plain`. A text without words has one empty span.
 
-    The marks tell where, if without them `marked` is `plain`. A template that
-    writes something else around marks, since its conditions look at the texts,
-    has the texts searched for, white space apart.
+    `plain` and `marked` are the prompts without and with marks. If `marked` without its marks is
+    `plain`, a text stands between its marks. The two differ if a condition of the template depends
+    on the texts. Then, or if the marks of a text are not in pairs, the text is searched for in
+    `plain`, and white space is ignored.
     """
     numbers = {
         sign: (text, side) for text, pair in enumerate(marks) for side, sign in enumerate(pair)
@@ -180,7 +189,7 @@ def _locate(
 
 
 def _with_space(plain: str, text: str, start: int, end: int) -> tuple[int, int]:
-    """The span of the text's words with the white space around them, where that was kept."""
+    """The span of the text's words, extended over the text's outer white space if it was kept."""
     before = text[: len(text) - len(text.lstrip())]
     behind = text[len(text.rstrip()) :]
     if plain.endswith(before, 0, start):
@@ -191,7 +200,7 @@ def _with_space(plain: str, text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _search(plain: str, text: str, after: int) -> list[tuple[int, int]]:
-    """The first span of `plain`, from a position on, that is the text but for white space."""
+    """The first span of `plain` at or after a position that equals the text but for white space."""
     places = array("I", (at for at in range(after, len(plain)) if not plain[at].isspace()))
     words = "".join(text.split())
     start = "".join(plain[after:].split()).find(words)

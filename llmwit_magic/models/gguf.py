@@ -1,10 +1,9 @@
-"""Read a GGUF header strictly, before native code sees the file.
+"""The header of a GGUF file, read strictly before native code sees the file.
 
-The native loader trusts every count, length and offset: most damaged files
-kill its process, and some load and compute garbage. Here each is checked
-against the file's size before it is used, so time and memory are bounded by
-the file; and by the limits below where that is large. The format is specified
-in the ggml project's `docs/gguf.md`.
+The native loader trusts every count, length and offset. Most damaged files kill its process, and
+some load and compute garbage. Here each number is checked against the size of the file before it
+is used. So the file's size limits time and memory, and for a large file the constants below do.
+The format is specified in the ggml project's `docs/gguf.md`.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from typing import Any, BinaryIO
 from ..errors import ModelDamaged, ModelNotFound, ModelNotSupported
 from .tensor_types import TENSOR_TYPES, TensorType, unread_type
 
-# Far beyond any real model: the largest vocabularies take some 15 MB of header,
-# the largest models have some 2,000 tensors. What is read takes up to six times
-# its bytes in memory, and this is the kernel's own process.
+# Far beyond any real model: the largest vocabularies take about 15 MB of header, and the largest
+# models have about 2,000 tensors. The limits matter because the header is read in the kernel's own
+# process, and takes up to six times its bytes in memory.
 MAX_HEADER = 64 * 2**20
 MAX_VALUES = MAX_TENSORS = 2**16
 MAX_NAME = 63  # bytes of a tensor's name; the loader's buffer has 64
-MAX_VERSION = 255  # versions of the format come years apart
+MAX_VERSION = 255  # a greater one is damage, because versions of the format come years apart
 _STRING, _ARRAY, _BOOL = 8, 9, 7
-# Number in the file: struct format and array typecode of a scalar.
+# The type numbers of scalars in the file, each with its struct format and its array typecode.
 _SCALARS = {
     0: ("<B", "B"), 1: ("<b", "b"), 2: ("<H", "H"), 3: ("<h", "h"),
     4: ("<I", "I"), 5: ("<i", "i"), 6: ("<f", "f"), _BOOL: ("<B", "B"),
@@ -39,7 +38,10 @@ _SCALARS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor as the header describes it; `shape` is innermost first, `offset` in the data."""
+    """A tensor as the header describes it.
+
+    `shape` begins with the innermost dimension. `offset` is in bytes from the start of the data.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -55,9 +57,10 @@ class TensorInfo:
 class Header:
     """A checked header.
 
-    `metadata` has scalar strings as `str`, arrays of strings as lists of
-    `bytes` (tokens need not be UTF-8) and arrays of numbers as `array.array`;
-    `types` has the type number of each value, for an array that of its items.
+    In `metadata`, a string is a `str`, an array of strings is a list of `bytes` (tokens need not
+    be UTF-8), and an array of numbers is an `array.array`. `types` has the type number of each
+    value; for an array it is the type number of the items. `data_offset` is the position in the
+    file, in bytes, at which the tensors' data begins.
     """
 
     path: Path
@@ -78,7 +81,7 @@ class Header:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the file begins as a GGUF does."""
+    """Whether the file begins with GGUF's magic number. False for a file that cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(4) == b"GGUF"
@@ -89,8 +92,8 @@ def is_gguf(path: Path) -> bool:
 def read_header(path: Path) -> Header:
     """The header of the file.
 
-    Raises `ModelDamaged` with what is wrong and where, and `ModelNotSupported` for a file that is
-    whole and of a form that is not read.
+    Raises `ModelDamaged` with what is wrong and where, `ModelNotSupported` for an undamaged file
+    of a form that is not read, and `ModelNotFound` for a file that cannot be opened.
     """
     try:
         with path.open("rb", buffering=1 << 18) as file:
@@ -100,7 +103,7 @@ def read_header(path: Path) -> Header:
 
 
 class _Reader:
-    """A position in the file that passes neither its end nor that of any honest header."""
+    """A position in the file. It goes neither past the end of the file nor past `MAX_HEADER`."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
@@ -116,11 +119,11 @@ class _Reader:
         )
 
     def other(self, what: str) -> ModelNotSupported:
-        """A form that nothing is wrong with, and that is not read."""
+        """The error for an undamaged file of a form that is not read."""
         return ModelNotSupported(f"{self.path.name}: {what}")
 
     def short(self, what: str) -> ModelDamaged:
-        """What the file, or what may be read of it, has no room for."""
+        """The error if the file, or the part of it that may be read, ends inside `what`."""
         if self.end < self.size:
             return self.bad(f"with {what} the header is longer than {MAX_HEADER:,} bytes")
         return self.bad(f"the file ends inside {what}")
@@ -185,7 +188,7 @@ class _Reader:
         )
 
     def _unknown_version(self, version: int) -> ModelNotSupported:
-        """What another version is: an older or newer one, the bytes the other way, or nonsense."""
+        """The error for a version that is too old, too new, of the other byte order, or nonsense."""
         swapped = struct.unpack("<I", struct.pack(">I", version))[0]
         known = "ctransformers runs versions 2 and 3"
         if version == 1:
@@ -242,7 +245,7 @@ class _Reader:
         return values
 
     def _string_array(self, count: int, what: str) -> list[bytes]:
-        # The hot loop of the header: a vocabulary has some 100,000 strings.
+        # The loop in which reading a header spends its time: a vocabulary has 100,000 strings.
         read, unpack, left = self.file.read, struct.Struct("<Q").unpack, self.left
         strings = []
         try:
@@ -252,7 +255,7 @@ class _Reader:
                 if left < 0:
                     raise self.short(what)
                 strings.append(read(length))
-        except struct.error:  # fewer than eight bytes, here or of a file that shrinks meanwhile
+        except struct.error:  # fewer than eight bytes are left, or the file has shrunk since
             raise self.short(what) from None
         self.left = left
         return strings

@@ -1,10 +1,10 @@
-"""What a GGUF file is: a whole language model, or one of the things that go beside one."""
+"""What a GGUF file is: a whole language model, or something that belongs to another model."""
 
 from __future__ import annotations
 
 from .gguf import Header
 
-# Values of `general.type`; files from before that key tell it by their architecture.
+# Values of `general.type`. Older files lack that key; their architecture says the same.
 _TYPES = {
     "adapter": "a LoRA adapter, which only changes another model: merge it into that one",
     "imatrix": "an importance matrix, which only guides the quantisation of a model",
@@ -17,7 +17,7 @@ _ARCHITECTURES = {
 
 
 def not_a_model(header: Header) -> str | None:
-    """What the file is where it is no whole model; None for a model of any architecture."""
+    """A description of a file that is no whole model; None for a model of any architecture."""
     metadata = header.metadata
     kind = metadata.get("general.type", "model")
     if isinstance(kind, str) and kind in _TYPES:
@@ -33,3 +33,11 @@ def not_a_model(header: Header) -> str | None:
     if not header.tensors:
         return "a vocabulary without a model: the file has no tensors"
     return None
+
+
+def quantisation(header: Header) -> str:
+    """The tensor type that holds most of the model's bytes, such as Q4_1."""
+    totals: dict[str, int] = {}
+    for tensor in header.tensors:
+        totals[tensor.type.name] = totals.get(tensor.type.name, 0) + tensor.nbytes
+    return max(totals, key=lambda name: totals[name]) if totals else ""

@@ -1,8 +1,8 @@
-"""A chat template from a model file: a program, run in jinja2's immutable sandbox.
+"""A chat template from a model file, run in jinja2's immutable sandbox.
 
-The sandbox keeps a template from Python's insides; time and memory are for the
-caller to bound. It runs in the child process, so one that loops for ever, or
-builds a gigabyte, costs at most that.
+A template is a program. The sandbox keeps it from Python's internals. The sandbox limits neither
+time nor memory, so the caller must. A template runs in the child process: one that loops for ever,
+or builds a gigabyte, costs at most that process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import InferenceError, InvalidInput, ModelNotSupported
 
 LONGEST_PROMPT = 4_000_000
-"""Characters; more than any context that ctransformers has memory for."""
+"""Characters. More than fits into any context that ctransformers has memory for."""
 _TEMPLATE = "tokenizer.chat_template"
 
 
 def template_of(metadata: Mapping[str, Any], name: str | None = None) -> str:
-    """The chat template of a model file: its only or default one, or that of a name.
+    """The source of the chat template of that name in a model file; without a name, the default one.
 
-    Raises `InvalidInput` where the file has none of that name.
+    Raises `InvalidInput` if the file has no such template.
     """
     template = metadata.get(f"{_TEMPLATE}.{name}" if name else _TEMPLATE)
     if isinstance(template, str):
@@ -48,14 +48,14 @@ def template_of(metadata: Mapping[str, Any], name: str | None = None) -> str:
 
 
 class TemplateRefused(Exception):
-    """A template that did not take the messages in this form; `error` says why."""
+    """The template did not take the messages in this form. `error` says why."""
 
     def __init__(self, error: InferenceError) -> None:
         self.error = error
 
 
 class ChatTemplate:
-    """A template in an environment like Hugging Face's, on which templates rely."""
+    """A template in an environment like Hugging Face's, because templates rely on that one."""
 
     def __init__(self, source: str, variables: Mapping[str, Any]) -> None:
         self._source = source
@@ -65,7 +65,7 @@ class ChatTemplate:
             extensions=["jinja2.ext.loopcontrols", _Generation],
         )  # fmt: skip
         self._environment.filters["tojson"] = _to_json
-        now = datetime.now()  # the same one however often the messages are written
+        now = datetime.now()  # once, so that every `write` uses the same time
         self._environment.globals["raise_exception"] = _refuse
         self._environment.globals["strftime_now"] = lambda pattern: now.strftime(pattern)
         self._variables = dict(variables) | {
@@ -73,13 +73,13 @@ class ChatTemplate:
         }  # fmt: skip
 
     def write(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The prompt of these messages.
+        """The prompt that the template writes of these messages.
 
-        Raises `TemplateRefused` where another form of them may help, and
-        `ModelNotSupported` where none can.
+        Raises `TemplateRefused` if another form of the messages may help, and `ModelNotSupported`
+        if none can.
         """
         try:
-            if self._template is None:  # compiled once, and here: it may fail
+            if self._template is None:  # not in `__init__`, because compiling may fail too
                 self._template = self._environment.from_string(self._source)
             text = self._template.render(messages=messages, **self._variables)
         except InvalidInput as error:
@@ -103,7 +103,7 @@ class ChatTemplate:
 
 
 class _Generation(Extension):
-    """`{% generation %}`: marks the model's own words for training; here it only groups."""
+    """`{% generation %}` marks the model's own words for training. Here it only writes its body."""
 
     tags = {"generation"}
 
@@ -120,9 +120,9 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As Hugging Face has it: jinja2's own filter escapes for HTML.
+    """The filter `tojson` of Hugging Face. The one of jinja2 escapes for HTML.
 
-    No other keyword of `json.dumps` is taken: `default` would call anything.
+    It takes no other keyword of `json.dumps`, because `default` would call whatever it is given.
     """
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
@@ -130,5 +130,5 @@ def _to_json(
 
 
 def _refuse(message: str) -> None:
-    """What templates call where they do not like the messages."""
+    """The template's `raise_exception`, with which it refuses messages."""
     raise InvalidInput(f"the chat template of the model refuses this: {message}")

@@ -1,4 +1,4 @@
-"""The types of tensors that GGUF files have, by the number in the file."""
+"""The types of the tensors in GGUF files, by their number in the file."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """How a tensor stores its elements: `size` bytes for each block of `block` elements."""
+    """How a tensor stores its elements: each block of `block` elements takes `size` bytes."""
 
     name: str
     block: int
     size: int
 
 
-# What the engine can load is a question for `checks.py`.
+# All types that can be read. Which of them an engine can run is decided in `checks.py`.
 TENSOR_TYPES = {
     0: TensorType("F32", 1, 4),
     1: TensorType("F16", 1, 2),
@@ -49,19 +49,19 @@ TENSOR_TYPES = {
     35: TensorType("TQ2_0", 256, 66),
     39: TensorType("MXFP4", 32, 17),
 }
-# Numbers of types that no engine here loads, so that their sizes are nobody's business: those
-# that ggml has given up, and those that it got last.
+# Types that no engine here loads, so their sizes are not needed: ggml has given up the retired ones,
+# and has only recently added the newest ones.
 RETIRED_TYPES = {
     4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
     36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
 }  # fmt: skip
 NEWEST_TYPES = {40: "NVFP4", 41: "Q1_0", 42: "Q2_0"}
-# ggml counts its types one by one and forks of it have some hundreds: beyond is no type.
+# A greater number is no type: ggml numbers its types one by one, and its forks have hundreds.
 MAX_TYPE = 1023
 
 
 def unread_type(number: int) -> str | None:
-    """What a type without a size in the table is; None for a number that is no type at all."""
+    """A description of a type that is not in `TENSOR_TYPES`; None for a number that is no type."""
     if number in RETIRED_TYPES:
         return f"{RETIRED_TYPES[number]}, which ggml has given up"
     if number in NEWEST_TYPES:

@@ -15,10 +15,9 @@ _RATINGS = (1, -1)
 
 
 def annotation_row(values: Mapping[str, Any]) -> Row:
-    """The columns of these values, as the database keeps them; None takes one away.
+    """The values as columns of the database. None removes what was there.
 
-    Raises `InvalidInput` for anything that a person does not write there, and for values that
-    cannot be meant.
+    Raises `InvalidInput` for a name that is not one of `NAMES`, and for a value that is not valid.
     """
     unknown = [name for name in values if name not in NAMES]
     if unknown:
@@ -31,7 +30,7 @@ def annotation_row(values: Mapping[str, Any]) -> Row:
 def _rating(value: Any) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, bool) and hasattr(value, "__index__"):  # numpy's are numbers too
+    if not isinstance(value, bool) and hasattr(value, "__index__"):  # numpy's integers too
         number = operator.index(value)
         if number in _RATINGS:
             return number
@@ -54,7 +53,7 @@ def _text(name: str, value: Any) -> str:
         raise InvalidInput(f"{name}: {value!r} is not valid: it must be text")
     try:
         value.encode()
-    except UnicodeEncodeError:  # neither SQLite nor a file can take it
+    except UnicodeEncodeError:  # UTF-8 has no form for it, and SQLite and files need one
         raise InvalidInput(f"{name}: {value!r} has a lone surrogate: remove it") from None
     return str(value)
 

@@ -1,9 +1,9 @@
 """Whether a file lies on a disk of this machine's own.
 
-SQLite's write-ahead log needs memory that all its users share, and users on two
-machines share none: on a network's disk it loses rows and damages the file
-(sqlite.org/wal.html, "does not work over a network filesystem"). What is not
-known to be this machine's own counts as a network's.
+SQLite's write-ahead log needs memory that all processes with the file share, and two machines
+share none. On a network disk it loses rows and damages the file (sqlite.org/wal.html, "does not
+work over a network filesystem"). A disk that is not known to be this machine's own therefore
+counts as a network disk.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ _LOCAL = {
     "jfs", "nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "tmpfs", "ubifs",
     "vfat", "xfs", "zfs",
 }  # fmt: skip
-"""File systems of Linux; `fuseblk` is NTFS on a disk, and any other fuse may be anything."""
+"""Linux's names of local file systems. `fuseblk` is NTFS on a disk; other kinds of `fuse` may be
+remote."""
 _LOCAL_DRIVES = (2, 3, 6)
-"""Of Windows' `GetDriveTypeW`: removable, fixed, in memory."""
+"""The local answers of Windows' `GetDriveTypeW`: removable, fixed, RAM disk."""
 _MNT_LOCAL = 0x1000
-"""The flag of macOS' `statfs` (sys/mount.h); `f_flags` are the bytes from 64 to 68."""
+"""The flag of a local disk in macOS' `statfs` (sys/mount.h); `f_flags` is bytes 64 to 67."""
 
 
 def is_local(place: str | Path) -> bool:
-    """Whether a file or folder, which is there, is known to lie on this machine's own disk."""
+    """Whether an existing file or folder is known to lie on a disk of this machine."""
     path = os.path.realpath(place)
     try:
         if sys.platform == "win32":
@@ -39,7 +40,7 @@ def is_local(place: str | Path) -> bool:
             import ctypes
 
             libc = ctypes.CDLL(None)
-            # On Intel, the plain name is that of an older form.
+            # On Intel, the plain name is a function with an older form of the answer.
             statfs = getattr(libc, "statfs$INODE64", None) or libc.statfs
             answer = ctypes.create_string_buffer(4096)
             failed = statfs(os.fsencode(path), answer)
@@ -50,12 +51,12 @@ def is_local(place: str | Path) -> bool:
 
 
 def is_local_flag(answer: bytes) -> bool:
-    """Whether what macOS' `statfs` filled in says that the disk is this machine's own."""
+    """Whether the `struct statfs` that macOS has filled in says that the disk is local."""
     return bool(int.from_bytes(answer[64:68], "little") & _MNT_LOCAL)
 
 
 def mounted_as(path: str, table: str) -> str | None:
-    """The file system on which a path lies, by the text of `/proc/self/mountinfo`."""
+    """The type of the file system on which a path lies; `table` is `/proc/self/mountinfo`."""
     found, length = None, -1
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
@@ -64,6 +65,6 @@ def mounted_as(path: str, table: str) -> str | None:
             continue
         place = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
         inside = path == place or path.startswith(place.rstrip("/") + "/")
-        if inside and len(place) >= length:  # of two on one place the later one is seen
+        if inside and len(place) >= length:  # the later of two mounts on one folder is visible
             found, length = after.split(" ")[0], len(place)
     return found

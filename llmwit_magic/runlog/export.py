@@ -1,4 +1,4 @@
-"""Runs in files: CSV, JSON Lines, Parquet; and back."""
+"""Export of runs to CSV, JSON Lines and Parquet, and reading such files back."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 SCHEMAS = ("log", "otel")
 PROVIDER = "ctransformers"
-"""`gen_ai.provider.name`: what carried the run out."""
+"""The value of `gen_ai.provider.name`, the provider that carried the run out."""
 
 
 def export(rows: Sequence[Row], path: Path, schema: str = "log") -> int:
-    """Write the rows, in the format of the file's ending; see `RunLog.export`."""
+    """Write the rows in the format of the file's ending; their number. See `RunLog.export`."""
     write = _WRITERS.get(path.suffix.lower())
     if write is None:
         raise InvalidInput(
@@ -49,7 +49,11 @@ def export(rows: Sequence[Row], path: Path, schema: str = "log") -> int:
 
 
 def read_export(path: str | Path) -> pandas.DataFrame:
-    """The DataFrame that `.jsonl` or `.parquet` was written from: same types, same values."""
+    """The DataFrame from which a `.jsonl` or `.parquet` file was written: same types, same values.
+
+    Raises `InvalidInput` for another ending, and `LogError` where the file cannot be read or is
+    no export.
+    """
     from .frame import frame_of_rows
 
     path = Path(path).expanduser()
@@ -57,7 +61,7 @@ def read_export(path: str | Path) -> pandas.DataFrame:
     if read is None:
         raise InvalidInput(f"{path.name} cannot be read back: only {', '.join(_READERS)} can")
     try:
-        # What an older version wrote has fewer columns.
+        # A file that an older version wrote has fewer columns.
         return frame_of_rows([dict.fromkeys(NAMES) | _checked(row) for row in read(path)])
     except OSError as error:
         raise LogError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -74,7 +78,7 @@ def _checked(row: Row) -> Row:
 # JSON Lines ---------------------------------------------------------------------
 
 
-# What JSON leaves as it is and some readers take for the end of a line.
+# JSON may hold these characters unescaped, but some readers take them for the end of a line.
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
 
@@ -92,13 +96,13 @@ def _read_lines(path: Path) -> Sequence[Row]:
 def otel_attributes(row: Row) -> Row:
     """A row as attributes of OpenTelemetry's conventions for generative AI.
 
-    See https://opentelemetry.io/docs/specs/semconv/gen-ai/ ; what they have no
-    name for stands under `llmwit.`. Missing values are left out.
+    See https://opentelemetry.io/docs/specs/semconv/gen-ai/ . A column for which they have no
+    name is called `llmwit.` and its own name. Missing values are left out.
     """
     attributes: Row = {
         "gen_ai.operation.name": "chat" if row["chat"] else "text_completion",
         "gen_ai.provider.name": PROVIDER,
-        # The number of a run is its own log's; the session makes it the only one.
+        # Run numbers repeat in other logs; together with the session, the ID is unique.
         "gen_ai.response.id": f"{row['session_id']}-{row['run_id']}",
     }
     for column in COLUMNS:
@@ -130,7 +134,7 @@ _MESSAGES: Mapping[str, Callable[[Row], Any]] = {
 
 # CSV ----------------------------------------------------------------------------
 
-# What a spreadsheet may skip before a formula, or take for its beginning.
+# Beginnings that a spreadsheet may take for a formula's, with the space that it may skip.
 _FORMULA = re.compile(r"'*(?:\s*[=+\-@＝＋－＠]|[\t\r\n])")
 
 
@@ -149,11 +153,10 @@ def _cell(name: str, value: Any) -> Any:
 
 
 def defused(text: str) -> str:
-    """Text that no spreadsheet runs as a formula: an apostrophe stands before what would be one.
+    """The text, with an apostrophe before it if a spreadsheet would run it as a formula.
 
-    See https://owasp.org/www-community/attacks/CSV_Injection . One apostrophe is
-    added wherever apostrophes and such a sign begin the text, so taking one
-    away gives the text back.
+    See https://owasp.org/www-community/attacks/CSV_Injection . A text that already has
+    apostrophes before such a formula gets one more, so removing one always restores the text.
     """
     return f"'{text}" if _FORMULA.match(text) else text
 
@@ -214,7 +217,7 @@ def _read_parquet(path: Path) -> Sequence[Row]:
 
 
 def _json_number(value: float) -> float | str:
-    """JSON has no word for a log-probability of minus infinity: the log has it as text."""
+    """The number as the log's JSON has it: JSON has no minus infinity, so a text stands for it."""
     return value if math.isfinite(value) else "-Infinity"
 
 

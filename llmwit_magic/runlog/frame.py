@@ -1,7 +1,7 @@
 """Rows of the log as a pandas DataFrame with one type for each column.
 
-Every cell holds a plain value, which pandas can count, compare, join and hand
-to files and databases: a tag has a column of its own, and lists are JSON texts.
+Every cell holds a plain value, so that pandas can count, compare and join it and write it to
+files and databases. Each tag therefore has a column of its own, and lists are JSON texts.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pandas
 from .columns import COLUMNS, Column
 from .reading import LISTS_OF_TEXT, read_values
 
-# Integers with missing values stay integers, and a missing text is not a float.
+# With these types, integers with missing values stay integers, and a missing text is no float.
 DTYPES = {
     "integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean",
     "time": "datetime64[us]", "json": "string",
 }  # fmt: skip
 TAG = "tag."
-"""What the columns of tags begin with: `tag.KEY`."""
+"""The columns of tags begin with this: `tag.KEY`."""
 
 SINGLE = tuple(column for column in COLUMNS if not column.few)
 FEW = tuple(column for column in COLUMNS if column.few)
@@ -31,8 +31,8 @@ FEW = tuple(column for column in COLUMNS if column.few)
 def frame_of(rows: Sequence[tuple[Any, ...]]) -> pandas.DataFrame:
     """A DataFrame of shape (runs, columns), indexed by run_id.
 
-    `rows` are as the database keeps them: the values of `SINGLE`, then those of
-    `FEW` as a JSON list, which is read once for all rows that have the same.
+    `rows` are as the database keeps them: the values of the columns `SINGLE`, then those of `FEW`
+    as one JSON list. Rows with the same list share it, and it is parsed once.
     """
     *values, packed = zip(*rows, strict=True) if rows else [()] * (len(SINGLE) + 1)
     run_ids = values[0]
@@ -51,12 +51,12 @@ def frame_of(rows: Sequence[tuple[Any, ...]]) -> pandas.DataFrame:
 
 
 def frame_of_rows(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
-    """The same of rows as the log reads them, their JSON parsed."""
+    """The same DataFrame, made of rows as the log reads them, with their JSON parsed."""
     return _in_order({column.name: [row[column.name] for row in rows] for column in COLUMNS}, {})
 
 
 def _in_order(read: Mapping[str, Sequence[Any]], made: Mapping[str, Any]) -> pandas.DataFrame:
-    """The DataFrame of columns whose values were read, and of those that are made already."""
+    """The DataFrame with all columns in order: `read` holds values, `made` finished columns."""
     columns: dict[str, Any] = {}
     for column in COLUMNS:
         if column.name in made:
@@ -66,7 +66,7 @@ def _in_order(read: Mapping[str, Sequence[Any]], made: Mapping[str, Any]) -> pan
         else:
             columns[column.name] = series(column, read[column.name])
     frame = pandas.DataFrame(columns).set_index("run_id")
-    if not frame.index.hasnans:  # a run that could not be logged has no number
+    if not frame.index.hasnans:  # a run that is not logged has no number
         frame.index = frame.index.astype("int64")
     return frame
 
@@ -79,9 +79,9 @@ def _tag_columns(tags: Sequence[Mapping[str, str] | None]) -> Iterator[tuple[str
 
 
 def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:
-    """The values of a column as the log reads them, in its type."""
+    """The values of a column, as the log reads them, as a Series of the column's type."""
     if column.kind == "time":
-        # Without a zone, which spreadsheets refuse; what pandas has no time for is missing.
+        # Spreadsheets refuse times with a zone. A time beyond pandas' range is missing.
         times = pandas.to_datetime(values, utc=True, format="ISO8601", errors="coerce")
         return pandas.Series(times.tz_localize(None), dtype=DTYPES["time"])
     if column.kind == "json":
@@ -92,14 +92,14 @@ def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:
     return pandas.Series(list(values), dtype=dtype)
 
 
-# The same text for the same value, wherever it was read from.
+# Sorted keys give the same text for the same value, whichever file it was read from.
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 def _json_texts(column: Column, values: Sequence[Any]) -> list[str | None]:
     if column.name not in LISTS_OF_TEXT:
         return [None if value is None else _encode(value) for value in values]
-    # Many runs have the same few texts.
+    # Many runs share a few values, so each distinct one is encoded once.
     keys = [None if value is None else tuple(value) for value in values]
     known = {key: None if key is None else _encode(key) for key in set(keys)}
     return [known[key] for key in keys]

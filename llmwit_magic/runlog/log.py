@@ -1,9 +1,8 @@
-"""The run log: one row a run, in one file for all kernels.
+"""The run log: one row for each run, in one file for all kernels.
 
-The row is written when the run starts and completed when it ends, so that a
-killed kernel loses no prompt. A row that still says `running` while its kernel
-is gone reads `lost`; where nobody can tell from here, as of another machine's,
-it does so after two days.
+The row is written when the run starts and completed when the run ends, so that a killed kernel
+loses no prompt. Where a row says `running` and its kernel is gone, its status reads as `lost`. A
+kernel on another machine cannot be looked for; its runs read as lost after two days.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 import gc
 import operator
 import sqlite3
-import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,145 +20,81 @@ from ..errors import LogError, RunNotFound
 from .annotations import annotation_row
 from .columns import NAMES
 from .database import Database
-from .processes import is_alive
+from .lost_runs import gone_sessions
 from .reading import read_rows
-from .rows import Row, ended_row, started_row
-from .run import Run
+from .rows import Row
 from .selection import Filter
+from .writing import RowWriter
 
 if TYPE_CHECKING:
     import pandas
 
-    from .logged import LoggedRun
+    from .logged_run import LoggedRun
     from .plots import RunPlot
-
-_MAX_UNWRITTEN = 10_000
-UNKNOWN_FOR = timedelta(days=2)
-"""How long a run counts as running whose kernel cannot be looked for: no run takes as long."""
 
 
 class RunLog:
     """The rows of all runs in one SQLite file; safe for several threads and kernels.
 
-    `runs[12]` is a run again, `len(runs)` their number, and iterating goes from
-    the oldest to the newest. The methods take the fields of `Filter` by name:
-    `runs.to_frame(model="…", since="2h", last=100)`.
+    `runs[12]` is run 12 as a `LoggedRun`, `len(runs)` is the number of runs, and iteration goes
+    from the oldest run to the newest. Methods that choose runs take the fields of `Filter` by
+    name: `runs.to_frame(model="…", since="2h", last=100)`.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
         try:
             self._database = Database(path)
-        except OSError as error:  # a relative path, and no folder that it is relative to
+        except OSError as error:  # the path is relative, and the working directory was deleted
             raise LogError(f"the run log {path} cannot be used: {error.strerror}") from None
         self.path = self._database.path
         self.session_id = self._database.session_id
-        self._unwritten: list[tuple[int | None, Row]] = []
-        """What could not be written when it should have been, such as on a full disk."""
-        self._lock = threading.Lock()
+        self._writer = RowWriter(self._database)
         _open_logs[self.session_id] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy of a run is of the same log; one that goes to another process opens the file there."""
+        """A copy in this process is the same log. A copy in another process opens the file anew."""
         return _reopened, (self.session_id, self.path)
 
     # Writing ---------------------------------------------------------------------
 
-    def begin(self, run: Run) -> int:
-        """Write the row of a run that starts; its run_id."""
-        self._write_unwritten()
-        return self._insert(started_row(run))
+    def begin(self, row: Row) -> int:
+        """Write the row of a run that starts; its run_id. Raises `LogError`."""
+        return self._writer.begin(row)
 
-    def complete(self, run: Run, status: str) -> None:
-        """Fill in the row of a run that has ended; write it, where that failed when it started.
+    def complete(self, run_id: int | None, row: Row) -> int:
+        """Fill in the row of a run that has ended; the run's number.
 
-        Where that is not possible now, such as on a full disk, it is tried
-        again with each later run; `LogError` says so.
+        `run_id` is None where the row could not be written when the run started: it is written
+        now. Where writing fails, as on a full disk, this raises `LogError`, and each later run
+        tries again to write the row.
+
+        The number is another one than `run_id` where the file was replaced since the run started
+        and another kernel's run has that number in the new file.
         """
-        run.run_id = self.complete_row(run.run_id, ended_row(run, status))
-
-    def complete_row(self, run_id: int | None, row: Row) -> int:
-        """The same of a run that was carried out elsewhere; `row` is its `ended_row`.
-
-        Returns the number of the run, which is another one where another kernel has made a new
-        file meanwhile and given that number again.
-        """
-        try:
-            self._write_unwritten()
-            return self._complete(run_id, row)
-        except LogError:
-            with self._lock:
-                if len(self._unwritten) < _MAX_UNWRITTEN:
-                    self._unwritten.append((run_id, row))
-            raise
-
-    def _complete(self, run_id: int | None, row: Row) -> int:
-        if run_id is None:
-            return self._insert(row)
-        own = {"session_id": self.session_id}
-        if self._update(run_id, row, own) or "prompt" not in row:
-            return run_id
-        # The row is gone: the file was set aside or deleted meanwhile.
-        taken = self._database.read("SELECT 1 FROM runs WHERE run_id = ?", [run_id])
-        return self._insert(row if taken else row | {"run_id": run_id})
-
-    def _write_unwritten(self) -> None:
-        with self._lock:
-            waiting, self._unwritten = self._unwritten, []
-        for done, (run_id, values) in enumerate(waiting):
-            try:
-                self._complete(run_id, values)
-            except LogError:
-                with self._lock:
-                    self._unwritten = waiting[done:] + self._unwritten
-                raise
-
-    def _insert(self, row: Mapping[str, Any]) -> int:
-        row = {**row, "session_id": self.session_id}
-        names, marks = ", ".join(row), ", ".join("?" * len(row))
-        statement = f"INSERT INTO runs ({names}) VALUES ({marks})"
-
-        def insert(connection: sqlite3.Connection) -> int:
-            return int(connection.execute(statement, list(row.values())).lastrowid or 0)
-
-        run_id = self._database.write(insert)
-        self._database.last_id = max(run_id, self._database.last_id)
-        return run_id
-
-    def _update(
-        self, run_id: int, values: Mapping[str, Any], where: Mapping[str, Any] | None = None
-    ) -> bool:
-        """Whether there was such a row."""
-        where = {"run_id": run_id, **(where or {})}
-        settings = ", ".join(f"{name} = ?" for name in values)
-        terms = " AND ".join(f"{name} = ?" for name in where)
-        statement = f"UPDATE runs SET {settings} WHERE {terms}"
-        arguments = [*values.values(), *where.values()]
-        return self._database.write(
-            lambda connection: connection.execute(statement, arguments).rowcount > 0
-        )
+        return self._writer.complete(run_id, row)
 
     def annotate(self, run_id: int, /, **values: Any) -> None:
-        """Set `rating` (1, -1), `note` (a text) or `tags` (a mapping of texts) of a run.
+        """Set `rating` (1 or -1), `note` (a text) or `tags` (a mapping of texts) of a run.
 
-        None takes one away. Nothing else of a run can be set. Raises
-        `RunNotFound`, and `InvalidInput`.
+        None removes one of them. Nothing else of a run can be set. Raises `RunNotFound`, and
+        `InvalidInput` for a name or a value that is not valid.
         """
         row = annotation_row(values)
         run_id = self._number(run_id)
-        if row and not self._update(run_id, row):
+        if row and not self._writer.update(run_id, row):
             raise self._not_found(run_id)
 
     def rate(self, run_id: int, rating: int | None) -> None:
-        """Keep a person's opinion: 1 good, -1 bad, None none. Raises as `annotate` does."""
+        """Keep a person's opinion: 1 good, -1 bad, None for none. Raises as `annotate` does."""
         self.annotate(run_id, rating=rating)
 
     def prune(self, before: str = "90d", **filters: Any) -> tuple[int, int]:
         """Remove the runs that started before that age or time and meet the filters.
 
-        Runs that still go on are never touched. The file's space is given back.
-        Returns the number of runs removed, and of bytes given back.
+        Runs that still go on are never removed. The file shrinks accordingly. Returns the number
+        of runs removed, and the number of bytes by which the files have shrunk.
         """
-        size, gone = self.size, self._gone()
+        size, gone = self.size, gone_sessions(self._database)
         clause, arguments = Filter(before=before, **filters).sql(self.session_id, gone)
         marks = ", ".join("?" * len(gone))
 
@@ -174,7 +107,7 @@ class RunLog:
 
         removed = self._database.write(delete)
         if removed and self.path != ":memory:":
-            with suppress(LogError):  # another kernel writes just now: the next time will do
+            with suppress(LogError):  # another kernel is writing: the next prune shrinks the file
                 self._database.execute("VACUUM")
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return removed, max(0, size - self.size)
@@ -182,17 +115,18 @@ class RunLog:
     # Reading ---------------------------------------------------------------------
 
     def rows(self, everyone: bool = True, **filters: Any) -> list[Row]:
-        """The rows as mappings, oldest first; JSON columns parsed, lost runs named."""
+        """The rows as mappings, oldest first, JSON parsed. Lost runs have the status `lost`."""
         return read_rows(self.tuples(Filter(everyone=everyone, **filters)))
 
     def tuples(
         self, chosen: Filter, names: Sequence[str] = NAMES, packed: Sequence[str] = ()
     ) -> list[tuple[Any, ...]]:
-        """The chosen rows as the database keeps them, lost runs named; oldest first.
+        """The chosen rows as the database keeps them, oldest first, with the columns `names`.
 
-        The values of `packed` come last, as one JSON list.
+        The values of the columns `packed` follow as one JSON list. Lost runs have the status
+        `lost`.
         """
-        gone = self._gone()
+        gone = gone_sessions(self._database)
         clause, arguments = chosen.sql(self.session_id, gone)
         marks = ", ".join("?" * len(gone))
         lost = (
@@ -211,9 +145,9 @@ class RunLog:
     def to_frame(self, everyone: bool = True, **filters: Any) -> pandas.DataFrame:
         """The rows as a DataFrame of shape (runs, columns), oldest first, indexed by run_id.
 
-        `started_at` is a timestamp in UTC, without a zone. A tag is a column
-        `tag.KEY`; `stop`, `tokens` and `content_filters` are JSON texts, which
-        `json.loads` reads. A value that is not of its column's type is missing.
+        `started_at` is a timestamp in UTC, without a zone. Each tag is a column `tag.KEY`.
+        Columns of the kind `json`, such as `stop` and `tokens`, are JSON texts, which
+        `json.loads` reads. A value that does not fit its column is missing.
         """
         from .frame import FEW, SINGLE, frame_of, frame_of_rows
 
@@ -222,19 +156,20 @@ class RunLog:
         with _no_collection():
             try:
                 return frame_of(self.tuples(chosen, names, packed))
-            except (LogError, ValueError):  # a damaged value may fit into no JSON: a slower way
+            except (LogError, ValueError):
+                # Packing fails where a damaged value fits into no JSON; the slower way needs none.
                 return frame_of_rows(read_rows(self.tuples(chosen)))
 
     def __getitem__(self, run_id: int) -> LoggedRun:
-        """The run of that number; -1 is the newest. Raises `RunNotFound`."""
-        from .logged import LoggedRun
+        """The run with that number; -1 is the newest. Raises `RunNotFound`."""
+        from .logged_run import LoggedRun
 
         return LoggedRun.of(self, self.row(run_id))
 
     def row(self, run_id: int) -> Row:
         """The row of one run, as `rows` gives it. Raises `RunNotFound`."""
         run_id = self._number(run_id)
-        gone = self._gone()
+        gone = gone_sessions(self._database)
         found = self._database.read(
             f"SELECT {', '.join(NAMES)} FROM runs WHERE run_id = ?", [run_id]
         )
@@ -246,12 +181,12 @@ class RunLog:
         return row
 
     def _number(self, run_id: int) -> int:
-        """The number of a run that is meant: -1 is that of the newest. Raises `RunNotFound`."""
+        """A run's number as the log has it: -1 means the newest. Raises `RunNotFound`."""
         try:
-            run_id = operator.index(run_id)  # numpy's are numbers too
+            run_id = operator.index(run_id)  # takes numpy's integers too
         except TypeError:
             raise RunNotFound(f"{run_id!r} is not the number of a run: write runs[12]") from None
-        if abs(run_id) >= 2**63:  # SQLite's largest
+        if abs(run_id) >= 2**63:  # beyond SQLite's integers
             raise self._not_found(run_id)
         if run_id >= 0:
             return run_id
@@ -277,29 +212,29 @@ class RunLog:
 
     @property
     def size(self) -> int:
-        """Bytes on the disk; 0 in memory."""
+        """Bytes on the disk, the write-ahead log included; 0 in memory."""
         return self._database.size()
 
     def export(
         self, path: str | Path, everyone: bool = True, schema: str = "log", **filters: Any
     ) -> int:
-        """Write the runs into a file, its format by its ending; the number of runs.
+        """Write the runs into a file whose ending chooses the format; the number of runs.
 
-        `.csv` for spreadsheets (cells that they would run as formulas begin
-        with an apostrophe), `.jsonl` and `.parquet` with all types kept
-        (`read_export` gives the same DataFrame). `schema="otel"` names the
-        fields of `.jsonl` as OpenTelemetry's conventions for generative AI do.
-        The file is written beside and renamed: a cut-off export leaves the old one.
+        `.csv` is for spreadsheets: an apostrophe stands before each cell that they would run as
+        a formula. `.jsonl` and `.parquet` keep all types, and `read_export` gives the same
+        DataFrame again. With `schema="otel"`, the fields of `.jsonl` have the names of
+        OpenTelemetry's conventions for generative AI. The new file replaces an old one only
+        when it is whole.
         """
         from .export import export
 
         return export(self.rows(everyone, **filters), Path(path).expanduser(), schema)
 
     def backup(self, path: str | Path) -> int:
-        """Copy the whole log, of all kernels, into another file; the number of its runs.
+        """Copy the whole log, with the runs of all kernels, into another file; the number of runs.
 
-        The copy is the log as it stands at one moment, also while kernels
-        write it, and is one itself: `RunLog(path)`. A file of that name is replaced.
+        The copy is the log as it is at one moment, even while kernels write to it. It is a log
+        itself, and `RunLog(path)` opens it. A file of that name is replaced.
         """
         return self._database.backup(Path(path).expanduser())
 
@@ -308,8 +243,8 @@ class RunLog:
     ) -> RunPlot:
         """A figure of the runs: `speed`, `finish`, `length` or `rating`, or all of them.
 
-        `by` is the column to compare by; without it, the setting that varies
-        most. Needs matplotlib: `pip install "llmwit-magic[plots]"`.
+        `by` is the column whose values are compared. By default it is the setting with the most
+        values. Needs matplotlib: `pip install "llmwit-magic[plots]"`.
         """
         from .plots import plot
 
@@ -320,42 +255,25 @@ class RunLog:
         what = f"it has runs {first} to {last}" if first is not None else "it is empty"
         return RunNotFound(f"there is no run {run_id} in the log: {what}")
 
-    def _gone(self) -> list[str]:
-        """The sessions that have running rows and whose processes are no more."""
-        sessions = self._database.read(
-            "SELECT session_id, host, pid, process_started, max(started_at) FROM runs "
-            "LEFT JOIN sessions USING (session_id) WHERE status = 'running' GROUP BY session_id"
-        )
-        long_ago = (datetime.now(UTC) - UNKNOWN_FOR).isoformat(timespec="microseconds")
-        gone = []
-        for session_id, host, pid, process_began, run_began in sessions:
-            if session_id == self.session_id:
-                continue
-            alive = is_alive(host, pid, process_began)
-            if alive is None:
-                alive = not isinstance(run_began, str) or run_began > long_ago
-            if not alive:
-                gone.append(session_id)
-        return gone
-
     def close(self) -> None:
-        """Close the file; the next use opens it again."""
-        with suppress(LogError):  # it was said when it happened
-            self._write_unwritten()
+        """Write the rows that wait, and close the file. The next use opens it again."""
+        with suppress(LogError):  # the run has said already that it is not logged
+            self._writer.write_unwritten()
         self._database.close()
 
 
 _open_logs: weakref.WeakValueDictionary[str, RunLog] = weakref.WeakValueDictionary()
-"""Those of this process, by their sessions."""
+"""The logs of this process, by their session IDs."""
 
 
 def _reopened(session_id: str, path: str) -> RunLog:
+    """The log of that session in this process; elsewhere a new `RunLog` of the file."""
     return _open_logs.get(session_id) or RunLog(path)
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Make many objects, all of them wanted, without looking through them for garbage."""
+    """Switch garbage collection off: all of the many new objects are in use, so it is in vain."""
     enabled = gc.isenabled()
     gc.disable()
     try:

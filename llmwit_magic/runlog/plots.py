@@ -11,8 +11,8 @@ from typing import Any
 import pandas
 
 from ..base.printable import on_one_line
+from ..contract.wit import InferencingParams
 from ..errors import InvalidInput, LogError
-from ..wit import InferencingParams
 from .columns import COLUMNS
 
 try:
@@ -23,14 +23,15 @@ except ImportError:
     raise LogError('plots need matplotlib: pip install "llmwit-magic[plots]"') from None
 
 MAX_GROUPS = 24
-"""Settings that are told apart on one axis."""
+"""How many settings one axis shows at most. Where there are more, the rarest are shown as one."""
 _DPI = 100
 _SETTINGS = ("model", *(name for name in InferencingParams.model_fields if name != "seed"))
-# Told apart without colour too.
+# Markers and hatches distinguish the settings without colour too.
 _MARKERS = "osD^vPX*<>"
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "***")
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-"""Okabe and Ito's, which all kinds of sight tell apart (https://jfly.uni-koeln.de/color/)."""
+"""Okabe and Ito's colours, which colour-blind people can tell apart
+(https://jfly.uni-koeln.de/color/)."""
 _LABELS = {
     "tokens_per_second": "speed", "first_token_seconds": "time",
     "generated_token_count": "generated",
@@ -39,12 +40,12 @@ _UNITS = {column.name: column.unit for column in COLUMNS}
 
 
 class RunPlot(Figure):
-    """A matplotlib figure that shows as an image in a notebook; `savefig` writes it to a file."""
+    """A matplotlib figure that a notebook shows as an image. `savefig` writes it to a file."""
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
         with warnings.catch_warnings():
-            # A box stands for it; matplotlib looks for no other font.
+            # Matplotlib draws a box for such a character, and tries no other font.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             self.savefig(data, format="png", dpi=_DPI)
         return data.getvalue()
@@ -57,8 +58,8 @@ class RunPlot(Figure):
 def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None) -> RunPlot:
     """A figure of one kind, or of all that the runs have data for.
 
-    `frame` is the log's DataFrame; `by` is the column whose values are
-    compared. Raises `InvalidInput` where there is nothing to draw.
+    `frame` is the log's DataFrame. `by` is the column whose values are compared. Raises
+    `InvalidInput` for an unknown kind or column, and where there is nothing to draw.
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"plot: {kind!r} is not valid: it must be one of {', '.join(KINDS)}")
@@ -76,7 +77,7 @@ def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None
     figure = RunPlot(figsize=(8, 2.7 * sum(heights)), layout="constrained")
     parts = figure.subfigures(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
     for name, part in zip(kinds, parts, strict=True):
-        # What a model does is its speed; the rest is the settings'.
+        # Speed depends on the model most; finish reasons, lengths and ratings on the settings.
         KINDS[name](part, frame, (by or "model") if name == "speed" else settings)
     return figure
 
@@ -89,7 +90,7 @@ def _varying(frame: pandas.DataFrame) -> str:
 
 
 def _missing(kind: str, frame: pandas.DataFrame) -> str:
-    """Why there is nothing to draw of that kind; empty where there is."""
+    """Why there is nothing to draw of that kind; empty where there is something."""
     if kind == "speed" and not frame["first_token_seconds"].notna().any():
         return "none of these runs has generated a token: there is no speed to plot"
     if kind == "length" and not frame["generated_token_count"].notna().any():
@@ -102,7 +103,7 @@ def _missing(kind: str, frame: pandas.DataFrame) -> str:
 
 
 def _word(value: Any) -> str:
-    """A setting's value as it is read on an axis."""
+    """A setting's value as an axis shows it, at most 24 characters long."""
     if value is None or value is pandas.NA:
         return "none"
     text = on_one_line(f"{value:g}" if isinstance(value, float) else str(value))
@@ -110,7 +111,7 @@ def _word(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which matplotlib sees no formula, and no label that a legend leaves out."""
+    """The text, changed so that matplotlib reads no formula in it and a legend does not omit it."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
@@ -123,7 +124,10 @@ def _axis_label(name: str) -> str:
 def _groups(
     frame: pandas.DataFrame, by: str, most: int = MAX_GROUPS
 ) -> list[tuple[str, pandas.DataFrame]]:
-    """The runs of each value of a setting, in its order; the rarest beyond `most` as one."""
+    """The runs of each value of a setting, in the order of the values.
+
+    Of more than `most` values, the rarest are one group, `others`.
+    """
     words = frame[by].map(_word)
     if words.nunique() > most:
         kept = set(words.value_counts().index[: most - 1])
@@ -153,7 +157,7 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
         for index, (word, runs) in enumerate(groups):
             values = runs[name].to_numpy(float, na_value=float("nan"))
             if not any(map(math.isfinite, values)):
-                continue  # a name in the legend would have no points
+                continue  # the legend would have a name without points
             [named[word]] = axes.plot(
                 runs.index.to_numpy(), values,
                 linestyle="", markersize=5, label=_plain(word),
@@ -188,7 +192,7 @@ def _rating(part: Any, frame: pandas.DataFrame, by: str) -> None:
 def _stacked(
     axes: Axes, frame: pandas.DataFrame, by: str, kinds: pandas.Series[Any], order: Sequence[str]
 ) -> None:
-    """Bars of numbers of runs, a bar for each setting and a piece for each kind."""
+    """Bars whose height is a number of runs: one bar for each setting, one part for each kind."""
     groups = _groups(frame, by)
     places = range(len(groups))
     bottom = [0] * len(groups)
@@ -218,7 +222,7 @@ def _length(part: Any, frame: pandas.DataFrame, by: str) -> None:
         medianprops={"color": "black", "linewidth": 2},
     )  # fmt: skip
     for place, values in enumerate(lengths):
-        # Side by side in a fixed order, so that the same runs make the same picture.
+        # The points are spread in a fixed order, so that the same runs make the same picture.
         offsets = [0.3 * ((7 * index + 5) % 11 / 10 - 0.5) for index in range(len(values))]
         axes.plot(
             [place + offset for offset in offsets], values, "o", markersize=4, alpha=0.6,
@@ -231,7 +235,7 @@ def _length(part: Any, frame: pandas.DataFrame, by: str) -> None:
 
 
 def _from_nothing(axes: Axes) -> None:
-    """The axis begins at 0, and what is highest stands clear of the frame."""
+    """Let the axis begin at 0 and end a little above the highest value."""
     highest = axes.dataLim.ymax
     axes.set_ylim(0, 1.06 * highest if 0 < highest < math.inf else 1)  # without data it is infinite
 

@@ -1,9 +1,8 @@
-"""Which process has a session, and whether it is still there.
+"""Which process a session belongs to, and whether that process still lives.
 
-The start of the machine has an identity on Linux and macOS, which no other
-machine has, and no other start of this one. With it a process is known again
-whatever the machine is called meanwhile. A container's own numbers of
-processes are told apart by their namespace.
+Linux and macOS give each start of a machine an identity, which no other start and no other
+machine has. It identifies the machine of a process even after the machine has been renamed.
+Containers number their processes themselves; the namespace of the numbers tells them apart.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ _UNKNOWN = "-"
 
 
 def this_host() -> str:
-    """Where this process runs: the machine's name, its start, and whose numbers processes have."""
+    """Where this process runs: machine name, machine start and namespace of process numbers."""
     return " ".join([socket.gethostname(), boot_identity(), _numbers()])
 
 
 @cache
 def boot_identity() -> str:
-    """Of the machine's present start; `-` where the system tells none, as on Windows."""
+    """The identity of the machine's present start; `-` where the system has none, as on Windows."""
     if sys.platform == "darwin":
         told = macos.sysctl("kern.bootsessionuuid", 64) or b""
         return told.partition(b"\0")[0].decode("ascii", "replace") or _UNKNOWN
@@ -41,7 +40,7 @@ def boot_identity() -> str:
 
 
 def _numbers() -> str:
-    """The namespace of process numbers, which each container has; `-` where there is none."""
+    """The namespace of process numbers, one for each container; `-` where the system has none."""
     try:
         return os.readlink(_PROCESSES)
     except OSError:
@@ -49,10 +48,10 @@ def _numbers() -> str:
 
 
 def is_alive(host: Any, pid: Any, began: Any) -> bool | None:
-    """Whether the process is there that a session was written by; None where nobody can tell.
+    """Whether the process that wrote a session still lives; None where that cannot be known here.
 
-    `host` is `this_host()` of that process, or the machine's name alone in
-    older rows; `began` is when it started, as `process_started` said.
+    `host` is what `this_host` said in that process; in older rows it is the machine's name only.
+    `began` is when the process started, as `process_started` said.
     """
     if not isinstance(host, str) or type(pid) is not int or not 0 <= pid < 2**31:
         return None
@@ -63,7 +62,7 @@ def is_alive(host: Any, pid: Any, began: Any) -> bool | None:
         if name != own_name:
             return None
     elif boot != own_boot:
-        return False if name == own_name else None  # the machine has started anew, or is another
+        return False if name == own_name else None  # it was restarted, or is another machine
     if numbers != own_numbers and _UNKNOWN not in (numbers, own_numbers):
         return None  # in another container
     started = process_started(pid)
@@ -73,15 +72,16 @@ def is_alive(host: Any, pid: Any, began: Any) -> bool | None:
 
 
 def process_started(pid: int) -> float | None:
-    """When the living process of that id began (ids are used again), None where there is none.
+    """When the living process with that ID started, in seconds; None where there is none.
 
-    In seconds since the epoch; on Linux since the machine's start, where the
-    former is not known: it changes when the clock is set.
+    Systems use IDs again, and the time tells two processes with one ID apart. The seconds count
+    from the epoch, but on Linux from the machine's start: there, a start in seconds from the epoch
+    changes whenever the clock is set.
     """
     import psutil
 
     try:
-        # In this order: older versions of psutil remember the boot time.
+        # The boot time is read first: older versions of psutil keep it for `create_time`.
         boot = psutil.boot_time() if psutil.LINUX else 0.0
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -92,7 +92,11 @@ def process_started(pid: int) -> float | None:
 
 
 def _create_time(process: Any) -> float:
-    """What the system says, which macOS keeps while the clock is set: psutil 7.1 adds the step."""
+    """When the process started, as the system says.
+
+    On macOS the system's answer does not change when the clock is set, but psutil 7.1 adds the
+    change of the clock unless it is asked not to.
+    """
     if sys.platform == "darwin":
         with suppress(TypeError, AttributeError):
             return float(process._proc.create_time(monotonic=True))

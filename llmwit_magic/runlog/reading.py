@@ -1,7 +1,8 @@
-"""What a column of the database holds, read: JSON parsed, and a damaged value as a missing one.
+"""Reading of the database's values: JSON is parsed, and a damaged value becomes a missing one.
 
-SQLite keeps what it is given, whatever the column's type: another program, a person with a shell
-or a bad sector may have left a text among the numbers. One such value must not hide other rows.
+SQLite stores any value in any column, whatever the column's type. Another program, a person with
+a shell or a bad sector may have left a text among numbers. One such value must not hide other
+rows.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from .columns import COLUMNS, Column
 from .rows import Row, parse_json
 
 MAX_SHARED = 100
-"""Up to so many distinct texts in a JSON column, each is parsed once and the value is shared."""
+"""With fewer distinct texts than this in a JSON column, each text is parsed once and copied."""
 _DAMAGED = object()
 _RUN_ID = 0
 """The place of `run_id` in a row."""
 
 
 def read_rows(rows: Sequence[tuple[Any, ...]]) -> list[Row]:
-    """The rows, with the values of all columns in their order, as mappings."""
+    """The rows as mappings. Each of `rows` has the values of all columns, in their order."""
     if not rows:
         return []
     columns = list(zip(*rows, strict=True))
@@ -40,7 +41,7 @@ def read_rows(rows: Sequence[tuple[Any, ...]]) -> list[Row]:
 
 
 def read_values(column: Column, values: Sequence[Any], run_ids: Sequence[int]) -> Sequence[Any]:
-    """The values of a column; what cannot be one is None, and a `LogWarning` says so.
+    """The values of a column. A damaged value is read as None, with one `LogWarning` for all.
 
     No two rows share a list or a mapping.
     """
@@ -100,14 +101,15 @@ _CHECKS: Mapping[str, Callable[[Any], Any]] = {"real": _real, "boolean": _boolea
 def _read_json(column: Column, texts: Sequence[Any]) -> list[Any]:
     fits = _FITS[column.name]
     different = set(texts)
-    if len(different) < MAX_SHARED and fits in (_is_texts, _is_tags):  # whose items have no items
+    # A plain copy of these shares nothing, since their items are texts.
+    if len(different) < MAX_SHARED and fits in (_is_texts, _is_tags):
         known = {text: _parsed(text, fits) for text in different}
         return [
             value.copy() if isinstance(value := known[text], list | dict) else value
             for text in texts
         ]
-    with suppress(ValueError, TypeError, RecursionError):  # one is damaged: it is found below
-        # As one text: a call for each row would take most of the time.
+    with suppress(ValueError, TypeError, RecursionError):  # a text is damaged: it is found below
+        # All texts are parsed as one, since a call for each row would take most of the time.
         read = parse_json(f"[{','.join('null' if text is None else text for text in texts)}]")
         if len(read) == len(texts):
             return [value if value is None or fits(value) else _DAMAGED for value in read]
@@ -139,7 +141,7 @@ def _is_spans(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    """Text that a file can hold: JSON may spell half of a character, a lone surrogate."""
+    """Whether the value is a text without lone surrogates, which JSON can hold and files cannot."""
     if not isinstance(value, str):
         return False
     with suppress(UnicodeEncodeError):
@@ -174,7 +176,7 @@ def _is_whole(value: Any) -> bool:
 def _is_logprob(value: Any) -> bool:
     if isinstance(value, int | float):
         return abs(value) <= sys.float_info.max
-    return bool(value == "-Infinity")  # JSON has no word for it
+    return bool(value == "-Infinity")  # JSON has no number for it
 
 
 LISTS_OF_TEXT = ("stop", "content_filters", "notices")

@@ -1,89 +1,97 @@
-"""A run as a row of the log, and a row as a run again."""
+"""A request and a result as a row of the log, and a row as a request and a result."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from .._version import __version__
-from ..protocol import ContentFilter, Request
-from ..wit import (
+from ..contract.request import ContentFilter, Request
+from ..contract.wit import (
     DeviceInfo,
     InferencingParams,
+    InferencingResult,
     InferencingUsage,
     ModelInfo,
     Timings,
     TokenInfo,
 )
-from .columns import COLUMNS, NAMES
-from .run import Run
+from .columns import COLUMNS, NAMES, Column
 
 Row = dict[str, Any]
 
 JSON_NAMES = tuple(column.name for column in COLUMNS if column.kind == "json")
-_PARAMS = tuple(name for name in InferencingParams.model_fields if name != "stop")
-# The way in which bytes and infinities are written is that of the outermost schema.
+# Pydantic writes bytes and infinities in the way of the outermost schema's configuration.
 _TOKENS = TypeAdapter(tuple[TokenInfo, ...], config=TokenInfo.model_config)
+
+_BY_FIELD = {column.name: column for column in COLUMNS} | {
+    column.field: column for column in COLUMNS if column.field
+}
+_OF_PARAMS = {name: _BY_FIELD[name] for name in InferencingParams.model_fields}
+_OF_REQUEST = {name: _BY_FIELD[name] for name in Request.model_fields if name != "params"}
+"""The column of each field. The import of this module fails where a field has no column."""
+
+
+# Into the log ---------------------------------------------------------------------
+
+# What the log keeps of a field, where that is not the field's value.
+_KEPT: Mapping[str, Callable[[Request], Any]] = {
+    "chat": lambda request: request.is_chat,
+    "content_filters": lambda request: [filter_name(item) for item in request.content_filters],
+    "data_spans": lambda request: request.data_spans or None,
+}
+
+
+def request_row(request: Request) -> Row:
+    """The columns that are known before a run starts, as the database keeps them."""
+    row: Row = {}
+    for name, column in _OF_REQUEST.items():
+        kept = _KEPT[name](request) if name in _KEPT else getattr(request, name)
+        row[column.name] = _written(column, kept)
+    for name, column in _OF_PARAMS.items():
+        row[column.name] = _written(column, getattr(request.params, name))
+    return row | {
+        "anyway": request.takes_long_context,
+        "context_length": request.context_length,
+        "version": __version__,
+    }
+
+
+def _written(column: Column, value: Any) -> Any:
+    """The value as the database keeps it in that column."""
+    if value is None or column.kind not in ("json", "text"):
+        return value
+    if column.kind == "json":
+        return _dump(dict(value) if isinstance(value, Mapping) else value)
+    return (",".join(value) or None) if isinstance(value, tuple) else str(value)
 
 
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def request_row(request: Request) -> Row:
-    """What is known of a run before it starts, as the database keeps it."""
-    return {
-        "model": request.model,
-        "model_type": request.model_type,
-        "prompt": request.prompt,
-        "chat": request.is_chat,
-        "system": request.system,
-        "chat_template": request.chat_template,
-        "control_tokens": request.control_tokens,
-        "data_spans": _dump(request.data_spans) if request.data_spans else None,
-        **{name: getattr(request.params, name) for name in _PARAMS},
-        "stop": _dump(request.params.stop),
-        "context_length_requested": request.context_length,
-        "anyway": request.anyway,
-        "accept": ",".join(request.accept) or None,
-        "context_length": request.context_length,
-        "gpu_layers_requested": str(request.gpu_layers),
-        "threads_requested": str(request.threads),
-        "top_logprobs": request.top_logprobs,
-        "content_filters": _dump([filter_name(item) for item in request.content_filters]),
-        "tags": _dump(dict(request.tags)),
-        "group_id": request.group_id,
-        "replay_of": request.replay_of,
-        "version": __version__,
-    }
-
-
 def filter_name(item: ContentFilter) -> str:
-    """A content filter as the log writes it: a pattern as it is, a function by its name."""
+    """A content filter as the log keeps it: a pattern as it is, a function by its name."""
     return item if isinstance(item, str) else f"<function {getattr(item, '__name__', item)}>"
 
 
-def started_row(run: Run) -> Row:
+def started_row(request: Request, started_at: datetime) -> Row:
     """The row of a run that starts."""
-    return request_row(run.request) | {
-        "started_at": run.started_at.isoformat(timespec="microseconds"),
+    return request_row(request) | {
+        "started_at": started_at.isoformat(timespec="microseconds"),
         "status": "running",
     }
 
 
-def ended_row(run: Run, status: str) -> Row:
-    """The row of a run that has ended, whole."""
-    return started_row(run) | _result_row(run) | {"status": status}
-
-
-def _result_row(run: Run) -> Row:
-    """What a run has come to."""
-    result = run.result
+def result_row(
+    request: Request, result: InferencingResult, prepared: bool, error: Exception | None
+) -> Row:
+    """The columns of a run that has ended. `prepared`: whether its engine said `Prepared`."""
     model, device, timings, usage = result.model, result.device, result.timings, result.usage
-    prepared = run.prepared is not None
     return {
         "text": result.text,
         "finish_reason": result.finish_reason,
@@ -108,62 +116,54 @@ def _result_row(run: Run) -> Row:
         "gpu_layers": device.gpu_layers if prepared else None,
         "device_memory_bytes": device.memory_bytes,
         "threads": device.threads if prepared else None,
-        "context_length": result.context_length or run.request.context_length,
-        "rendered_prompt": result.prompt if result.prompt != run.request.prompt else None,
+        "context_length": result.context_length or request.context_length,
+        "rendered_prompt": result.prompt if result.prompt != request.prompt else None,
         "notices": _dump(result.notices) if result.notices else None,
         "tokens": None if result.tokens is None else _TOKENS.dump_json(result.tokens).decode(),
-        "error_type": type(run.error).__name__ if run.error else None,
-        "error_message": str(run.error) if run.error else None,
+        "error_type": type(error).__name__ if error else None,
+        "error_message": str(error) if error else None,
     }
 
 
-def row_of(run: Run) -> Row:
-    """The row of a run as the log would read it, whether or not it is in there."""
-    row: Row = dict.fromkeys(NAMES)
-    row |= ended_row(run, run.status) | {"run_id": run.run_id}
+# Out of the log -------------------------------------------------------------------
+
+
+def as_read(row: Row) -> Row:
+    """A row that was made here, as the log would read it: with all columns, and JSON parsed."""
+    row = dict.fromkeys(NAMES) | row
     return row | {name: json.loads(row[name]) for name in JSON_NAMES if row[name] is not None}
 
 
-# And back -----------------------------------------------------------------------
-
-
 def parse_json(text: str) -> Any:
-    """JSON, its infinities as text: the first version wrote them bare."""
+    """The value of a JSON text. The first version wrote bare infinities; they are read as texts."""
     return json.loads(text, parse_constant=str)
 
 
 def request_of(row: Mapping[str, Any]) -> Request:
-    """The request of a row as the log reads it, its seed included.
+    """The request of a row, as the log reads rows, with the seed that was used.
 
-    Content filters that are functions are not in a row: they are left out.
+    Content filters that are functions are left out, since a row has only their names.
     """
-    return Request(
-        model=row["model"],
-        prompt=row["prompt"],
-        params=_params_of(row),
-        model_type=row["model_type"],
-        chat=bool(row["chat"]),
-        system=row["system"],
-        chat_template=row["chat_template"],
-        control_tokens=row["control_tokens"] or "all",  # version 0.1 recognised them everywhere
-        data_spans=row["data_spans"] or (),
-        context_length=row["context_length_requested"],
-        anyway=bool(row["anyway"]),
-        accept=tuple(row["accept"].split(",")) if row["accept"] else (),
-        gpu_layers=_number_or_auto(row["gpu_layers_requested"]),
-        threads=_number_or_auto(row["threads_requested"]),
-        top_logprobs=row["top_logprobs"],
-        content_filters=tuple(
-            item for item in row["content_filters"] or () if item not in function_filters(row)
+    fields = {
+        name: value for name, column in _OF_REQUEST.items()
+        if (value := row[column.name]) is not None
+    }  # fmt: skip
+    for name in ("gpu_layers", "threads"):
+        fields[name] = _number_or_auto(fields.get(name))
+    functions = function_filters(row)
+    fields |= {
+        "accept": tuple(fields["accept"].split(",")) if "accept" in fields else (),
+        "anyway": bool(row["anyway"]),
+        "content_filters": tuple(
+            item for item in fields.get("content_filters", ()) if item not in functions
         ),
-        tags=row["tags"] or {},
-        group_id=row["group_id"],
-        replay_of=row["replay_of"],
-    )
+    }
+    fields.setdefault("control_tokens", "all")  # as in version 0.1, which had no such column
+    return Request(**fields, params=_params_of(row))
 
 
 def function_filters(row: Mapping[str, Any]) -> list[str]:
-    """The content filters of a row that are functions, as they are written there."""
+    """The content filters of a row that are functions, by their names as the row has them."""
     return [
         item
         for item in row["content_filters"] or ()
@@ -172,7 +172,8 @@ def function_filters(row: Mapping[str, Any]) -> list[str]:
 
 
 def _params_of(row: Mapping[str, Any]) -> InferencingParams:
-    return InferencingParams(stop=tuple(row["stop"] or ()), **{name: row[name] for name in _PARAMS})
+    values = {name: row[column.name] for name, column in _OF_PARAMS.items()}
+    return InferencingParams(**values | {"stop": tuple(values["stop"] or ())})
 
 
 def _number_or_auto(text: str | None) -> Any:
@@ -180,9 +181,10 @@ def _number_or_auto(text: str | None) -> Any:
 
 
 def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the `InferencingResult` of a row as the log reads it."""
-    model = None
-    if row["model_sha256"] is not None:
+    """The fields of the `InferencingResult` of a row, as the log reads rows."""
+    model, device, usage = None, DeviceInfo(), InferencingUsage()
+    # An engine that has read a request says where it runs, whatever else it does not know.
+    if row["device"] is not None or row["model_sha256"] is not None:
         model = ModelInfo(
             name=row["model"],
             path=row["model_path"],
@@ -190,7 +192,11 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             architecture=row["architecture"],
             quantisation=row["quantisation"],
         )
-    device = DeviceInfo()
+        usage = InferencingUsage(
+            prompt_token_count=row["prompt_token_count"],
+            generated_token_count=row["generated_token_count"],
+            cached_token_count=row["cached_token_count"],
+        )
     if row["device"] is not None:
         device = DeviceInfo(
             name=row["device"],
@@ -204,11 +210,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "text": row["text"] or "",
         "finish_reason": row["finish_reason"],
-        "usage": InferencingUsage(
-            prompt_token_count=row["prompt_token_count"] or 0,
-            generated_token_count=row["generated_token_count"] or 0,
-            cached_token_count=row["cached_token_count"] or 0,
-        ),
+        "usage": usage,
         "finish_detail": row["finish_detail"],
         "stop_sequence": row["stop_sequence"],
         "params": _params_of(row),

@@ -1,4 +1,4 @@
-"""Which runs of the log are meant: the same words in `%infer_log` and in Python."""
+"""The choice of runs in the log, by the same words in `%infer_log` and in Python."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
+from ..contract.wit import STATUSES, LoggedStatus
 from ..errors import InvalidInput
-from ..wit import STATUSES, LoggedStatus
 
-RATINGS = {"up": 1, "down": -1, "1": 1, "-1": -1}  # as words, of the line too
+# All keys are words, as on the line of `%infer_log`.
+RATINGS = {"up": 1, "down": -1, "1": 1, "-1": -1}
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -20,28 +21,28 @@ _SEARCHED = ("prompt", "text", "system", "note")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """The runs that meet all that is given; `last` counts what is left.
+    """The runs that meet all conditions that are given.
 
-    Raises `InvalidInput` where a value cannot be meant.
+    Raises `InvalidInput` where a value is not valid.
     """
 
     everyone: bool = True
-    """All kernels' runs, or only those of this one."""
+    """Whether the runs of all kernels are meant, or only those of this one."""
     group: str | None = None
-    """A sweep, tuning panel or batch, by its `group_id`."""
+    """The `group_id` of a sweep, a tuning panel or a batch."""
     model: str | None = None
-    """The model's name, as it was asked for."""
+    """The model's name as it was asked for."""
     status: LoggedStatus | None = None
     since: str | date | timedelta | None = None
-    """The start of the earliest: an age (`2h`, `7d`, a timedelta) or a time (`2026-11-20 14:00`)."""
+    """The runs start then or later: an age (`2h`, a timedelta) or a time (`2026-11-20 14:00`)."""
     before: str | date | timedelta | None = None
-    """The start of the latest, in the same words."""
+    """The runs start earlier than this, in the same words."""
     last: int | None = None
-    """The newest so many."""
+    """Only this many of the newest runs that meet the other conditions."""
     grep: str | None = None
-    """Text in prompt, answer, system message or note, in any case."""
+    """Text in the prompt, answer, system message or note, in upper or lower case."""
     tag: str | None = None
-    """KEY=VALUE, or KEY for any value."""
+    """`KEY=VALUE`, or `KEY` for any value."""
     rating: int | Literal["up", "down"] | None = None
 
     def __post_init__(self) -> None:
@@ -53,10 +54,10 @@ class Filter:
             moment(name, getattr(self, name))
 
     def sql(self, session_id: str, gone: Collection[str]) -> tuple[str, list[Any]]:
-        """What follows `FROM runs`, and its arguments: newest first.
+        """The SQL that follows `FROM runs`, and its arguments. The newest run comes first.
 
-        `gone` are the sessions whose kernels are no more: what still runs there
-        is lost. The connection must know the function `holds(text, part)`.
+        `gone` are the sessions whose kernels are gone: their running runs are lost. The
+        connection must have the function `holds(text, part)`.
         """
         terms: list[str] = []
         arguments: list[Any] = []
@@ -79,7 +80,7 @@ class Filter:
                 add(f"status = 'running' AND session_id NOT IN ({marks})", *gone)
             else:
                 add("status = ?", self.status)
-        # ISO 8601 in one time zone: the order of the texts is that of the times.
+        # ISO 8601 texts in one time zone sort as their times do.
         if (since := moment("since", self.since)) is not None:
             add("started_at >= ?", since.isoformat(timespec="microseconds"))
         if (before := moment("before", self.before)) is not None:
@@ -93,7 +94,7 @@ class Filter:
             key, equals, value = self.tag.partition("=")
             same = " AND value = ?" if equals else ""
             add(
-                # In this order: what is damaged has no tags, and stops no search.
+                # CASE checks the text first, so that damaged tags match nothing and raise no error.
                 "CASE WHEN typeof(tags) = 'text' AND json_valid(tags) THEN "
                 f"EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ?{same}) ELSE 0 END",
                 *([key, value] if equals else [key]),
@@ -107,18 +108,23 @@ class Filter:
 
 
 def holds(text: Any, part: str) -> bool:
-    """Whether the text has that part, which is casefolded already; for SQLite, whose own search
-    knows the letter case of ASCII only."""
+    """Whether the text has that part, which is casefolded already.
+
+    SQLite calls it, since its own search ignores the case of ASCII letters only.
+    """
     return isinstance(text, str) and part in text.casefold()
 
 
 def moment(name: str, value: str | date | timedelta | None) -> datetime | None:
-    """A point in time, in UTC, from an age or a time; a time without a zone is local."""
+    """The point in time, in UTC, that an age or a time means. A time without a zone is local.
+
+    `name` is the field that the error names. Raises `InvalidInput`.
+    """
     if value is None:
         return None
     if isinstance(value, timedelta):
         return _ago(name, value)
-    if isinstance(value, date):  # a datetime is one, and so is a timestamp of pandas'
+    if isinstance(value, date):  # datetimes and pandas' timestamps are dates too
         value = value.isoformat()
     if isinstance(value, str):
         if match := _AGE.fullmatch(value.strip().lower()):

@@ -1,4 +1,4 @@
-"""Answers side by side, as HTML: a sweep, and a replay that came out otherwise."""
+"""Answers side by side, as HTML: those of a sweep, and those of a replay that differs."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-from ..wit import InferencingResult
+from ..contract.wit import InferencingResult
 from .html import NO_MATH, cell, escape, head, pre, quiet, roomy
 from .text import notes, table, varying_settings
 
 SHARED = 0.25
-"""Part of their words that two answers must share for marks to tell anything; the page's too."""
+"""The share of their words that two answers must have in common to be marked.
+
+With less in common, the marks would cover nearly everything. `page/comparison.js` has the same
+number.
+"""
 
 _MARK = "font-weight:normal;text-decoration:underline;background-color:rgba(230,110,0,0.3)"
 
 Pieces = list[tuple[str, bool]]
-"""A text in pieces, and which of them are marked."""
+"""The pieces of a text, each with whether it is marked."""
 
 
 def comparison_html(results: Sequence[InferencingResult]) -> str:
-    """A sweep side by side: a row a run, a column for each setting that varies.
+    """A sweep as a table: a row for each run, a column for each setting that varies, and totals.
 
-    What differs from the first answer is marked; the page's module sorts by a
-    column and marks against another answer. A last row sums up.
+    Words that differ from the first answer are marked. The page's module can
+    sort the rows, and mark against another answer.
     """
     header, *rows = table(results, varying_settings(results))
     place = header.index("text")
-    # Blank lines at the beginning would take the room of three.
+    # Blank lines at the beginning would make the row higher and show nothing.
     answers = [row[place].strip("\n") for row in rows]
     pieces = [differences(text, answers[0]) for text in answers]
     body = "".join(
@@ -55,14 +59,17 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
 
 
 def replay_html(verdict: str, identical: bool, results: Sequence[InferencingResult]) -> str:
-    """Whether a repetition is the same; both answers side by side where it is not."""
+    """The verdict of a replay, and both answers side by side where they differ."""
     line = quiet(f'<b class="llmwit-badge">replay</b> {escape(verdict)}')
     table = "" if identical else comparison_html(results)
     return f'<div class="llmwit {NO_MATH}">{line}</div>{table}'
 
 
 def differences(text: str, base: str) -> Pieces | None:
-    """The text, the words marked that the base does not have there; None where too few are shared."""
+    """The text in pieces; those that the base does not have at their place are marked.
+
+    None where the two share less than `SHARED` of the longer one's words.
+    """
     words, others = (re.findall(r"\s+|\S+", value) for value in (text, base))
     pieces: Pieces = []
     same = 0
@@ -87,7 +94,7 @@ def _answer(text: str, pieces: Pieces | None) -> str:
 
 
 def _value(value: str) -> str:
-    """A short one on a line of its own; a long one, such as a model's name, breaks anywhere."""
+    """A cell for a value. A short value stays on one line; a long one may break anywhere."""
     if len(value) <= 10:
         return cell(escape(value), ";white-space:nowrap")
     return cell(roomy(escape(value), 6))
@@ -98,7 +105,7 @@ def _name(row: Sequence[str]) -> str:
 
 
 def _summary(results: Sequence[InferencingResult], place: int) -> str:
-    tokens = sum(result.usage.generated_token_count for result in results)
+    tokens = sum(result.usage.generated_token_count or 0 for result in results)
     seconds = sum(result.timings.total or 0 for result in results)
     return (
         f'<tr class="llmwit-sum"><td colspan="{place + 2}" style="text-align:left">'

@@ -7,22 +7,22 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ..wit import InferencingParams
+from ..contract.wit import InferencingParams
 from .lifetime import weakly
 
 _OPTION_NAMES = {"repeat_penalty_last_n_token_count": "repeat-penalty-last-n"}
-"""Names of options that are not those of the fields."""
+"""Options whose names are not those of their fields."""
 
 
 def rows(text: str) -> int:
-    """Lines that a text needs in its box, about; the style sheet of the page fits it exactly."""
+    """About how many lines a text needs in its box. The page's style sheet fits the box exactly."""
     return min(max(sum(1 + len(line) // 90 for line in text.split("\n")), 1), 12)
 
 
 LABEL = {"description_width": "11em"}
 
 TOOLTIP = "tooltip" if widgets.DOMWidget.class_traits().get("tooltip") else "description_tooltip"
-"""What a control's tooltip is called, which was another name before ipywidgets 8."""
+"""The name of a control's tooltip, which ipywidgets 8 changed."""
 
 
 def wide() -> Any:
@@ -58,7 +58,7 @@ def slider(name: str, limits: tuple[float, float, float], params: InferencingPar
     )  # fmt: skip
     made.add_class("llmwit-slider")
     if field.default is not None:
-        # The page's module puts a mark there, at so many thousandths.
+        # The page's module marks the default on the slider. The place is in thousandths.
         at = round(1000 * (field.default - least) / (most - least))
         made.add_class(f"llmwit-at-{at}")
     return made

@@ -1,4 +1,4 @@
-"""The views of a run in displays without widgets: one that is updated, and one at the end."""
+"""Views without widgets: a display that is updated while a run goes on, and one at its end."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from typing import Any
 from IPython.display import display
 
 from ..runlog.log import RunLog
-from ..runlog.run import Results, Run
-from . import Forms
+from ..running.results import Results
+from ..running.run import Run
 from .comparison import comparison_html
 from .html import Extras, html_of, progress_html, unfinished_html
-from .text import plain, plain_table, progress_text, unfinished_text
+from .text import plain, plain_table, unfinished_text
+from .view import Forms
 
 REDRAW_SECONDS = 1.0
-"""How often an output is drawn again: each time, what was selected in it is selected no more."""
+"""Time between two updates of an output. Each update takes away what a person has selected."""
 STOP = "the notebook's own Stop ends it"
 
 
 class FinalView:
-    """Nothing while the run goes on, and one display at its end."""
+    """Shows nothing while the run goes on, and the answer when it has ended."""
 
     def __init__(self, total: int, log: RunLog, forms: Forms) -> None:
         self._total, self._log, self._forms = total, log, forms
         self._run: Run | None = None
 
     def draw(self, run: Run) -> None:
-        """Remember it: an update might not arrive."""
+        """Remember the run. It is not drawn, as an update might not arrive."""
         self._run = run
 
     def finish(self, results: Results) -> None:
@@ -35,7 +36,7 @@ class FinalView:
             display(bundle, raw=True)
 
     def _final(self, results: Results) -> dict[str, str]:
-        """What a notebook keeps of the runs: HTML, and plain text beside it; empty without any."""
+        """What a notebook keeps of the runs, as HTML and as plain text; empty without a run."""
         if self._total > 1 and results:
             return {"text/html": comparison_html(results), "text/plain": plain_table(results)}
         return self._answer(self._run) if self._run else {}
@@ -47,7 +48,7 @@ class FinalView:
 
 
 class DisplayView(FinalView):
-    """One output, updated in place."""
+    """One output that is updated in place while the run goes on."""
 
     def __init__(self, total: int, log: RunLog, forms: Forms) -> None:
         super().__init__(total, log, forms)
@@ -62,7 +63,7 @@ class DisplayView(FinalView):
             return
         self._next_time = time.monotonic() + REDRAW_SECONDS
         if run.progress and not run.done:
-            text, markup = progress_text(run.progress), progress_html(run.progress)
+            text, markup = str(run.progress), progress_html(run.progress)
             bundle = {"text/html": markup, "text/plain": text}
         else:
             bundle = self._answer(run)

@@ -1,8 +1,8 @@
-"""Whether a display that is updated reaches the person: the front end of what runs now.
+"""What the front end of the running code shows: widgets, displays and their updates, or print.
 
-A front end that shows the first state of a display and not the later ones
-would show "running …" for ever. So a run is drawn live only where updates are
-known to arrive; everywhere else there is one display, at its end.
+A front end that ignores updates of a display would show "running …" for ever.
+So a run is drawn live only where updates are known to arrive. Elsewhere it is
+displayed once, at its end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Reach(Enum):
-    """What of a run reaches the person while it goes on."""
+    """What a person sees of a run while it goes on."""
 
     LIVE = "widgets, displays and their updates"
     UPDATES = "displays and their updates; our module is not on the page"
@@ -25,20 +25,22 @@ class Reach(Enum):
 
 
 _answered: set[str] = set()
-"""The clients from whose pages our module has spoken."""
+"""The sessions of the clients whose pages have run our module and have said so."""
 
 
 def reach_of(shell: Any) -> Reach:
-    """What reaches the person from the code that runs now.
+    """What a person sees of the code that runs now. The first rule that holds decides:
 
-    In this order: a terminal's own shell prints. What is captured (`%%capture`,
-    an `ipywidgets.Output`), and what no cell runs (a widget's callback, a
-    timer), is not updated. Colab updates its displays, and Databricks may not.
-    A request that names its cell comes from a notebook, and one whose client's
-    page has spoken to us from a page with widgets: these update their
-    displays. One that may be asked for input is a console's (`jupyter
-    console`, `jupyter run`, Spyder): it prints. Of any other, a program's
-    (nbclient, papermill), nothing is known.
+    1. A shell without a kernel is a terminal. It prints.
+    2. Captured output (`%%capture`, an `ipywidgets.Output`) is not updated. Nor is the output of
+       code outside a cell, such as a widget's callback or a timer.
+    3. Colab updates its displays.
+    4. Databricks may not update them.
+    5. A request that names its cell comes from a notebook. One whose client has run our module
+       comes from a page with widgets. Both are live.
+    6. A request that allows a question for input comes from a console (`jupyter console`,
+       `jupyter run`, Spyder). It prints.
+    7. Any other request comes from a program (nbclient, papermill). Nothing is known of it.
     """
     if getattr(shell, "kernel", None) is None:
         return Reach.PRINT
@@ -60,9 +62,10 @@ def reach_of(shell: Any) -> Reach:
 
 
 def in_colab(shell: Any) -> bool:
-    """Whether Google Colab shows the cells: by the kernel, or by the request where that is another.
+    """Whether Google Colab shows the cells. The kernel's class says so, or the request.
 
-    Each of its outputs is a frame of its own, without the scripts of the others.
+    The request says it where Colab's page uses a kernel on another machine. Each output of Colab
+    is a frame of its own, in which scripts of other outputs do not run.
     """
     metadata = current_request(shell).get("metadata") or {}
     return type(shell).__module__.startswith("google.colab.") or "colab" in metadata
@@ -74,27 +77,27 @@ def in_databricks() -> bool:
 
 
 def current_request(shell: Any) -> Mapping[str, Any]:
-    """The message that the kernel works on; empty where there is none."""
+    """The message that the kernel handles now; empty where there is none."""
     if getattr(shell, "kernel", None) is None or not hasattr(shell, "get_parent"):
         return {}
     return shell.get_parent() or {}
 
 
 def draws_in_html(shell: Any) -> bool:
-    """Whether our module can draw in an HTML output: where outputs and widgets share a document.
+    """Whether our module can draw in an HTML output. Outputs and widgets must share a document.
 
-    JupyterLab and Notebook 7 do. Of the notebooks, they alone say with a cell
-    which cells were deleted before it.
+    They do in JupyterLab and Notebook 7. Only these two name the deleted cells
+    in a cell's request, so that name tells them from other notebooks.
     """
     return "deletedCells" in (current_request(shell).get("metadata") or {})
 
 
 def has_page(shell: Any) -> bool:
-    """Whether somebody may be looking at a page that our module can stay on.
+    """Whether the front end may have a page on which our module can stay.
 
-    Not where a program runs the cell (nbclient, papermill), and not where each output is a page of
-    its own, or where there are no widgets. Before any request, as where the kernel's configuration
-    loads the extension, somebody may.
+    False for a program that runs the cell (nbclient, papermill), for Colab, where each output is a
+    page of its own, and for Databricks, where there are no widgets. True before the first request,
+    as when the kernel's configuration loads the extension.
     """
     if in_colab(shell) or in_databricks():
         return False
@@ -103,12 +106,12 @@ def has_page(shell: Any) -> bool:
 
 
 def takes_input(request: Mapping[str, Any]) -> bool:
-    """Whether somebody could answer a question of this request."""
+    """Whether this request's code may ask the user for input."""
     return bool((request.get("content") or {}).get("allow_stdin"))
 
 
 def page_answered(shell: Any) -> None:
-    """Our module has spoken, in the message that is being handled: its client has widgets."""
+    """Remember the client of the message that is being handled: it runs our module."""
     if client := (current_request(shell).get("header") or {}).get("session"):
         _answered.add(client)
 
@@ -120,7 +123,7 @@ def _publisher_captures(shell: Any) -> bool:
 
 
 def _output_captures(message_id: str | None) -> bool:
-    """Whether an `Output` widget takes what this message displays, updates left out."""
+    """Whether an `Output` widget captures what this message displays. It ignores updates."""
     widgets = sys.modules.get("ipywidgets")
     if widgets is None:
         return False

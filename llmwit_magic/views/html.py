@@ -1,11 +1,11 @@
-"""The finished view: HTML that says all without a script and without a style sheet.
+"""The finished view of a run: HTML that is read without scripts and without a style sheet.
 
-It is what a notebook keeps, and what nbconvert, GitHub and a reopened notebook
-show. JupyterLab drops `<style>` and data attributes of a notebook that it does
-not trust, and nbconvert's sanitizer drops all attributes but classes, and shows
-every element as text but a few: so whatever is needed to read an answer is
-text in one of `ELEMENTS`. The page's module (`page/`) makes the buttons, from
-data, and adds a style sheet.
+A notebook keeps this HTML. nbconvert, GitHub and a reopened notebook show it.
+JupyterLab drops `<style>` and data attributes from a notebook that it does not
+trust. nbconvert's sanitizer drops all attributes but classes, and turns all
+elements but a few into text. So what a reader needs is text in one of
+`ELEMENTS`. The page's module (`page/`) adds a style sheet, and makes buttons
+from the data attributes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ..base.printable import visible
-from ..protocol import Progress
-from ..wit import InferencingResult, TokenInfo
-from .text import brief_parts, more_parts, progress_text
+from ..contract.events import Progress
+from ..contract.wit import InferencingResult, TokenInfo
+from .text import brief_parts, more_parts
 
 NO_MATH = "mathjax_ignore tex2jax_ignore"
-"""Classes of what MathJax leaves alone: the dollars of an answer are no formula's."""
+"""Classes that keep MathJax away: a dollar in an answer begins no formula."""
 MAX_FORM = 20_000
-"""Characters up to which a run's forms are put behind its buttons."""
+"""The most characters of a form that the Copy button offers."""
 MAX_UNSCROLLED = 20_000
-"""Characters above which an answer scrolls in a box of its own, where there is a style sheet."""
+"""The most characters of an answer that does not scroll. The style sheet makes the box."""
 
 ELEMENTS = frozenset({"div", "pre", "span", "b", "table", "tr", "td"})
-"""What finished views are made of: elements that nbconvert's sanitizer lets through."""
+"""The elements of finished views. nbconvert's sanitizer lets all of them through."""
 TEXT = (
     "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:break-word;word-break:normal;"
     "background-color:transparent;font-family:system-ui,sans-serif"
@@ -41,12 +41,16 @@ QUIET = "font-size:85%;opacity:0.8"
 
 SHADES = ((0.01, "rgba(230,110,0,0.6)"), (0.03, "rgba(230,110,0,0.35)"),
           (0.1, "rgba(230,110,0,0.15)"))  # fmt: skip
-"""Colours of tokens that the model thought less probable than that; the darkest first."""
+"""A probability, and the colour of tokens that are less probable; the darkest colour first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What a view knows beside the result: the log it is in, and the forms of its request."""
+    """What a view shows besides the result.
+
+    These are the log with the run, the reason why a run is not logged, and the forms in which its
+    request can be copied.
+    """
 
     log_path: str = ""
     log_problem: str | None = None
@@ -62,7 +66,7 @@ def log_key(path: str) -> str:
 
 
 def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
-    """An answer, and why it ended under it; what its buttons need is in its data."""
+    """An answer with its status line. The data attributes hold what its buttons need."""
     return (
         f'<div class="llmwit llmwit-answer {NO_MATH}"{_data(result, extras)}>'
         f"{_text(result)}{_status(result, extras.log_problem)}</div>"
@@ -70,26 +74,26 @@ def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
 
 
 def escape(text: str) -> str:
-    """Text for a page: no markup, and its unseen characters made visible.
+    """The text as HTML, with its invisible characters made visible.
 
-    No line is blank: in Markdown, a blank line would end the HTML.
+    No line is blank, as a blank line would end the HTML in Markdown.
     """
     return re.sub(r"\n(?=[ \t]*\n)", "&#10;", html.escape(visible(text)))
 
 
 def quiet(markup: str, name: str = "llmwit-status") -> str:
-    """What is said beside an answer, in small."""
+    """A small line beside an answer."""
     return f'<div class="{name}" style="{QUIET}">{markup}</div>'
 
 
 def pre(markup: str, name: str = "llmwit-text") -> str:
-    """Escaped text with its white space, whatever style sheet there is or is not."""
-    # A line end right behind <pre> would be dropped.
+    """Escaped text that keeps its white space, with or without a style sheet."""
+    # HTML drops a line end right behind <pre>. It drops this one, and none of the text's own.
     return f'<pre class="{name}" dir="auto" style="{TEXT}">\n{markup}</pre>'
 
 
 def head(names: Iterable[str]) -> str:
-    """The first row of a table; the page's module makes a real head of it."""
+    """The first row of a table. The page's module makes a table head of it."""
     return "<tr>" + "".join(cell(f"<b>{_heading(name)}</b>") for name in names) + "</tr>\n"
 
 
@@ -100,18 +104,18 @@ def _heading(name: str) -> str:
 
 
 def roomy(markup: str, room: float, name: str = "") -> str:
-    """What is in a cell that has so many ems at least, and breaks where a page, as of paper, ends."""
+    """The content of a cell that is at least `room` em wide and breaks anywhere, as on paper."""
     kind = f' class="{name}"' if name else ""
     return f'<div{kind} style="min-width:{room}em;overflow-wrap:anywhere">{markup}</div>'
 
 
 def cell(markup: str, more: str = "") -> str:
-    """A cell of a table; the space keeps its text apart where tables are not known."""
+    """A cell of a table. The space parts its text from the next where a reader has no tables."""
     return f'<td style="text-align:left;vertical-align:top;padding:.3em .2em{more}">{markup}</td> '
 
 
 def _data(result: InferencingResult, extras: Extras) -> str:
-    """What the page's module makes buttons of."""
+    """The data attributes of which the page's module makes buttons."""
     data: dict[str, str] = {}
     if result.run_id is not None and extras.log_path:
         data |= {"run": str(result.run_id), "log": log_key(extras.log_path)}
@@ -133,10 +137,11 @@ def _text(result: InferencingResult) -> str:
 
 
 def _tokens(result: InferencingResult) -> Iterator[str]:
-    """An element for each token, the improbable shaded, its alternatives in its data.
+    """An element for each token: improbable ones are shaded, the data hold the alternatives.
 
-    A token that ends inside a character shows a mark; the character stands in
-    the token that completes it. Text after the last recorded token is added.
+    A token that ends inside a character has a class for the mark that the style
+    sheet shows. The character itself is in the token that completes it. Text
+    after the last recorded token comes last.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     shown = 0
@@ -156,7 +161,7 @@ def _tokens(result: InferencingResult) -> Iterator[str]:
 
 
 def _shade(probability: float) -> str:
-    """The attribute that puts a colour behind what was improbable."""
+    """The attribute with the background of an improbable token; empty for a probable one."""
     for below, colour in SHADES:
         if probability < below:
             return f' style="background-color:{colour}"'
@@ -174,7 +179,10 @@ _LEGEND = quiet(
 
 
 def _alternatives(token: TokenInfo) -> list[tuple[str, float, bool]]:
-    """Text, probability and whether it was chosen; the likeliest first, the chosen one in any case."""
+    """The text and probability of each alternative, and whether it was chosen.
+
+    The most probable comes first. A chosen token that is not among them comes last.
+    """
     rows = [(_token_text(item.bytes), math.exp(item.logprob), item.id == token.id)
             for item in token.top]  # fmt: skip
     if not any(chosen for *_, chosen in rows):
@@ -183,7 +191,10 @@ def _alternatives(token: TokenInfo) -> list[tuple[str, float, bool]]:
 
 
 def _token_text(data: bytes) -> str:
-    """A token as a person reads it: spaces and line ends as signs, lone bytes by number."""
+    """A token as a person reads it.
+
+    Spaces, tabs and line ends are signs. Bytes that make no characters are hexadecimal numbers.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -192,7 +203,7 @@ def _token_text(data: bytes) -> str:
 
 
 def _status(result: InferencingResult, log_problem: str | None) -> str:
-    """Why it ended, tokens, speed; and the rest, which the page's module puts behind a button."""
+    """The status line. The page's module puts its second part behind the Details button."""
     first, *parts = (escape(part) for part in brief_parts(result, log_problem))
     line = " · ".join([f'<b class="llmwit-badge">{first}</b>', *parts])
     more = "".join(f" · {escape(part)}" for part in more_parts(result, log_problem))
@@ -203,15 +214,15 @@ def _status(result: InferencingResult, log_problem: str | None) -> str:
 
 
 def unfinished_html(said: str, key: str = "") -> str:
-    """A line for a run that goes on; the page's module draws the live view of that key in it."""
+    """A line for a run that goes on. The page's module draws the live view of `key` in its place."""
     live = f' data-live="{key}"' if key else ""
     return f'<div class="llmwit llmwit-unfinished {NO_MATH}"{live}>{quiet(escape(said))}</div>'
 
 
 def progress_html(progress: Progress) -> str:
-    """A stage with its bar."""
+    """A stage and its progress bar, where the total is known."""
     bar = ""
     if progress.total:
         bar = f' <progress max="{progress.total}" value="{progress.done}"></progress>'
-    line = quiet(escape(progress_text(progress)) + bar)
+    line = quiet(escape(str(progress)) + bar)
     return f'<div class="llmwit {NO_MATH}">{line}</div>'

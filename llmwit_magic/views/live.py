@@ -1,10 +1,11 @@
-"""The view of a run while it goes on, in a notebook: a widget that only ever appends.
+"""The live view of a run in a notebook: a widget to which text is appended.
 
-When the run has ended, its output becomes plain HTML (`html.py`), so that a
-saved notebook shows it without widgets; the page's module gives it buttons.
-A notebook can also be saved before that. A widget would then be lost, and
-JupyterLab would say so for ever. So there the output is a line of HTML from the
-beginning, and the page's module draws the live view in its place.
+When the run has ended, its output becomes plain HTML (`html.py`). A saved
+notebook shows it without widgets, and the page's module gives it buttons.
+A notebook may also be saved before the run has ended. A widget in it would then
+be lost, and JupyterLab would show an error each time the notebook is opened. So
+in JupyterLab the output is a line of HTML from the beginning, and the page's
+module draws the live view in its place.
 """
 
 from __future__ import annotations
@@ -21,25 +22,20 @@ from IPython import get_ipython
 from IPython.display import display
 
 from ..base.printable import on_one_line, visible
+from ..contract.events import Progress
 from ..errors import LogError
-from ..protocol import Progress
 from ..runlog.log import RunLog
-from ..runlog.run import Results, Run
-from . import Forms
+from ..running.results import Results
+from ..running.run import Run
 from .display import FinalView
 from .frontend import draws_in_html, page_answered
 from .html import log_key, unfinished_html
-from .text import (
-    brief_parts,
-    kept_text,
-    progress_text,
-    settings_text,
-    unfinished_text,
-)
+from .text import brief_parts, kept_text, settings_text, unfinished_text
+from .view import Forms
 
 STATUS_SECONDS = 1.0
-"""How often the number of tokens is said while text is streamed."""
-# As text, not as files: anywidget keeps each widget whose file it watches for ever.
+"""Time between two token counts in the status line while text is streamed."""
+# The widgets get texts, not files: anywidget watches a file, and keeps its widget for ever.
 _FOLDER = Path(__file__).parent / "page"
 _SCRIPTS = ("answer.js", "tokens.js", "comparison.js", "live.js", "page.js")
 PAGE_JS = "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
@@ -47,7 +43,7 @@ PAGE_CSS = (_FOLDER / "page.css").read_text(encoding="utf-8")
 
 
 class PageWidget(anywidget.AnyWidget):  # type: ignore[misc]
-    """Made once for a log and never shown: the page's side of finished views."""
+    """Connects the finished views on a page with their log. One for each log; it is never shown."""
 
     _esm = traitlets.Unicode(PAGE_JS).tag(sync=True)
     _css = traitlets.Unicode(PAGE_CSS).tag(sync=True)
@@ -78,14 +74,14 @@ _pages: dict[str, PageWidget] = {}
 
 
 def page_for(log: RunLog) -> PageWidget:
-    """The page widget of a log, by its path: one that is set later needs its own."""
+    """The page widget of a log. A log that is chosen later gets a widget of its own."""
     if log.path not in _pages:
         _pages[log.path] = PageWidget(log)
     return _pages[log.path]
 
 
 class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
-    """Text appended by messages, a status line, a progress bar, and Stop."""
+    """A live view: text that messages append to, a status line, a progress bar, and Stop."""
 
     _esm = traitlets.Unicode(PAGE_JS).tag(sync=True)
     role = traitlets.Unicode("live").tag(sync=True)
@@ -97,23 +93,23 @@ class LiveWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
 
 def ending(run: Run) -> dict[str, str]:
-    """How a run has ended, as a message to those who hear it; an error is urgent."""
+    """How a run has ended, as a message for screen readers. An error interrupts what they read."""
     if run.error:
         return {"alert": f"failed: {on_one_line(str(run.error))}"}
     return {"a": ", ".join(brief_parts(run.result, run.log_problem))}
 
 
 def mimebundle(widget: Any) -> dict[str, Any]:
-    """What displays a widget, as data to which other forms can be added.
+    """The data that display a widget. A caller can add other forms of the output.
 
-    It is the same in ipywidgets 7 and 8, which make it in different ways.
+    ipywidgets 7 and 8 make the same data in different ways.
     """
     view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
     return {"application/vnd.jupyter.widget-view+json": view}
 
 
 class Stream:
-    """Sends a live widget what is new of a run, and nothing twice."""
+    """Sends a live widget what is new of a run. Nothing is sent twice."""
 
     def __init__(self, widget: LiveWidget) -> None:
         self._widget = widget
@@ -123,7 +119,7 @@ class Stream:
         self._status_time = 0.0
 
     def draw(self, run: Run, heading: str | None = None) -> None:
-        """One message with all that has changed since the last one."""
+        """Send one message with all that has changed since the last one."""
         message: dict[str, Any] = {}
         if run is not self._run:
             self._run, self._sent, self._stage, self._status_time = run, 0, "", 0.0
@@ -138,12 +134,12 @@ class Stream:
 
     def _status(self, run: Run) -> dict[str, Any]:
         progress, message = run.progress, dict[str, Any]()
-        if progress is None and not run.generated_token_count:
-            return message  # between two stages, or ended without a word
+        if progress is None and run.generated_token_count == 0:
+            return message  # between two stages, or ended without text
         stage = progress.stage if progress else "writing"
         if stage != self._stage:
             self._stage = stage
-            message["a"] = progress_text(Progress(progress.stage)) if progress else "writing"
+            message["a"] = str(Progress(progress.stage)) if progress else "writing"
             self._status_time = 0.0
             if progress is None:
                 message["p"] = None
@@ -152,16 +148,16 @@ class Stream:
         self._status_time = time.monotonic()
         if progress is None:
             count = run.generated_token_count
-            message["s"] = f"writing … {count} tokens" if count > 1 else "writing …"
+            message["s"] = f"writing … {count} tokens" if count and count > 1 else "writing …"
         else:
-            message["s"] = progress_text(progress)
+            message["s"] = str(progress)
             if progress.total:
                 message["p"] = [progress.done, progress.total]
         return message
 
 
 class NotebookView(FinalView):
-    """One output of a cell: live while it runs, plain HTML afterwards."""
+    """One output of a cell: the live view while it runs, plain HTML afterwards."""
 
     def __init__(self, total: int, varying: tuple[str, ...], log: RunLog, forms: Forms) -> None:
         super().__init__(total, log, forms)
@@ -188,7 +184,7 @@ class NotebookView(FinalView):
             self._widget.send({"w": [self._time_left(), len(self._done), self._total]})
 
     def _unfinished(self, run: Run) -> dict[str, Any]:
-        """The output while the run goes on, which a notebook saved in the meantime keeps."""
+        """The output while the run goes on. A notebook that is saved meanwhile keeps it."""
         said = unfinished_text(run, self._total)
         if draws_in_html(get_ipython()):
             return {"text/html": unfinished_html(said, self._widget.key), "text/plain": said}

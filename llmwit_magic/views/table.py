@@ -1,4 +1,4 @@
-"""The run log as a table that a person reads: a DataFrame that shows well and keeps everything."""
+"""The run log as a table: a DataFrame that is shown shortened and keeps all its values."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ..runlog.frame import TAG
 from .html import NO_MATH, cell, escape, head, quiet, roomy
 
 TEXT_COLUMNS = 80
-"""Of a text in a cell of the HTML table; the DataFrame keeps all of it."""
+"""The most columns of a text in a cell of the HTML table. The DataFrame keeps all of it."""
 _TERMINAL_COLUMNS = 24
 MAX_ROWS = 60
 
 _BRIEF = [column.name for column in COLUMNS if column.brief and column.name != "run_id"]
 _LONG = ("prompt", "text", "rendered_prompt", "system", "note")
-"""Columns that want room."""
+"""Columns of the log whose cells get more width."""
 _KINDS = {column.name: column.kind for column in COLUMNS}
 
 
 class LogTable(pandas.DataFrame):
-    """A DataFrame whose columns of the log show shortened: texts cut, times local.
+    """A DataFrame of the log that is shown with short texts and local times.
 
-    Of whole rows the telling columns are shown, of many rows the last ones.
-    What is made of it, a copy too, is a plain DataFrame; the values are those
-    of the log.
+    Its values are those of the log. A table with all columns shows the most
+    important ones. A table of more than `MAX_ROWS` rows shows the last ones.
+    Every DataFrame made from it, also a copy, is a plain one.
     """
 
     brief = True
-    """Whether of whole rows only the telling columns are shown."""
+    """Whether a table with all columns shows only the most important ones."""
 
     @property
     def _constructor(self) -> Callable[..., pandas.DataFrame]:
@@ -69,9 +69,8 @@ class LogTable(pandas.DataFrame):
 
     def _is_whole(self) -> bool:
         known = [name for name in self.columns if name in _KINDS]
-        return (
-            self.brief and len(known) == len(_KINDS) - 2 and self.index.name == "run_id"
-        )  # without tags
+        # Two are missing: `run_id` is the index, and each tag is a column of its own.
+        return self.brief and len(known) == len(_KINDS) - 2 and self.index.name == "run_id"
 
     def _left_out(self) -> str:
         said = [] if len(self) else ["no runs"]
@@ -84,7 +83,7 @@ class LogTable(pandas.DataFrame):
         return "; ".join(said)
 
     def _shown(self, columns: int, put: Callable[[str], str] = str) -> pandas.DataFrame:
-        """A plain DataFrame of what is to be read, each text of at most so many columns."""
+        """A plain DataFrame of what is shown, each text at most so many columns wide."""
 
         def show(value: Any) -> str:
             return put(_short(value, columns))
@@ -122,13 +121,13 @@ def _readable(
         return values.astype("object").map(show)
     if pandas.api.types.is_numeric_dtype(values.dtype):
         return values
-    # Of a column under another name, too, no text may command a terminal.
+    # A column may have been renamed. Its texts must be harmless in a terminal all the same.
     kinds = (str, dict, list, tuple)
     return values.map(lambda value: show(value) if isinstance(value, kinds) else value)
 
 
 def _labels(index: pandas.Index[Any], put: Callable[[str], str]) -> pandas.Index[Any]:
-    """Names of columns or rows, which after a `groupby` or a `pivot` are texts of the log."""
+    """The shown names of columns or rows. After `groupby` or `pivot` they are texts of the log."""
     if pandas.api.types.is_numeric_dtype(index.dtype) or not len(index):
         return index
 
@@ -154,7 +153,7 @@ def _cell(name: Any, value: Any) -> str:
 
 
 def _short(value: Any, columns: int) -> str:
-    """A value on one line, its unseen characters made visible."""
+    """A value on one line, with its invisible characters made visible."""
     if value is None or value is pandas.NA:
         return ""
     return short(value if isinstance(value, str) else str(value), columns)

@@ -1,4 +1,4 @@
-"""What is said of a run, in words, and the view of a terminal."""
+"""The words that describe a run, and the view in a terminal."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import TextIO
 
 from ..base.printable import on_one_line, short, visible
 from ..base.widths import filled, width
-from ..protocol import Progress
-from ..runlog.run import Results, Run
-from ..wit import DeviceInfo, FinishDetail, InferencingParams, InferencingResult
+from ..contract.events import Progress
+from ..contract.wit import (
+    DeviceInfo,
+    FinishDetail,
+    InferencingParams,
+    InferencingResult,
+)
+from ..running.results import Results
+from ..running.run import Run
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
@@ -21,32 +27,30 @@ _DETAILS = {
     FinishDetail.CONTENT_FILTER: "the rest is left out",
 }
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
-_STAGES = {
-    "fetch": "fetching", "adapt": "rewriting for ctransformers",
-    "wait": "waiting for another run on this model", "load": "loading",
-    "prompt": "reading the prompt",
-}  # fmt: skip
 TABLE_COLUMNS = 60
-"""Columns of an answer in a table's cell; the object keeps all of it."""
+"""The most columns of an answer in a table. The result keeps all of it."""
 
 
 def status_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
-    """What is said under an answer, the badge first."""
+    """The parts of the status line under an answer, the badge first."""
     return [part for _, part in _parts(result, log_problem)]
 
 
 def brief_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
-    """Of that, what a person reads first: why it ended, tokens, speed, and whether it is kept."""
+    """The parts that a person reads first.
+
+    They say why the run ended, its tokens, its speed, and whether it is missing in the log.
+    """
     return [part for brief, part in _parts(result, log_problem) if brief]
 
 
 def more_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
-    """And the rest: time to the first token, model, device, seed, number of the run."""
+    """The other parts: time to the first token, model, device, seed, number of the run."""
     return [part for brief, part in _parts(result, log_problem) if not brief]
 
 
 def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[bool, str]]:
-    """All that is said, and whether it is read first."""
+    """All parts of the status line, each with whether it is read first."""
     parts = [(True, badge(result))]
     if result.finish_detail:
         detail = _DETAILS[result.finish_detail]
@@ -70,10 +74,15 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
     return [(brief, on_one_line(part)) for brief, part in parts]
 
 
+def _count(number: int | None) -> str:
+    """A number of tokens; "?" where the engine does not tell it."""
+    return "?" if number is None else str(number)
+
+
 def _token_counts(result: InferencingResult) -> str:
     usage = result.usage
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
-    return f"{usage.prompt_token_count}{cached} + {usage.generated_token_count}"
+    return f"{_count(usage.prompt_token_count)}{cached} + {_count(usage.generated_token_count)}"
 
 
 def _device(device: DeviceInfo) -> str:
@@ -86,7 +95,7 @@ def _device(device: DeviceInfo) -> str:
 
 
 def notes(results: Sequence[InferencingResult]) -> list[str]:
-    """What is said under a table of several runs: of their prompts, and of those not in the log."""
+    """The lines under a table of several runs: notices of their prompts, and runs not logged."""
     said = list(dict.fromkeys(notice for result in results for notice in result.notices))
     problems = [result.log_problem for result in results if result.log_problem]
     if problems:
@@ -95,7 +104,7 @@ def notes(results: Sequence[InferencingResult]) -> list[str]:
 
 
 def badge(result: InferencingResult) -> str:
-    """Why it ended, in a word or two."""
+    """Why a run ended, in a few words."""
     if result.finish_reason:
         return _BADGES[result.finish_reason]
     return {"running": "running …", "interrupted": "interrupted", "error": "failed",
@@ -103,33 +112,20 @@ def badge(result: InferencingResult) -> str:
 
 
 def unfinished_text(run: Run, total: int) -> str:
-    """What stands for a run that goes on, or went on when its notebook was saved."""
+    """The line in place of a run's answer while it goes on. A notebook saved meanwhile keeps it."""
     if kept := kept_text(run, total):
         return f"running … · if this line stays, {kept}"
     return "running …"
 
 
 def kept_text(run: Run, total: int) -> str:
-    """Where the log has the answer of a run, or those of its sweep."""
+    """Where the answer of a run, or of its sweep, is in the log; empty for a run not logged."""
     if run.run_id is None:
         return ""
     place = f"runs[{run.run_id}]"
     if total > 1:
         place = f"%infer_log --all --group {run.request.group_id}"
     return f"the answer is in {place}"
-
-
-def progress_text(progress: Progress) -> str:
-    """A stage and how far it is."""
-    what = _STAGES[progress.stage]
-    if progress.note:
-        what += f" {on_one_line(progress.note)}"
-    if not progress.total:
-        return f"{what}: {progress.done / 1e6:,.0f} MB" if progress.done else f"{what} …"
-    if progress.stage == "prompt":
-        return f"{what}: {progress.done:,} of {progress.total:,} tokens"
-    share = 100 * progress.done / progress.total
-    return f"{what}: {progress.done / 1e6:,.0f} of {progress.total / 1e6:,.0f} MB ({share:.0f}%)"
 
 
 # Plain text ---------------------------------------------------------------------
@@ -142,12 +138,12 @@ def plain(result: InferencingResult, log_problem: str | None = None) -> str:
 
 
 def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
-    """The params (and `model`) in which the results differ."""
+    """The names of the params in which the results differ, `model` among them."""
     names = [
         name for name in InferencingParams.model_fields
         if len({repr(getattr(result.params, name)) for result in results}) > 1
     ]  # fmt: skip
-    # It may vary because the temperature does: what was asked for stands first.
+    # The repeat penalty's default depends on the temperature. What the user varied stands first.
     names.sort(key=lambda name: name == "repeat_penalty")
     if len({result.model.name if result.model else None for result in results}) > 1:
         names.insert(0, "model")
@@ -171,14 +167,15 @@ def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[li
             *(_setting(result, name) for name in names),
             visible(result.text),
             ": ".join(brief_parts(result)[:2]) if result.finish_detail else badge(result),
-            f"{result.usage.prompt_token_count} + {result.usage.generated_token_count}",
+            f"{_count(result.usage.prompt_token_count)} + "
+            f"{_count(result.usage.generated_token_count)}",
             "" if total is None else f"{total:.2f}",
         ])  # fmt: skip
     return rows
 
 
 def plain_table(results: Sequence[InferencingResult]) -> str:
-    """A sweep's results, a line each, texts cut to fit."""
+    """The results of a sweep: a line for each, with a shortened text, and notes under them."""
     rows = table(results, varying_settings(results))
     column = rows[0].index("text")
     for row in rows:
@@ -201,13 +198,16 @@ def settings_text(run: Run, names: Sequence[str]) -> str:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print our text, with a `?` for each character that the file's encoding does not have."""
+    """Print a line to a file, standard output by default, as its encoding allows."""
     file = sys.stdout if file is None else file
     file.write(encodable(text, getattr(file, "encoding", None)) + "\n")
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    """The text with signs in place of those characters that the encoding does not have."""
+    """The text without characters that the encoding lacks.
+
+    If it lacks any, our own signs become plainer ones and other missing characters "?".
+    """
     try:
         text.encode(encoding or "utf-8")
         return text
@@ -218,11 +218,11 @@ def encodable(text: str, encoding: str | None) -> str:
 _PLAINER = str.maketrans(
     {"─": "-", "·": "-", "…": "...", "⏎": "\\n", "⇥": "\\t", "⟨": "<", "⟩": ">"}
 )
-"""Signs of ours that are not in every encoding."""
+"""Plainer forms of our signs, which some encodings lack."""
 
 
 class TerminalView:
-    """Text as it comes, and the status line under it."""
+    """Prints text as it comes, and the status line under it."""
 
     def __init__(self, total: int = 1, varying: tuple[str, ...] = ()) -> None:
         self._total = total
@@ -242,7 +242,7 @@ class TerminalView:
             return
         if run is self._ended:
             return
-        done = run.done  # before the text: nothing is added after the end
+        done = run.done  # read before the text, so that a run seen as done has all its text
         self.draw_progress(None)
         text = run.text
         fresh = visible(text[self._written :])
@@ -259,8 +259,8 @@ class TerminalView:
             say("\n" + plain_table(results))
 
     def draw_progress(self, progress: Progress | None) -> None:
-        """A line that the next one overwrites; not written into a file or a pipe."""
-        text = progress_text(progress) if progress else ""
+        """Write a line that the next one overwrites; None clears it. Only a terminal gets it."""
+        text = str(progress) if progress else ""
         text = encodable(text, getattr(sys.stderr, "encoding", None))
         if sys.stderr.isatty() and (text or self._progress_width):
             sys.stderr.write("\r" + filled(text, self._progress_width) + ("" if text else "\r"))

@@ -1,46 +1,40 @@
 """Sliders that run a request again: `%%infer --tune` and `tune(prompt, …)`.
 
-A change runs the request again after a short pause, and a newer change cancels
-the run in flight. There is a thread only while something runs, so a panel that
-nobody looks at costs nothing; the kernel is free all the time.
+A change of a setting runs the request again (`newest.py`). The kernel is free
+for other cells meanwhile.
 """
 
 from __future__ import annotations
 
 import html
-import threading
-import time
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import display
 
 from ..base.printable import visible
-from ..errors import InferenceError, Interrupted, InvalidInput
-from ..protocol import Request
-from ..runlog.run import Run
-from ..session import Session
-from ..spans import moved
-from ..wit import InferencingParams
-from . import INTERVAL, Forms
+from ..contract.request import Request
+from ..contract.spans import moved
+from ..contract.wit import InferencingParams
+from ..errors import InvalidInput
+from ..running.run import Run
+from ..running.session import Session
 from .controls import LABEL, TOOLTIP, button, half, rows, slider, wide
 from .html import NO_MATH, Extras, escape, html_of
 from .lifetime import end, hold, reopen, weakly
 from .live import LiveWidget, Stream, ending, mimebundle, page_for
-
-PAUSE_SECONDS = 0.15
-"""How long a setting must rest before it is run."""
+from .newest import NewestRunner
+from .view import Forms
 
 Sliders = Mapping[str, tuple[float, float, float]]
-"""Least, most and step of the slider of each number of the contract."""
+"""Minimum, maximum and step of the slider of each parameter, by the parameter's name."""
 
 
 class TuningPanel:
-    """A prompt, its sliders, the live view beneath, and what came before."""
+    """The prompt, a control for each parameter, the newest run's view, and the earlier runs."""
 
     def __init__(self, session: Session, request: Request, forms: Forms, sliders: Sliders) -> None:
         seed = session.draw_seed() % 10_000 if request.params.seed is None else request.params.seed
@@ -49,7 +43,7 @@ class TuningPanel:
         self._base = request.model_copy(
             update={"params": params, "group_id": uuid.uuid4().hex[:12]}
         )
-        self._runner = _Runner(session, weakly(self._draw))
+        self._runner = NewestRunner(session, weakly(self._draw))
         self.runs: list[Run] = []
         self._shown = -1
         self._asked: Request | None = None
@@ -58,20 +52,23 @@ class TuningPanel:
         self._stream = Stream(self._live)
         page_for(session.log)
         self._make_widgets(params)
-        # Nothing that lives longer holds the panel: with it go its widgets.
+        # Callbacks hold the panel weakly, so that it can go. Its widgets are closed with it.
         weakref.finalize(self, end, self._runner.cancel, self.box).atexit = False
         self.change()
 
     @property
     def group_id(self) -> str:
-        """The same for all runs of this panel."""
+        """The group of this panel's runs in the log."""
         return str(self._base.group_id)
 
     @property
     def request(self) -> Request:
-        """What the settings say now. Raises `InvalidInput` where they make no request."""
+        """The request that the controls stand for now.
+
+        Raises `InvalidInput` for an empty prompt and for invalid parameters.
+        """
         values = {name: control.value for name, control in self.controls.items()}
-        # A slider in a browser gives 0.9000000000000001 where it stands at 0.9.
+        # A browser's slider at 0.9 gives 0.9000000000000001.
         values |= {name: round(value, 6) for name, value in values.items() if name in self._sliders}
         stops = tuple(line for line in values.pop("stop").split("⏎") if line)
         if values.pop("no_limit"):
@@ -129,7 +126,7 @@ class TuningPanel:
         self._move()
 
     def _ipython_display_(self) -> None:
-        """The panel; where there are no widgets, the cell that it stands for."""
+        """Display the panel. A front end without widgets shows the cell that repeats its request."""
         hold(self)
         reopen(self.box)
         line = self._forms(self.request)["cell"]
@@ -143,7 +140,7 @@ class TuningPanel:
     # What happens ----------------------------------------------------------------
 
     def change(self, change: Any = None) -> None:
-        """Run what the settings say now; the newest change wins."""
+        """Run the request of the current settings, in place of what runs or waits to run."""
         try:
             request = self.request
         except InvalidInput as error:
@@ -159,13 +156,13 @@ class TuningPanel:
             f'<div class="llmwit llmwit-line {NO_MATH}" data-cell="{html.escape(text)}">'
             f"<code>{line}</code></div>"
         )
-        # A browser sends the values back that it was given: no news.
+        # A browser sends back the values that it was given. They change nothing.
         if request != self._asked:
             self._asked = request
             self._runner.want(request)
 
     def _draw(self, run: Run) -> None:
-        """Called in the runner's thread, at most once in `INTERVAL`, and at the end."""
+        """Draw a run: in the runner's thread, at most once in `INTERVAL`, and at its end."""
         if not self.runs or self.runs[-1] is not run:
             self.runs.append(run)
             self._shown = len(self.runs) - 1
@@ -176,11 +173,11 @@ class TuningPanel:
             self._stream.draw(run)
             if run.done:
                 self._show()
-                if run.status == "ok":  # one that gave way to a newer setting is no news
+                if run.status == "ok":  # a run cancelled for a newer setting needs no announcement
                     self._live.send(ending(run))
 
     def _show(self) -> None:
-        """The finished view of the run in the history that is looked at."""
+        """Show the chosen run of the history: finished, or live where it still runs."""
         run = self.runs[self._shown]
         self._move()
         if not run.done:
@@ -191,7 +188,7 @@ class TuningPanel:
         self._live.layout.display = "none"
 
     def _move(self) -> None:
-        """Say which output of the history is looked at, and of an earlier one with which cell."""
+        """Say which run of the history is shown; for an earlier one, also its cell's first line."""
         count = len(self.runs)
         self.back.disabled, self.forward.disabled = self._shown < 1, self._shown >= count - 1
         self.keep.disabled = not self.runs
@@ -205,7 +202,7 @@ class TuningPanel:
         return html_of(run.result, Extras(path, run.log_problem, self._forms(run.request)))
 
     def step(self, by: int) -> None:
-        """Look at an earlier or a later output; its settings stand in its status line."""
+        """Show the output so many places later, or earlier where `by` is negative."""
         if self.runs:
             self._shown = min(max(self._shown + by, 0), len(self.runs) - 1)
             self._show()
@@ -220,7 +217,7 @@ class TuningPanel:
         self.pin()
 
     def pin(self) -> None:
-        """Keep the output that is looked at beside the next ones."""
+        """Keep the shown output beside the next ones. A run that goes on cannot be kept."""
         if self.runs and self.runs[self._shown].done:
             line = self._forms(self.runs[self._shown].request)["cell"].partition("\n")[0]
             head = _text(f"kept: <code>{escape(line)}</code>")
@@ -232,86 +229,25 @@ class TuningPanel:
             self.close()
 
     def close(self) -> None:
-        """End what runs. A later change runs again."""
+        """Cancel what runs. The panel stays, and the next change runs again."""
         self._asked = None
         self._runner.cancel()
 
     def fold(self) -> None:
-        """End what runs, and close the widgets until the panel is displayed again."""
+        """Cancel what runs, and close the widgets until the panel is displayed again."""
         self._asked = None
         end(self._runner.cancel, self.box)
 
     def wait(self, timeout: float = 60) -> bool:
-        """Block until nothing runs and nothing waits to run; whether that is so."""
+        """Block until nothing runs or waits to run, `timeout` seconds at most; whether that is so."""
         return self._runner.wait(timeout)
 
 
 def _text(markup: str) -> str:
-    """Markup around escaped text; the dollars in that are no formula's."""
+    """Markup in an element in which MathJax typesets nothing: a dollar begins no formula."""
     return f'<div class="{NO_MATH}">{markup}</div>'
 
 
 def _alert(message: str) -> str:
-    """An error, which a screen reader says as soon as it stands there."""
+    """The markup of an error. A screen reader reads it aloud as soon as it appears."""
     return _text(f'<b role="alert">{escape(message)}</b>')
-
-
-class _Runner:
-    """Runs the newest request; the one in flight is cancelled when a newer one comes."""
-
-    def __init__(self, session: Session, draw: Callable[[Run], None]) -> None:
-        self._session = session
-        self._draw = draw
-        self._lock = threading.Lock()
-        self._idle = threading.Event()
-        self._idle.set()
-        self._wanted: Request | None = None
-        self._since = 0.0
-        self._run: Run | None = None
-        self._thread: threading.Thread | None = None
-
-    def want(self, request: Request) -> None:
-        with self._lock:
-            self._wanted, self._since = request, time.monotonic()
-            if self._run is not None:
-                self._run.cancel()
-            if self._thread is None:
-                self._idle.clear()
-                self._thread = threading.Thread(target=self._work, name="llmwit-tune", daemon=True)
-                self._thread.start()
-
-    def cancel(self) -> None:
-        with self._lock:
-            self._wanted = None
-            if self._run is not None:
-                self._run.cancel()
-
-    def wait(self, timeout: float) -> bool:
-        return self._idle.wait(timeout)
-
-    def _work(self) -> None:
-        while (run := self._next()) is not None:
-            # The failures of a run are shown in the panel: there is no cell to raise them in.
-            with suppress(InferenceError, Interrupted):
-                run.follow(INTERVAL, self._drawn)
-
-    def _drawn(self, run: Run) -> None:
-        """Draw; a page that cannot be reached any more ends neither the run nor the thread."""
-        with suppress(Exception):
-            self._draw(run)
-
-    def _next(self) -> Run | None:
-        """The next run, once its settings have rested; None when nothing is wanted."""
-        while True:
-            with self._lock:
-                self._run = None
-                rested = time.monotonic() - self._since
-                if self._wanted is None:
-                    self._thread = None
-                    self._idle.set()
-                    return None
-                if rested >= PAUSE_SECONDS:
-                    request, self._wanted = self._wanted, None
-                    self._run = self._session.run(request)
-                    return self._run
-            time.sleep(max(PAUSE_SECONDS - rested, 0.005))

@@ -15,21 +15,21 @@ from tests.support.lab import running_browser, running_lab
 
 @pytest.fixture(scope="package")
 def lab(default_model_loaded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The default model is there before the server starts: no test waits for a download."""
+    """A JupyterLab. The default model is loaded before, so that no test waits for a download."""
     with running_lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Not for the whole session: Playwright's event loop would run under the other tests."""
+    """A Chromium for the tests of this folder; elsewhere Playwright's event loop would disturb."""
     with running_browser() as browser:
         yield browser
 
 
 @pytest.fixture(scope="package")
 def context(lab: Lab, browser: Browser) -> BrowserContext:
-    """One for all tests: JupyterLab's scripts are fetched and compiled once."""
+    """One context for all tests, so that JupyterLab's scripts are fetched and compiled once."""
     context = browser.new_context(viewport={"width": 1000, "height": 800})
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=lab.url)
     context.set_default_timeout(15_000)
@@ -43,9 +43,9 @@ SETUP = "%load_ext llmwit_magic"
 def open_notebook(
     lab: Lab, context: BrowserContext, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Notebook]]:
-    """Opens a notebook of the cells given, below one that loads the extension, and runs that one.
+    """Opens a notebook with these cells under a first cell that loads the extension, which it runs.
 
-    At the end no page has thrown, and none has asked another machine.
+    Fails if a page has an uncaught error or has sent a request to another machine.
     """
     opened: list[Notebook] = []
 

@@ -1,4 +1,4 @@
-"""Takes the README's pictures: `nox -s pictures`. Its name keeps it out of the tests."""
+"""Takes the README's pictures: `nox -s pictures`. Its name keeps pytest from collecting it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TUNE = "%%infer --tune --max-tokens 24 --seed 3\nThe best thing about the sea is
 
 
 def take(notebook: Notebook, cells: list[Locator], name: str) -> None:
-    """The part of the page that these cells fill, as a picture of the docs."""
+    """Write the part of the page that these cells fill as a picture into `docs/`."""
     boxes = [box for cell in cells if (box := cell.bounding_box())]
     left, top = min(b["x"] for b in boxes), min(b["y"] for b in boxes)
     right = max(b["x"] + b["width"] for b in boxes)
@@ -29,11 +29,11 @@ def take(notebook: Notebook, cells: list[Locator], name: str) -> None:
 
 
 def test_first_cell(open_notebook: Callable[..., Notebook]) -> None:
-    """An answer with what is said under it, and one with its tokens."""
+    """An answer with its status line, and one with shaded tokens."""
     notebook = open_notebook(FIRST, TOKENS, width=900)
     notebook.run(1)
     output = notebook.run(2)
-    # At the end of a line: the alternatives hide nothing of what is said below.
+    # A token at the end of a line, so that its alternatives do not hide the status line.
     output.locator(".llmwit-token", has_text=re.compile(r"^ they")).first.hover()
     box = notebook.page.locator(".llmwit-alternatives")
     expect(box).to_be_visible()
@@ -41,7 +41,7 @@ def test_first_cell(open_notebook: Callable[..., Notebook]) -> None:
 
 
 def test_comparison(open_notebook: Callable[..., Notebook]) -> None:
-    """A sweep side by side."""
+    """The table of a sweep."""
     notebook = open_notebook(SWEEP, width=900)
     notebook.run(1)
     take(notebook, [notebook.cell(1)], "comparison.png")

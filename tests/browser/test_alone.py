@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from llmwit_magic.protocol import Chunk, Request
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.views.html import html_of
 from llmwit_magic.views.live import PAGE_CSS, PAGE_JS
-from llmwit_magic.wit import InferencingParams
 from tests.support.fake import end, prepared, run_of
 
 OPEN = """async ([code, traits, wsUrl, outcome]) => {
@@ -43,7 +44,7 @@ def show(page: Page, outcome: str = "ok", ws_url: str = "ws://127.0.0.1:8888/") 
 
 
 def test_vs_code_has_no_stop(page: Page) -> None:
-    """Its kernel object has an `interrupt` that goes nowhere: no button offers it."""
+    """VS Code's kernel object has an `interrupt` without effect, so there is no Stop button."""
     show(page, ws_url="BOGUS_PVSC")
     page.evaluate("tell({s: 'writing …', t: 'some text'})")
     expect(page.get_by_text("some text")).to_be_visible()
@@ -52,7 +53,10 @@ def test_vs_code_has_no_stop(page: Page) -> None:
 
 @pytest.mark.parametrize("outcome", ["ok", "refused"])
 def test_stop_names_another_way(page: Page, outcome: str) -> None:
-    """At once where it is refused, after two seconds where nothing comes of it; and is said."""
+    """When Stop fails, the view names the notebook's own Stop, also to screen readers.
+
+    It does so at once where the interrupt is refused, and after two seconds where it has no effect.
+    """
     began = datetime(2026, 1, 1, tzinfo=UTC)
     page.clock.install(time=began)
     page.clock.pause_at(began + timedelta(hours=1))  # from now on only `run_for` moves it
@@ -72,7 +76,7 @@ def test_stop_names_another_way(page: Page, outcome: str) -> None:
 HEBREW, ARABIC = "שלום עולם", "مرحبا بالعالم: " + "هذا سطر طويل " * 12
 ANSWERS = [f"{HEBREW}\n\n{ARABIC}\nin English\n123 …", f"in English\n{HEBREW}\n123 …\n{ARABIC}"]
 
-# Left, right and top of each line, as a line end parts them.
+# The left, right and top of each line of the text.
 LINES = """([selector, step]) => {
   const whole = document.querySelector(selector);
   const lines = step ? [...whole.children] : [...whole.firstChild.data.matchAll(/[^\\n]+/g)];
@@ -89,7 +93,7 @@ LINES = """([selector, step]) => {
 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_right_to_left_text_stays_where_it_is(page: Page, answer: str) -> None:
-    """Each line of an answer is where it is when the answer has ended, while it streams."""
+    """Each line of a streamed answer has the same place as in the finished answer."""
     show(page)
     for start in range(0, len(answer), 7):
         page.evaluate("(t) => tell({t})", answer[start : start + 7])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.timeout(200)
 @pytest.mark.usefixtures("default_model_loaded")
 def test_the_browser_part_measures(tmp_path: Path) -> None:
-    """In a JupyterLab and a browser of its own, each way once."""
+    """It measures each way once, in a JupyterLab and a browser of its own."""
     target = tmp_path / "results.json"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "browser", "--tiny", "--json", str(target)],

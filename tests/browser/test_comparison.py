@@ -1,4 +1,4 @@
-"""A sweep as a person sees it: its progress, and then its answers side by side."""
+"""A sweep as a person sees it: its progress, and then a table of its answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.browser import Lab, Notebook, wait_until
 Open = Callable[..., Notebook]
 
 SWEEP = "%%infer --temperature 0,0.9 --repeat-penalty 1.1 --seed 1,2,3 --max-tokens 16 -o results\nMy favourite season is"
-# The same beginnings, and then other words.
+# These answers begin alike and then differ.
 SIMILAR = "%%infer --repeat-penalty 1,1.02,1.05 --temperature 0 --max-tokens 24\nThe sea is"
 WATCH = """() => {
   window.said = new Set();
@@ -40,12 +40,15 @@ def marks(output: Locator, row: int) -> int:
 
 
 def marked(text: str, base: str) -> bool:
-    """Whether a piece of the text is to be marked beside that base."""
+    """Whether some of the text should be marked when it is compared with that base."""
     return any(mark for _, mark in differences(text, base) or ())
 
 
 def test_answers_stand_side_by_side(open_notebook: Open, lab: Lab) -> None:
-    """A row a run, a column for each setting that varies, marks against the base, a last row."""
+    """The table has a row for each run, a column for each setting that varies, and totals.
+
+    What differs from the first answer is marked.
+    """
     notebook = open_notebook(SWEEP)
     output = notebook.run(1)
     headers = output.locator("thead th").all_inner_texts()
@@ -57,7 +60,7 @@ def test_answers_stand_side_by_side(open_notebook: Open, lab: Lab) -> None:
     texts = output.locator("tbody .llmwit-text").all_inner_texts()
     assert [text.strip() for text in texts] == [row["text"].strip() for row in logged]
 
-    # At temperature 0 the seed changes nothing; what differs is marked, unless nearly all does.
+    # At temperature 0 the seed changes nothing. Differences are marked unless there are too many.
     texts = [row["text"].strip("\n") for row in logged]
     assert [marks(output, row) > 0 for row in range(6)] == [
         marked(text, texts[0]) for text in texts
@@ -76,7 +79,7 @@ def test_answers_stand_side_by_side(open_notebook: Open, lab: Lab) -> None:
 
 
 def test_another_base_moves_the_marks(open_notebook: Open) -> None:
-    """One control chooses it: nothing is marked there, and in all others what it does not have."""
+    """One control chooses the base. In all other answers, words that the base lacks are marked."""
     notebook = open_notebook(SIMILAR)
     output = notebook.run(1)
     texts = output.locator("tbody .llmwit-text").all_text_contents()
@@ -98,7 +101,10 @@ def test_another_base_moves_the_marks(open_notebook: Open) -> None:
 
 
 def test_a_header_sorts_both_ways(open_notebook: Open) -> None:
-    """By numbers as numbers, up and then down; `aria-sort` says which; the last row stays last."""
+    """A header sorts up, then down. `aria-sort` says which. Numbers sort as numbers.
+
+    The row with the totals stays last.
+    """
     notebook = open_notebook("%%infer --max-tokens 2,10,1 --temperature 0\nOnce upon a time")
     output = notebook.run(1)
 
@@ -130,9 +136,9 @@ def test_a_header_sorts_both_ways(open_notebook: Open) -> None:
 
 
 def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
-    """While it runs the status counts the finished runs of all, in each of them, with a bar.
+    """While a sweep runs, its status counts the finished runs, with a bar.
 
-    Each run takes a second and more on any machine, and so does each state of the page.
+    A slow filter makes each run take more than a second, so that the page draws each state.
     """
     notebook = open_notebook(
         "import time\ndef slowly(text):\n    time.sleep(0.04)",
@@ -146,7 +152,7 @@ def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
     page = notebook.page
     status = page.locator(".jp-OutputArea .llmwit-status", has_text="2 of 6 runs")
     expect(status).to_be_visible(timeout=30_000)
-    # It stays while the third run writes.
+    # The bar stays while the third run writes.
     live = page.locator(".jp-OutputArea .llmwit-unfinished", has_text="2 of 6 runs")
     expect(live).to_contain_text("writing")
     bar = page.locator(".jp-OutputArea progress:visible").first
@@ -160,7 +166,7 @@ def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
 
 
 def test_an_interrupted_sweep_keeps_what_is_finished(open_notebook: Open, lab: Lab) -> None:
-    """Stop in the third run, which is a long one: the table has all that ran, and so has `_infer`."""
+    """After Stop in the third run, a long one, the table and `_infer` have all runs up to it."""
     notebook = open_notebook(
         "%%infer --max-tokens 3,4,6000,5 --seed 5 --temperature 0.9\nOnce upon a time",
         "print([result.status for result in _infer], len(_infer.to_frame()))",

@@ -1,4 +1,4 @@
-"""On paper, in forced colours, and where a click did not do what it says."""
+"""The views on paper and in forced colours, and what they say where a click has failed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
 
-from llmwit_magic.protocol import Chunk, Request
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import MAX_UNSCROLLED, html_of
 from llmwit_magic.views.table import LogTable
-from llmwit_magic.wit import InferencingParams
 from tests.support.browser import ARTEFACTS, Lab, Notebook
 from tests.support.contrast import CONTRAST
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
@@ -23,7 +24,7 @@ from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 Open = Callable[..., Notebook]
 
 PAPER = {"width": 718, "height": 1046}
-"""A4 with Chromium's margins."""
+"""A4 in pixels, less Chromium's margins."""
 LINE = "A line of an answer that is about as long as a line of a book.\n"
 LONG = LINE * (MAX_UNSCROLLED // len(LINE) + 60)
 
@@ -34,7 +35,7 @@ CUT_OFF = """(box) => {
   }
   return null;
 }"""
-"""The first box around it that shows only a part of what is in it."""
+"""The first enclosing box that shows only a part of its content."""
 
 
 def assert_whole(*parts: Locator) -> None:
@@ -43,7 +44,7 @@ def assert_whole(*parts: Locator) -> None:
 
 
 def saved_page() -> str:
-    """nbconvert's page of a long answer, a sweep and the log, each with what takes most room."""
+    """nbconvert's page of a long answer, a sweep and the log, each as large as it gets."""
     request = Request(model="fake", prompt="p")
     answer = run_of([prepared(request), Chunk(LONG, 9), end(9)], request).result
     sweep = []
@@ -70,7 +71,7 @@ def saved_page() -> str:
 
 
 def test_a_saved_notebook_is_printed_whole(browser: Browser) -> None:
-    """Without a kernel: nothing is cut off by paper or page, and nothing looks like a button."""
+    """Without a kernel nothing is cut off on paper or page, and nothing looks like a button."""
     page = browser.new_page(viewport=PAPER)
     page.route("**/*", lambda route: route.abort())
     page.set_content(saved_page(), wait_until="domcontentloaded")
@@ -106,7 +107,10 @@ def colour(part: Locator) -> str:
 
 
 def test_what_scrolls_what_is_printed_and_what_colours_remain(open_notebook: Open) -> None:
-    """A page's own views: regions for the keyboard, paper without buttons, forced colours."""
+    """In a notebook, scrolling boxes are regions for the keyboard, and paper has no buttons.
+
+    Forced colours keep the shades, the marks and a readable text.
+    """
     notebook = open_notebook(*CELLS)
     page = notebook.page
     for index in range(1, 5):
@@ -130,7 +134,7 @@ def test_what_scrolls_what_is_printed_and_what_colours_remain(open_notebook: Ope
     thumb.click()
     expect(thumb).to_have_attribute("aria-pressed", "true")
     page.mouse.move(1, 1)
-    # By more than its border, and what is written on it can be read.
+    # A pressed button differs by more than its border, and its text is readable.
     assert colour(thumb) != colour(other)
     assert thumb.evaluate(CONTRAST) >= 4.5
     notebook.picture("pressed", tokens)
@@ -142,7 +146,7 @@ def test_what_scrolls_what_is_printed_and_what_colours_remain(open_notebook: Ope
     width = table.evaluate("table => [table.offsetWidth, table.parentElement.clientWidth]")
     assert page.locator(".jp-OutputArea .llmwit :is(button, select):visible").count() == len(
         log.locator("th").all()
-    )  # those of a table are its headings
+    )  # a table's buttons are its headings
     expect(tokens.locator(".llmwit-more")).to_be_visible()
     print("the log's table on paper:", width)
     page.emulate_media(media="screen", forced_colors="active")
@@ -162,7 +166,7 @@ def test_what_scrolls_what_is_printed_and_what_colours_remain(open_notebook: Ope
 
 
 def painted(part: Locator) -> tuple[int, ...]:
-    """The colour of most of what is really drawn: forced colours are not in the computed style."""
+    """The most frequent drawn colour. The computed style does not have the forced colours."""
     picture = Image.open(io.BytesIO(part.screenshot())).convert("RGB")
     return max(picture.getcolors(picture.width * picture.height))[1]
 
@@ -173,7 +177,7 @@ def refuse(*rating):
     raise LogError("the run log cannot be written")
 RunLog.rate, kept = refuse, RunLog.rate"""
 PAGE = '[...globalThis[Symbol.for("llmwit.pages")].values()][0]'
-# A kernel without subshells reads what a page says between two cells.
+# A kernel without subshells reads a page's messages only between two cells.
 BUSY = """() => {
   const pages = globalThis[Symbol.for("llmwit.pages")];
   const [log, page] = [...pages][0];
@@ -191,7 +195,7 @@ NO_CLIPBOARD = """() => {
 
 
 def test_what_did_not_happen_is_not_said_to_have(open_notebook: Open, lab: Lab) -> None:
-    """A clipboard that refuses, a log that refuses, a kernel that is busy, and one that is gone."""
+    """A button says that it failed: clipboard or log refuse, the kernel is busy or gone."""
     notebook = open_notebook(
         "%%infer --max-tokens 4 --seed 3\nThe capital of France is",
         REFUSE, "RunLog.rate = kept",
@@ -209,7 +213,7 @@ def test_what_did_not_happen_is_not_said_to_have(open_notebook: Open, lab: Lab) 
     expect(opener).to_be_focused()
     expect(opener).to_have_text("Copy ▾")
     page.evaluate("() => delete document.execCommand")
-    copy()  # the old way, which a page without https has
+    copy()  # by the old way, which works on a page without https
     expect(opener).to_have_text("copied")
 
     note = output.get_by_role("status")
@@ -228,7 +232,7 @@ def test_what_did_not_happen_is_not_said_to_have(open_notebook: Open, lab: Lab) 
     page.evaluate("window.idle()")
     expect(good).to_have_attribute("aria-pressed", "true")
     expect(note).to_have_text("")
-    assert lab.log.rows()[-1]["rating"] == 1
+    assert lab.last_row()["rating"] == 1
 
     notebook.restart_kernel()
     notebook.wait_ready()
@@ -241,4 +245,4 @@ def test_what_did_not_happen_is_not_said_to_have(open_notebook: Open, lab: Lab) 
     good.click()
     expect(good).to_have_attribute("aria-pressed", "false")
     expect(note).to_have_text("")
-    assert lab.log.rows()[-1]["rating"] is None
+    assert lab.last_row()["rating"] is None

@@ -1,4 +1,4 @@
-"""What a model writes is text, wherever a page shows it."""
+"""The output of a model is text in every view on a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOSTILE = "".join(PIECES)
 SHOWN = HOSTILE.replace("\x1b", "␛").replace("\x07", "␇").replace("\u202e", "⟨U+202E⟩")
 OPTIONS = f"--max-tokens {len(PIECES)} --repeat-penalty 1"
 
-# JupyterLab writes its own title all the time: what anybody sets is kept.
+# JupyterLab sets its own title all the time, so the trap keeps each title that is set.
 TRAP = """() => {
   window.titles = [];
   const own = Object.getOwnPropertyDescriptor(Document.prototype, "title");
@@ -34,13 +34,13 @@ TRAP = """() => {
 
 @pytest.fixture(scope="module")
 def hostile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real model whose likeliest answer to the prompt is the hostile text."""
+    """A real model whose most probable answer to the prompt is the hostile text."""
     path = tmp_path_factory.mktemp("hostile") / "hostile.gguf"
     return write_llama_gguf(path, tied=False, weights="successor", answer=PIECES)
 
 
 def assert_harmless(page: Page) -> None:
-    """Nothing of it has run, nothing of it is an element, and nothing of it was asked for."""
+    """The hostile text has run no code, made no element, and caused no request."""
     assert "owned" not in page.evaluate("window.titles ?? []")
     assert page.title() != "owned"
     assert page.locator(".jp-OutputArea :is(img, script), body > img").count() == 0
@@ -49,7 +49,10 @@ def assert_harmless(page: Page) -> None:
 def test_hostile_text_stays_text_in_a_notebook(
     open_notebook: Open, lab: Lab, hostile_model: Path
 ) -> None:
-    """Live, finished, with tokens, compared, in the log's table and at a cell's end."""
+    """It is text in the live and the finished view, with tokens, in a comparison, and in the log.
+
+    It is also text as the value at a cell's end.
+    """
     model = f"-m '{hostile_model}' {OPTIONS}"
     notebook = open_notebook(
         f"%%infer {model} --temperature 0\n{QUESTION}",
@@ -71,7 +74,7 @@ def test_hostile_text_stays_text_in_a_notebook(
         }"""
     )
     finished = notebook.run(1)
-    assert lab.log.rows()[-1]["text"] == HOSTILE
+    assert lab.last_row()["text"] == HOSTILE
     assert page.evaluate("window.live") == SHOWN
     expect(finished.locator(".llmwit-text")).to_have_text(SHOWN)
     finished.get_by_role("button", name="Copy").click()
@@ -101,7 +104,7 @@ def test_hostile_text_stays_text_in_a_notebook(
     assert_harmless(page)
     assert not [url for url in notebook.requests if url.endswith("/x")]
 
-    # As a page that trusts everything would show what is saved.
+    # A page that trusts everything shows the saved HTML like this.
     saved = notebook.save()
     static = notebook.context.new_page()
     static.set_content("<title>safe</title>")
@@ -125,7 +128,7 @@ def test_hostile_text_stays_text_in_a_notebook(
 def test_hostile_text_stays_text_in_the_tuning_panel(
     open_notebook: Open, lab: Lab, hostile_model: Path
 ) -> None:
-    """The answer, a kept one beside the next, and the line to copy."""
+    """It is text in the answer, in a kept answer, and in the line to copy."""
     notebook = open_notebook(
         f"%%infer -m '{hostile_model}' {OPTIONS} --temperature 0 --stop '<b onclick=x>' --tune\n"
         f"{QUESTION}"
@@ -138,10 +141,10 @@ def test_hostile_text_stays_text_in_the_tuning_panel(
     panel.get_by_role("button", name="keep").click()
     handle = panel.locator(".widget-slider").filter(has_text="seed").first.locator(".noUi-handle")
     handle.focus()
-    before = lab.log.rows()[-1]["run_id"]
+    before = lab.last_row()["run_id"]
     handle.press("ArrowRight")
     wait_until(
-        lambda: (row := lab.log.rows()[-1])["run_id"] > before and row["status"] == "ok",
+        lambda: (row := lab.last_row())["run_id"] > before and row["status"] == "ok",
         20,
         "the changed setting has run",
     )

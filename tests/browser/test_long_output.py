@@ -1,4 +1,4 @@
-"""A very long answer: the page goes on drawing while it is written, and scrolls afterwards."""
+"""A very long answer: the page stays fast while it is written, and while it is scrolled."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ FRAMES = """() => {
 
 
 def test_a_hundred_thousand_characters(open_notebook: Callable[..., Notebook]) -> None:
-    """The time between two frames does not grow with the text, while it is written and scrolled.
+    """The time between two frames does not grow with the text, neither in writing nor scrolling.
 
-    What scrolls can be reached with the keyboard and has a name.
+    The scrolling box has a name and can be reached with the keyboard.
     """
     notebook = open_notebook(WRITE)
     notebook.page.evaluate(FRAMES)

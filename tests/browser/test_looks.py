@@ -1,4 +1,4 @@
-"""How it looks: pictures for a person to judge, and what can be measured of them."""
+"""The looks of all views: pictures for a person to judge, and what can be measured of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OVERFLOW = """(element) => {
 
 @pytest.fixture(params=["light", "dark", "narrow"])
 def looks(request: pytest.FixtureRequest, lab: Lab) -> Iterator[str]:
-    """A theme, or a window 480 pixels wide."""
+    """Sets a theme, or a window 480 pixels wide; its name."""
     theme = "JupyterLab Dark" if request.param == "dark" else "JupyterLab Light"
     lab.set(THEME, {"theme": theme})
     yield request.param
@@ -51,7 +51,7 @@ def assert_fits(*elements: Locator) -> None:
 
 
 def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None:
-    """Contrast of text and status is at least 4.5:1, and no answer is wider than its place.
+    """The contrast of text and status is at least 4.5:1, and no answer is wider than its place.
 
     axe-core finds no serious fault in any view.
     """
@@ -86,7 +86,7 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     table = notebook.run(3)
     assert_readable(*table.locator(".llmwit-mark, td, th, .llmwit-text").all())
     assert table.locator(".llmwit-wide").bounding_box()["width"] <= page.viewport_size["width"]
-    # Answers stay readable: a narrow page scrolls the table, and does not squeeze them.
+    # A narrow page scrolls the table. It does not make the answers too narrow to read.
     assert all(text.bounding_box()["width"] > 200 for text in table.locator(".llmwit-text").all())
     assert faults(table) == []
     table.scroll_into_view_if_needed()

@@ -1,4 +1,4 @@
-"""An answer where updates do not arrive, and in a notebook that JupyterLab does not trust."""
+"""An answer where updates of a display do not arrive, and in an untrusted notebook."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BUTTON = (
 
 @pytest.mark.parametrize("place", OUTPUTS)
 def test_an_output_widget_shows_the_answer(open_notebook: Open, lab: Lab, place: str) -> None:
-    """The finished answer stands in it, with its buttons, and nothing says that it runs."""
+    """The `Output` has the finished answer with its buttons. Nothing says that the run goes on."""
     notebook = open_notebook(OUTPUTS[place])
     output = notebook.run(1)
     inside = output.locator(".widget-output .llmwit-answer")
@@ -38,11 +38,11 @@ def test_an_output_widget_shows_the_answer(open_notebook: Open, lab: Lab, place:
     expect(inside.locator(".llmwit-badge")).to_have_text("length")
     expect(inside.get_by_role("button", name="good answer")).to_be_visible()
     expect(output.get_by_text("running …")).to_have_count(0)
-    assert lab.log.rows()[-1]["status"] == "ok"
+    assert lab.last_row()["status"] == "ok"
 
 
 def test_a_button_shows_its_answer(open_notebook: Open) -> None:
-    """A click runs the model, and each answer stands in the `Output`, the newest last."""
+    """Each click runs the model. The `Output` has all answers, the newest last."""
     notebook = open_notebook(BUTTON)
     output = notebook.run(1)
     for count in (1, 2):
@@ -59,7 +59,7 @@ CELLS = (
 
 
 def somebodys(notebook: Notebook, saved: Any) -> Notebook:
-    """The saved notebook as somebody else's, which this server has not signed, opened."""
+    """Open the saved notebook as somebody else's. This server has not signed it."""
     saved.metadata.pop("widgets", None)  # a style sheet in there would hide a fault
     saved.metadata["author"] = "somebody else"
     name = f"somebodys_{notebook.name}"
@@ -70,7 +70,7 @@ def somebodys(notebook: Notebook, saved: Any) -> Notebook:
 
 
 def test_an_untrusted_notebook_reads_well(open_notebook: Open, lab: Lab) -> None:
-    """From somebody else: the lines are kept, no button is there, no style sheet is needed."""
+    """A notebook from somebody else keeps its lines, has no buttons and needs no style sheet."""
     notebook = open_notebook(*CELLS)
     for index in range(1, 5):
         notebook.run(index)
@@ -92,7 +92,7 @@ def test_an_untrusted_notebook_reads_well(open_notebook: Open, lab: Lab) -> None
     assert answer.inner_text().strip("\n") == shown.strip("\n") == texts[0].strip("\n")
     assert "\n" in texts[0].strip("\n")
     assert "length · max tokens" in other.output(1).inner_text()
-    # The shades are inline, and so are the marks of a table.
+    # The colours of shades and of a table's marks are in the elements themselves.
     backgrounds = (
         other.output(2)
         .locator(".llmwit-token[style]")
@@ -108,7 +108,7 @@ def test_an_untrusted_notebook_reads_well(open_notebook: Open, lab: Lab) -> None
 
 
 def test_buttons_of_an_untrusted_answer_do_what_they_can(open_notebook: Open, lab: Lab) -> None:
-    """Where the extension is loaded its text can be copied; what needs its data is not offered."""
+    """With the extension loaded, its text can be copied. Buttons that need data are left out."""
     notebook = open_notebook(CELLS[0])
     notebook.run(1)
     saved = notebook.save()
@@ -119,12 +119,12 @@ def test_buttons_of_an_untrusted_answer_do_what_they_can(open_notebook: Open, la
     expect(output.get_by_role("button", name="Copy")).to_be_visible()
     assert output.get_by_role("button").all_inner_texts() == ["Details", "Copy"]
     output.get_by_role("button", name="Copy").click()
-    wait_until(lambda: other.clipboard() == lab.log.rows()[-1]["text"], 3, "the text is copied")
+    wait_until(lambda: other.clipboard() == lab.last_row()["text"], 3, "the text is copied")
     other.shut_down()
 
 
 def test_the_page_tells_the_kernel_that_it_is_there(open_notebook: Open) -> None:
-    """So what its client runs is drawn live, also where a front end does not name its cells."""
+    """After that, its client's runs are drawn live, also if a request does not name its cell."""
     notebook = open_notebook(
         "from llmwit_magic.views.frontend import _answered, current_request\n"
         "print(current_request(get_ipython())['header']['session'] in _answered)"

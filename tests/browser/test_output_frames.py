@@ -1,8 +1,8 @@
-"""Outputs that are frames of their own, as Google Colab's: another origin, sandboxed, by themselves.
+"""Outputs that are each a sandboxed frame of another origin, as in Google Colab.
 
-What Colab does is known from its widget manager's source (googlecolab/colab-cdn-widget-manager): a
-frame makes the models whose views it shows, and no others. So the model that gives finished views
-their buttons is made nowhere, unless a later version of Colab does so.
+The source of Colab's widget manager (googlecolab/colab-cdn-widget-manager) says what it does: a
+frame makes only the models whose views it shows. The model that gives finished views their buttons
+is shown nowhere, so no frame makes it, unless a later version of Colab does.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, expect
 
-from llmwit_magic.protocol import Chunk, Request
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams, TokenInfo
 from llmwit_magic.runlog.frame import frame_of_rows
-from llmwit_magic.runlog.rows import row_of
+from llmwit_magic.running.results import row_of
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import Extras, html_of, log_key
 from llmwit_magic.views.live import PAGE_JS
 from llmwit_magic.views.table import LogTable
-from llmwit_magic.wit import InferencingParams, TokenInfo
 from tests.support.fake import end, prepared, run_of
 
 NOTEBOOK, OUTPUTS = "https://notebook.test/", "https://outputs.test/"
@@ -29,7 +30,7 @@ SANDBOX = "allow-scripts allow-same-origin allow-forms allow-popups allow-downlo
 LOG = "/log.sqlite3"
 
 TOKEN = TokenInfo(id=1, bytes=b"An answer", logprob=-5.0, rank=9)
-"""One that is improbable: its answer has shades, and a button where there is a module."""
+"""An improbable token, so that the answer has shades, and a button if the module is there."""
 MODELS = """
   import module from "./page.js";
   window.sent = [];
@@ -51,7 +52,7 @@ OPENED = f"""<script type="module">{MODELS}
 
 
 def answer() -> str:
-    """A finished answer as the log's, with its tokens and its forms."""
+    """A finished answer that is in the log, with its tokens and its forms."""
     request = Request(model="fake", prompt="p", params=InferencingParams(seed=1), top_logprobs=1)
     run = run_of([prepared(request), Chunk("An answer", 1, (TOKEN,)), end(1)], request)
     run.run_id = 7
@@ -81,7 +82,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def framed(page: Page, markup: str) -> FrameLocator:
-    """The markup in a frame of another origin than the notebook's."""
+    """A page with the markup in a frame of another origin."""
     page.route(f"{OUTPUTS}page.js", lambda route: route.fulfill(
         body=PAGE_JS, content_type="text/javascript"))  # fmt: skip
     page.route(OUTPUTS, lambda route: route.fulfill(
@@ -94,7 +95,7 @@ def framed(page: Page, markup: str) -> FrameLocator:
 
 @pytest.mark.parametrize("script", ["", LIVE], ids=["no-module", "live-module"])
 def test_finished_views_have_no_dead_buttons(page: Page, script: str) -> None:
-    """Without the module's page there are none, also where a live view was shown; all is read."""
+    """Without a `page` model there are no buttons, also after a live view. All text is there."""
     frame = framed(page, f"<div id=widget></div>{script}")
     if script:
         expect(frame.locator("body[data-ready]")).to_be_attached()
@@ -102,7 +103,7 @@ def test_finished_views_have_no_dead_buttons(page: Page, script: str) -> None:
     inside.evaluate(
         "markup => document.querySelector('#widget').innerHTML = markup", answer() + table()
     )
-    # What would make buttons waits for the next picture.
+    # The module would make buttons before the next frame is drawn.
     inside.evaluate(
         "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
     )
@@ -114,7 +115,7 @@ def test_finished_views_have_no_dead_buttons(page: Page, script: str) -> None:
 
 
 def test_buttons_in_a_frame_work_where_they_are(page: Page) -> None:
-    """If the module's page is opened in a frame, Copy copies without leave, and a thumb is sent."""
+    """With a `page` model in a frame, Copy works without a permission, and a thumb is sent."""
     frame = framed(page, f"<div id=widget>{answer()}</div>{OPENED}")
     frame.get_by_role("button", name="Copy").click()
     frame.get_by_role("menuitem", name="text").click()

@@ -32,14 +32,14 @@ def opened(open_notebook: Open, *more: str) -> tuple[Notebook, Locator]:
 
 
 def test_a_slider_runs_the_prompt_again(open_notebook: Open, lab: Lab) -> None:
-    """Arrow keys on a slider: the new setting is run, shown, and in the line to copy."""
+    """Arrow keys move a slider. The new setting is run, shown, and in the line to copy."""
     notebook, output = opened(open_notebook)
     handle = slider(output, "temperature")
     handle.focus()
     for _ in range(4):
         handle.press("ArrowLeft")
     row = wait_until(
-        lambda: (row := lab.log.rows()[-1])["temperature"] == 0.6 and row["status"] == "ok" and row,
+        lambda: (row := lab.last_row())["temperature"] == 0.6 and row["status"] == "ok" and row,
         20,
         "the last setting has run",
     )
@@ -52,14 +52,14 @@ def test_a_slider_runs_the_prompt_again(open_notebook: Open, lab: Lab) -> None:
 
 
 def test_the_newest_of_many_changes_wins(open_notebook: Open, lab: Lab) -> None:
-    """Fifty changes in a hurry: every row ended, and the panel shows the last setting's output."""
+    """After fifty quick changes all rows have ended, and the panel shows the last output."""
     notebook, output = opened(open_notebook)
     handle = slider(output, "top-k")
     handle.focus()
     for _ in range(50):
         handle.press("ArrowRight")
     row = wait_until(
-        lambda: (row := lab.log.rows()[-1])["top_k"] == 90 and row["status"] == "ok" and row,
+        lambda: (row := lab.last_row())["top_k"] == 90 and row["status"] == "ok" and row,
         30,
         "the last setting has run",
     )
@@ -71,17 +71,17 @@ def test_the_newest_of_many_changes_wins(open_notebook: Open, lab: Lab) -> None:
 
 
 def test_cells_run_beside_the_panel(open_notebook: Open, lab: Lab) -> None:
-    """While the panel writes, another cell answers: the kernel is free."""
+    """Another cell runs while the panel's run goes on."""
     notebook, output = opened(open_notebook, "print(6 * 7)")
     output.get_by_role("checkbox").check()
     slider(output, "temperature").focus()
     slider(output, "temperature").press("ArrowRight")
-    wait_until(lambda: lab.log.rows()[-1]["status"] == "running", 10, "the panel writes")
+    wait_until(lambda: lab.last_row()["status"] == "running", 10, "the panel writes")
     expect(notebook.run(2)).to_contain_text("42")
 
 
 def test_keep_and_history(open_notebook: Open, lab: Lab) -> None:
-    """keep pins an output beside the next; the arrows bring earlier ones back with their settings."""
+    """*keep* pins an output beside the next one. The arrows show earlier ones with their settings."""
     _, output = opened(open_notebook)
     output.get_by_role("button", name="keep").click()
     expect(output.get_by_text("kept:")).to_be_visible()
@@ -94,7 +94,7 @@ def test_keep_and_history(open_notebook: Open, lab: Lab) -> None:
 
 
 def test_deleting_the_cell_leaves_nothing_running(open_notebook: Open, lab: Lab) -> None:
-    """The panel's run ends with its cell: no row runs on, and no thread is left in the kernel."""
+    """When its cell is deleted, the panel's run ends, and no thread is left in the kernel."""
     notebook, output = opened(
         open_notebook,
         "import threading\n"
@@ -103,17 +103,17 @@ def test_deleting_the_cell_leaves_nothing_running(open_notebook: Open, lab: Lab)
     output.get_by_role("checkbox").check()
     slider(output, "temperature").focus()
     slider(output, "temperature").press("ArrowRight")
-    wait_until(lambda: lab.log.rows()[-1]["status"] == "running", 10, "the panel writes")
+    wait_until(lambda: lab.last_row()["status"] == "running", 10, "the panel writes")
     notebook.page.locator(".jp-Notebook .jp-CodeCell").nth(1).locator(".jp-InputPrompt").click()
     notebook.page.keyboard.press("Escape")
     notebook.page.keyboard.press("d")
     notebook.page.keyboard.press("d")
-    wait_until(lambda: lab.log.rows()[-1]["status"] == "interrupted", 10, "the run has ended")
+    wait_until(lambda: lab.last_row()["status"] == "interrupted", 10, "the run has ended")
     expect(notebook.run(1)).to_contain_text("[]")
 
 
 def test_the_panel_is_compact(open_notebook: Open) -> None:
-    """The box fits the prompt, each default is marked, and options have their names."""
+    """The box fits the prompt, defaults are marked, and controls have the options' names."""
     notebook, output = opened(open_notebook)
     box = output.locator("textarea")
     assert box.bounding_box()["height"] < 60
@@ -122,14 +122,14 @@ def test_the_panel_is_compact(open_notebook: Open) -> None:
     assert box.evaluate("(box) => box.scrollHeight - box.clientHeight") <= 2
     names = [text.split("\n")[0] for text in output.locator(".widget-slider").all_inner_texts()]
     assert names == SLIDERS
-    # By role and name too, for those who do not see where it stands.
+    # Screen readers find each control by its role and name.
     for name in names:
         expect(output.get_by_role("slider", name=name, exact=True)).to_have_count(1)
         expect(output.get_by_role("textbox", name=f"{name}, as a number")).to_have_count(1)
     expect(output.get_by_role("textbox", name="prompt", exact=True)).to_have_count(1)
     expect(output.get_by_role("textbox", name="stop", exact=True)).to_have_count(1)
     expect(output.get_by_role("checkbox", name="no limit of tokens")).to_have_count(1)
-    # All but the seed have a default; that of the temperature is where its handle stands.
+    # All settings but the seed have a default. The temperature's handle stands on its default.
     marks = output.locator(".llmwit-default")
     expect(marks).to_have_count(6)
     row = output.locator(".widget-slider").filter(has_text="temperature")

@@ -1,11 +1,13 @@
-"""A run that goes on: saved, cleared, deleted, stopped in vain, and heard instead of seen."""
+"""A run that goes on while its notebook is saved, or its output is cleared, or its cell deleted.
+
+Also: a Stop that fails, and what screen readers say.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from playwright.sync_api import Locator, Route, expect
 
@@ -20,7 +22,7 @@ LIVE = ".llmwit-scroll > .llmwit-text"
 
 
 def writing(notebook: Notebook, index: int) -> Locator:
-    """Start a cell; its output, once some text is there."""
+    """Start a cell, and wait for some text; the cell's output."""
     notebook.start(index)
     live = notebook.output(index).locator(LIVE)
     wait_until(lambda: live.count() and len(live.inner_text()) > 100, 30, "some text is there")
@@ -31,34 +33,33 @@ def stop(output: Locator) -> Locator:
     return output.get_by_role("button", name="■ Stop", exact=True)
 
 
-def last_row(lab: Lab) -> dict[str, Any]:
-    return lab.log.rows()[-1]
-
-
 def fulfil(status: int, route: Route) -> None:
-    """Answer a request in the server's place."""
+    """Answer a request with that status, in place of the server."""
     route.fulfill(status=status)
 
 
 def select(notebook: Notebook, index: int) -> None:
-    """Make a cell the one that commands of the keyboard are for."""
+    """Select a cell, so that keyboard commands act on it."""
     notebook.cell(index).locator(".jp-InputPrompt").click()
     notebook.page.keyboard.press("Escape")
 
 
 def menu(notebook: Notebook, *names: str) -> None:
-    """Choose from the menus; an entry may have its keys behind its name."""
+    """Choose from the menus. The names of entries may be followed by their keys."""
     for name in names:
         begins = re.compile(f"^{re.escape(name)}")
         notebook.page.get_by_role("menuitem", name=begins).click()
 
 
 def test_saved_in_the_middle_it_says_where_the_answer_is(open_notebook: Open, lab: Lab) -> None:
-    """The file names the run; opened without its kernel there is that line, and no widget missing."""
+    """A notebook saved during a run names the run. Without its kernel it shows that line.
+
+    No widget is missing in it.
+    """
     notebook = open_notebook(LONG)
     output = writing(notebook, 1)
     [kept] = notebook.save().cells[1].outputs
-    place = f"runs[{last_row(lab)['run_id']}]"
+    place = f"runs[{lab.last_row()['run_id']}]"
     assert set(kept.data) == {"text/html", "text/plain"}
     assert place in kept.data["text/html"]
     assert place in kept.data["text/plain"]
@@ -68,7 +69,7 @@ def test_saved_in_the_middle_it_says_where_the_answer_is(open_notebook: Open, la
     expect(output).to_contain_text("lost: its kernel is gone")
     expect(output.get_by_role("button")).to_have_count(0)
     assert len(output.locator(LIVE).inner_text()) > 100
-    notebook.wait_ready()  # the server shuts no kernel down that is being restarted
+    notebook.wait_ready()  # the server does not shut down a kernel during its restart
     notebook.shut_down()
 
     other = notebook.again()
@@ -80,7 +81,10 @@ def test_saved_in_the_middle_it_says_where_the_answer_is(open_notebook: Open, la
 
 
 def test_an_interrupt_in_vain_is_said(open_notebook: Open, lab: Lab) -> None:
-    """Refused by the server, or taken without effect: another way is named, and Stop is there again."""
+    """If the server refuses an interrupt or it has no effect, the view names another way.
+
+    Stop can then be clicked again.
+    """
     notebook = open_notebook(LONG)
     output = writing(notebook, 1)
     for status in (500, 204):
@@ -89,19 +93,22 @@ def test_an_interrupt_in_vain_is_said(open_notebook: Open, lab: Lab) -> None:
         expect(output.get_by_text("use the notebook's own Stop")).to_be_visible(timeout=5000)
         notebook.page.unroute("**/interrupt*")
     notebook.picture("stop_in_vain")
-    assert last_row(lab)["status"] == "running"
+    assert lab.last_row()["status"] == "running"
 
     stop(output).focus()
     notebook.page.keyboard.press("Enter")
     notebook.wait(1)
-    assert last_row(lab)["status"] == "interrupted"
+    assert lab.last_row()["status"] == "interrupted"
     expect(output.locator(".llmwit-badge")).to_have_text("interrupted")
-    # The keyboard goes on from where it was.
+    # The cell has the focus.
     expect(notebook.cell(1)).to_be_focused()
 
 
 def test_a_cleared_output_comes_again(open_notebook: Open, lab: Lab) -> None:
-    """All of the text is there again while it is written, until the cell has another output."""
+    """After its output was cleared, a run is shown below the cell, with all its text.
+
+    It is shown until the cell has another output.
+    """
     notebook = open_notebook(LONG)
     output = writing(notebook, 1)
     select(notebook, 1)
@@ -111,29 +118,32 @@ def test_a_cleared_output_comes_again(open_notebook: Open, lab: Lab) -> None:
     wait_until(lambda: live.count() and len(live.inner_text()) > 100, 10, "it is there again")
     notebook.picture("cleared")
     stop(cell).click()
-    wait_until(lambda: last_row(lab)["status"] == "interrupted", 10, "the run has ended")
-    expect(output).to_contain_text(f"the text is kept in run {last_row(lab)['run_id']}")
+    wait_until(lambda: lab.last_row()["status"] == "interrupted", 10, "the run has ended")
+    expect(output).to_contain_text(f"the text is kept in run {lab.last_row()['run_id']}")
     expect(live).to_have_count(0)
 
 
 def test_a_deleted_cell_ends_its_run(open_notebook: Open, lab: Lab) -> None:
-    """After three seconds; where the deletion is undone before, it goes on and is seen again."""
+    """Three seconds after its cell was deleted, a run ends.
+
+    If the deletion is undone before, the run goes on and is shown again.
+    """
     notebook = open_notebook(LONGER, "1")
     output = writing(notebook, 1)
     select(notebook, 1)
     notebook.page.keyboard.press("d")
     notebook.page.keyboard.press("d")
     expect(output.locator(LIVE)).to_have_count(0)
-    notebook.page.wait_for_timeout(500)  # it is missed in the meantime
+    notebook.page.wait_for_timeout(500)  # the page notices meanwhile that the cell is gone
     notebook.page.keyboard.press("z")
     expect(output.locator(LIVE)).to_have_count(1)
     notebook.page.wait_for_timeout(3000)
-    assert last_row(lab)["status"] == "running"
+    assert lab.last_row()["status"] == "running"
 
     select(notebook, 1)
     notebook.page.keyboard.press("d")
     notebook.page.keyboard.press("d")
-    wait_until(lambda: last_row(lab)["status"] == "interrupted", 10, "the run has ended")
+    wait_until(lambda: lab.last_row()["status"] == "interrupted", 10, "the run has ended")
 
 
 HEAR = """() => {
@@ -148,7 +158,7 @@ HEAR = """() => {
 
 
 def test_what_is_heard(open_notebook: Open, lab: Lab) -> None:
-    """Stages and end of a run, the count of a sweep, and errors; nothing of the text itself."""
+    """Screen readers say a run's stages and end, a sweep's count, and errors, but no answer."""
     notebook = open_notebook(
         "%%infer --max-tokens 60 --seed 5\nOnce upon a time",
         "%%infer --temperature 0,0.5,1 --max-tokens 8 --seed 3\nOnce upon a time",
@@ -162,11 +172,11 @@ def test_what_is_heard(open_notebook: Open, lab: Lab) -> None:
 
     notebook.run(1)
     *stages, ending = heard()
-    # A stage that is over at once need not be said.
+    # A very short stage may not be announced.
     possible = ["loading …", "reading the prompt …", "writing"]
     assert stages == [["status", stage] for stage in possible if ["status", stage] in stages]
     assert stages[-1] == ["status", "writing"]
-    row = lab.log.rows()[-1]
+    row = lab.last_row()
     assert ending[0] == "status"
     assert ending[1].startswith(f"length, max tokens, 4 + {row['generated_token_count']} tokens, ")
 

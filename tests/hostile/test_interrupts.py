@@ -94,11 +94,11 @@ class Phase:
         unload = "get_ipython().run_line_magic('infer_unload', '')"
         fresh = (  # another cache folder, and a session that remembers no files
             f"import os; os.environ['XDG_CACHE_HOME'] = {str(self.folder / prompt)!r}; {unload}; "
-            "from llmwit_magic.session import current_session; current_session().aliases = {}"
+            "from llmwit_magic.running.session import current_session; current_session().aliases = {}"
         )
         fetch = (
-            "import json; from llmwit_magic.models import fetch; "
-            f"vars(fetch).update(json.loads({json.dumps(constants(self.wheel))!r})); "
+            "import json; from llmwit_magic.models import default_model; "
+            f"vars(default_model).update(json.loads({json.dumps(constants(self.wheel))!r})); "
         )
         options, text = "--max-tokens 1 --seed 1", prompt
         model, before = self.spm, ""
@@ -255,7 +255,7 @@ def test_an_interrupt_before_the_run_is_followed(
     """In the narrow places around the start of the run, none goes on that nobody watches."""
     places: dict[str, Callable[[], str]] = {
         "while the thread starts": lambda: "threading.Thread.start",
-        "before it is followed": lambda: "llmwit_magic.runlog.run.Run.follow",
+        "before it is followed": lambda: "llmwit_magic.running.run.Run.follow",
     }
     long = "--context-length 8192 --accept context"
     code, _ = phase.cell("generate", "usual")
@@ -264,7 +264,7 @@ def test_an_interrupt_before_the_run_is_followed(
         module, _, attribute = place().rpartition(".")
         # The interrupt comes in that very function, once a run is on its way.
         before = f"""
-import threading, llmwit_magic.runlog.run
+import threading, llmwit_magic.running.run
 owner = {module}
 original = owner.{attribute}
 def torn(self, *arguments):

@@ -7,12 +7,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmwit_magic.engines.loading import needed_memory
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.backends.ctransformers.loading import needed_memory
 from llmwit_magic.errors import OutOfMemory
 from llmwit_magic.models.gguf import read_header
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.running.session import Session
 from tests.support.kernel import engines_of
 from tests.support.report import Report
 from tests.support.tiny_models import write_llama_gguf

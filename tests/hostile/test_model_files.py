@@ -14,14 +14,14 @@ from typing import Any
 import psutil
 import pytest
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.backends.ctransformers.checks import check_runnable
 from llmwit_magic.errors import EngineDied
-from llmwit_magic.models.checks import check_runnable
 from llmwit_magic.models.gguf import read_header
-from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 from tests.support.hostile_models import KINDS, HostileModel, hostile_models, hostile_old_models
 from tests.support.report import Report
 from tests.support.tiny_models import write_llama_gguf
@@ -116,9 +116,9 @@ def _try(kernel: Kernel, model: HostileModel, report: Report) -> str:
     run = kernel.run(path, chat=model.chat, model_type=model.model_type)
     _check_message(run, model.what)
     _check_row(kernel, run, report, model.what)
-    alive = {pid for _, pid in kernel.session.engines.loaded_models()}
+    alive = {pid for _, pid in kernel.session.local.pool.loaded_models()}
     report.promise("orphan processes", kernel.children() <= alive, model.what)
-    kernel.session.engines.unload(str(path))
+    kernel.session.local.pool.unload(str(path))
     _check_cache(kernel, report, model.what)
     path.unlink()
     if run.status == "interrupted":

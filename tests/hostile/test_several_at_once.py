@@ -20,15 +20,16 @@ import psutil
 import pytest
 
 from llmwit_magic import api
-from llmwit_magic.engines.process import EngineProcess
+from llmwit_magic.contract.events import Emit, Prepared
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.local.model_process import ModelProcess
 from llmwit_magic.errors import EngineFailed
-from llmwit_magic.magics.cell_args import SLIDERS
-from llmwit_magic.magics.snippets import forms
-from llmwit_magic.protocol import Emit, Prepared, Request
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
+from llmwit_magic.requests.options import SLIDERS
+from llmwit_magic.requests.snippets import forms
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 from llmwit_magic.views.tuning import TuningPanel
-from llmwit_magic.wit import InferencingParams
 from tests.support.kernel import engines_of
 from tests.support.promises import are_gone, log_is_whole
 from tests.support.report import Report
@@ -67,9 +68,9 @@ class Turn:
 def turns(monkeypatch: pytest.MonkeyPatch) -> list[Turn]:
     """When each run came to its engine, when the engine took it up, and when it was done with it."""
     seen: list[Turn] = []
-    run = EngineProcess.run
+    run = ModelProcess.run
 
-    def timed(engine: EngineProcess, request: Request, emit: Emit, cancel: Any) -> None:
+    def timed(engine: ModelProcess, request: Request, emit: Emit, cancel: Any) -> None:
         turn = Turn(request.prompt.split(":")[0], time.monotonic())
 
         def emitted(event: Any) -> None:
@@ -81,7 +82,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[Turn]:
 
         run(engine, request, emitted, cancel)
 
-    monkeypatch.setattr(EngineProcess, "run", timed)
+    monkeypatch.setattr(ModelProcess, "run", timed)
     return seen
 
 
@@ -205,7 +206,7 @@ def test_unloading_with_many_waiting(session: Session, model: Path, report: Repo
     while not runs[0].generated_token_count:
         time.sleep(0.005)
     began = time.monotonic()
-    session.engines.unload()
+    session.local.pool.unload()
     assert time.monotonic() - began < 5
     are_gone(report, first)
     for run in runs:
@@ -264,24 +265,27 @@ def test_models_beyond_the_limit_give_their_memory_back(
     session: Session, large: list[Path], report: Report
 ) -> None:
     """With room for two, a third one's memory is that of the one unused for longest."""
-    session.engines.max_loaded_models = 2
+    session.local.pool.max_loaded_models = 2
     for path in large[:2]:
         answer(session, path)
     two = engines_of()
-    assert [name for name, _ in session.engines.loaded_models()] == [
+    assert [name for name, _ in session.local.pool.loaded_models()] == [
         str(path) for path in large[:2]
     ]
     with_two = resident(two)
     answer(session, large[0])  # now the second one is unused for longer
     answer(session, large[2])
-    assert [name for name, _ in session.engines.loaded_models()] == [str(large[0]), str(large[2])]
+    assert [name for name, _ in session.local.pool.loaded_models()] == [
+        str(large[0]),
+        str(large[2]),
+    ]
     gone = [engine for engine in two if not engine.is_running()]
     assert len(gone) == 1
     assert len(engines_of()) == 2
     with_others = resident(engines_of())
     print(f"two models: {with_two / 1e6:.0f} MB; two of three: {with_others / 1e6:.0f} MB")
     assert with_others < 1.2 * with_two
-    session.engines.max_loaded_models = 1
+    session.local.pool.max_loaded_models = 1
     answer(session, large[0])
     with_one = resident(engines_of())
     print(f"one model: {with_one / 1e6:.0f} MB")
@@ -294,7 +298,7 @@ def test_idle_models_give_their_memory_back(
     session: Session, large: list[Path], report: Report
 ) -> None:
     """After the minutes asked for, not before; the next run loads again."""
-    assert session.engines.idle_unload_minutes is None
+    assert session.local.pool.idle_unload_minutes is None
     for path in large[:2]:
         answer(session, path)
     engines = engines_of()
@@ -302,23 +306,23 @@ def test_idle_models_give_their_memory_back(
     assert len(engines) == 2
     used = time.monotonic()
     answer(session, large[1])
-    session.engines.idle_unload_minutes = 1.2 / 60
+    session.local.pool.idle_unload_minutes = 1.2 / 60
     until(lambda: not engines[0].is_running(), 4)
     until(lambda: not engines[1].is_running(), 4)
     assert time.monotonic() - used > 1.2
     freed = full - resident(engines)
     print(f"two idle models: {full / 1e6:.0f} MB before, {(full - freed) / 1e6:.0f} MB after")
     assert freed > 2 * large[0].stat().st_size
-    assert session.engines.loaded_models() == []
+    assert session.local.pool.loaded_models() == []
     report.tried("idle models", "gave their memory back", 2)
     are_gone(report, engines)
     answer(session, large[0])
-    assert len(session.engines.loaded_models()) == 1
+    assert len(session.local.pool.loaded_models()) == 1
 
 
 def test_a_model_in_use_is_never_idle(session: Session, large: list[Path], report: Report) -> None:
     """A run longer than the time allowed goes on, and the time begins at its end."""
-    session.engines.idle_unload_minutes = 0.5 / 60
+    session.local.pool.idle_unload_minutes = 0.5 / 60
     began = time.monotonic()
     slow = (lambda text: time.sleep(0.05),)
     run = ask(session, large[0], PROMPT, 25, content_filters=slow)
@@ -335,19 +339,19 @@ def test_idle_time_is_changed_at_any_time(
     session: Session, large: list[Path], report: Report
 ) -> None:
     """None keeps a model; a time set later counts from its last use; runs go on in between."""
-    session.engines.idle_unload_minutes = 0.7 / 60
+    session.local.pool.idle_unload_minutes = 0.7 / 60
     answer(session, large[0])
-    session.engines.idle_unload_minutes = None
+    session.local.pool.idle_unload_minutes = None
     (engine,) = engines_of()
     time.sleep(1)
     assert engine.is_running()
-    session.engines.idle_unload_minutes = 0.5 / 60  # it has been idle for longer
+    session.local.pool.idle_unload_minutes = 0.5 / 60  # it has been idle for longer
     until(lambda: not engine.is_running(), 2)
-    session.engines.idle_unload_minutes = 0.0
+    session.local.pool.idle_unload_minutes = 0.0
     for _ in range(2):
         assert answer(session, large[0]).status == "ok"
     until(lambda: not engines_of(), 4)
-    session.engines.idle_unload_minutes = 60
+    session.local.pool.idle_unload_minutes = 60
     answer(session, large[0])
     engines = engines_of()
     session.close()
@@ -361,7 +365,7 @@ def test_runs_and_idle_unloading_race(
     session: Session, model: Path, report: Report, long: bool
 ) -> None:
     """Runs that come just when the model is unloaded are whole all the same."""
-    session.engines.idle_unload_minutes = 0.05 / 60
+    session.local.pool.idle_unload_minutes = 0.05 / 60
     chance = random.Random(8)
     count = 100 if long else 6
     for number in range(count):

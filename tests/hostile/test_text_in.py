@@ -12,11 +12,13 @@ import pytest
 from hypothesis import strategies as st
 from IPython.core.error import UsageError
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.magics.cell_args import MAX_SWEEP, OPTIONS, read_cell, split_line
-from llmwit_magic.magics.interpolation import interpolate
-from llmwit_magic.protocol import Request
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.magics.cell import read_cell
+from llmwit_magic.requests.interpolation import interpolate
+from llmwit_magic.requests.line import MAX_SWEEP, split_line
+from llmwit_magic.requests.options import OPTIONS
 from tests.support.report import Report
 from tests.support.trials import trials
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import InferenceError, InvalidInput, PromptTooLong
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.running.session import Session
 from tests.support.report import Report
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
@@ -59,7 +59,7 @@ PROMPTS = {
     "a template": "{{ ''.__class__.__mro__ }}{% for x in range(10**9) %}{% endfor %}{# #}",
     "formats": "%s %n %x {0} {} {0.__class__} $(id) `id` ${HOME} \\x41 \\u0041",
     "markup": "</script><img src=x onerror=alert(1)>&amp;<!--]]>",
-    "JSON": '"},{"do":"exit"}\n{"do":"exit"}\r\n{"kind":"End"}',
+    "JSON": '"},{"kind":"Exit","value":{}}\n{"kind":"Exit","value":{}}\r\n{"kind":"End"}',
     "SQL": "'); DROP TABLE runs; --\x00\" OR 1=1",
     "quotes": "'\"`´“”«»'''\"\"\"" * 20,
     "backslashes": "\\" * 501,
@@ -93,7 +93,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, st
 def one_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """One session for all prompts: what one does to its engine, the next one feels."""
     session = Session(tmp_path_factory.mktemp("prompts") / "runs.sqlite3")
-    session.engines.max_loaded_models = len(KINDS)
+    session.local.pool.max_loaded_models = len(KINDS)
     yield session
     session.close()
 
@@ -104,7 +104,7 @@ def try_prompt(
 ) -> None:  # fmt: skip
     """A result or an error of one line, logged, in bounded time, from the same process."""
     path, model_type = model
-    before, rows = dict(session.engines.loaded_models()), len(session.log)
+    before, rows = dict(session.local.pool.loaded_models()), len(session.log)
     began = time.monotonic()
     try:
         request = Request(
@@ -130,7 +130,7 @@ def try_prompt(
     row = session.log.row(run.run_id or 0)
     assert row["prompt"] == prompt
     assert row["status"] == run.status
-    after = dict(session.engines.loaded_models())
+    after = dict(session.local.pool.loaded_models())
     assert all(after[name] == pid for name, pid in before.items() if name in after)
     assert str(path) in after
 

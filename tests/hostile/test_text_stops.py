@@ -12,14 +12,14 @@ import pytest
 import regex
 from hypothesis import strategies as st
 
-from llmwit_magic.engines import process
+from llmwit_magic.contract.request import ContentFilter, Request
+from llmwit_magic.contract.wit import FinishDetail, InferencingParams
 from llmwit_magic.engines.content_filters import FILTER_SECONDS
+from llmwit_magic.engines.local import conversation
 from llmwit_magic.engines.stopping import SafeText
 from llmwit_magic.errors import EngineFailed, InvalidInput
-from llmwit_magic.protocol import ContentFilter, Request
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import FinishDetail, InferencingParams
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 from tests.support.report import Report
 from tests.support.tiny_models import QUESTION, write_llama_gguf
 from tests.support.trials import trials
@@ -161,7 +161,7 @@ def test_a_filter_that_backtracks_for_ever_ends_its_run(
 ) -> None:
     """In bounded time, with one line that names it; the engine goes on."""
     assert ask(session, repeating_model, ["zzz"]).wait(60)
-    engines = session.engines.loaded_models()
+    engines = session.local.pool.loaded_models()
     began = time.monotonic()
     run = ask(session, repeating_model, [pattern])
     assert run.wait(len(CODE) * FILTER_SECONDS + 10)
@@ -183,7 +183,7 @@ def test_a_filter_that_backtracks_for_ever_ends_its_run(
     again = ask(session, repeating_model, [])
     assert again.wait(60)
     assert again.text == "".join(CODE)
-    assert session.engines.loaded_models() == engines
+    assert session.local.pool.loaded_models() == engines
 
 
 def raises(text: str) -> int | None:
@@ -234,7 +234,7 @@ def test_a_filter_function_that_never_returns(
     session: Session, repeating_model: Path, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its run can be stopped, and the next one works."""
-    monkeypatch.setattr(process, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(conversation, "CANCEL_SECONDS", 0.3)
     forever = time.sleep
     run = ask(session, repeating_model, [lambda text: forever(20)])
     time.sleep(0.5)

@@ -20,14 +20,15 @@ from typing import Any
 import pytest
 from gguf import GGUFReader
 
+from llmwit_magic.contract.events import Progress
+from llmwit_magic.engines.backends.ctransformers import adapt as module
+from llmwit_magic.engines.backends.ctransformers import adapted_files
+from llmwit_magic.engines.backends.ctransformers.adapt import adapt, needs_adaptation, raw_tokens
+from llmwit_magic.engines.local.model_files import LocalModel, resolve
 from llmwit_magic.errors import InferenceError, ModelDamaged
-from llmwit_magic.models import adapt as module
-from llmwit_magic.models import catalog, files
-from llmwit_magic.models.adapt import adapt, needs_adaptation, raw_tokens
-from llmwit_magic.models.catalog import LocalModel, resolve
-from llmwit_magic.models.files import cache_folder
+from llmwit_magic.models import cache as files
+from llmwit_magic.models.cache import cache_folder
 from llmwit_magic.models.gguf import Header, read_header
-from llmwit_magic.protocol import Progress
 from tests.support.gguf_parts import take_apart
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
 
@@ -35,10 +36,10 @@ pytestmark = pytest.mark.timeout(30)
 
 EVALUATE = """
 import hashlib, json, math, sys
-from llmwit_magic.engines.ctransformers import LogitsModel
+from llmwit_magic.engines.backends.ctransformers.evaluator import CTransformersEvaluator
 
 for path in sys.argv[2:]:
-    model = LogitsModel(path, model_type=None, context_length=64, gpu_layers=0)
+    model = CTransformersEvaluator(path, model_type=None, context_length=64, gpu_layers=0)
     model.evaluate_prompt(json.loads(sys.argv[1]), lambda: 1, lambda done: True)
     assert all(map(math.isfinite, model.logits.tolist()))
     print("SEEN", hashlib.sha256(model.logits.tobytes()).hexdigest(), flush=True)
@@ -46,11 +47,11 @@ for path in sys.argv[2:]:
 
 RESOLVE = """
 import sys
-from llmwit_magic.models.catalog import resolve
+from llmwit_magic.engines.local.model_files import resolve
 
 print("ready", flush=True)
 sys.stdin.readline()
-print(resolve(sys.argv[1], None, {}, lambda progress: None).loaded)
+print(resolve(sys.argv[1], None, {}, lambda progress: None).file)
 """
 
 
@@ -97,8 +98,8 @@ def test_loads_after_adapting(source: Path) -> None:
     """ctransformers refuses the file as it is and evaluates its adapted form."""
     assert not evaluated(source)
     model = find(source)
-    assert model.loaded != source
-    assert evaluated(model.loaded)
+    assert model.file != source
+    assert evaluated(model.file)
 
 
 @pytest.mark.parametrize("tensor_type", ["F16", "Q8_0", "Q4_1"])
@@ -106,7 +107,7 @@ def test_tensors_stay_as_they_are(tensor_type: str, tmp_path: Path) -> None:
     """Each tensor is there byte for byte, with its name, shape and type; the output is a copy."""
     path = write_llama_gguf(tmp_path / "tiny.gguf", tensor_type=tensor_type)
     before = read_header(path)
-    after = read_header(find(path).loaded)
+    after = read_header(find(path).file)
     described = {t.name: (t.shape, t.type) for t in before.tensors}
     described["output.weight"] = described["token_embd.weight"]
     assert {t.name: (t.shape, t.type) for t in after.tensors} == described
@@ -121,7 +122,7 @@ def test_metadata_stays_as_it_is(tmp_path: Path) -> None:
     path = write_llama_gguf(
         tmp_path / "tiny.gguf", extra_metadata={**extra, "a.numbers": [1.5, 2.5]}
     )
-    before, after = read_header(path), read_header(find(path).loaded)
+    before, after = read_header(path), read_header(find(path).file)
     changed = {"tokenizer.ggml.tokens", "tokenizer.ggml.scores"}
     for key in before.metadata.keys() - changed:
         assert after.metadata[key] == before.metadata[key]
@@ -131,7 +132,7 @@ def test_metadata_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_tokens_are_unique_raw_bytes(source: Path) -> None:
     """No token occurs twice or holds a NUL, and the loader's own bytes are among them."""
-    after = read_header(find(source).loaded).metadata
+    after = read_header(find(source).file).metadata
     tokens = after["tokenizer.ggml.tokens"]
     assert len(set(tokens)) == len(tokens)
     assert not any(b"\0" in token for token in tokens)
@@ -190,7 +191,7 @@ def test_raw_tokens_take_any_bytes() -> None:
 def test_missing_types(drop: str, tmp_path: Path) -> None:
     """A file without token types gets them, one without a special id does without it."""
     path = write_llama_gguf(tmp_path / "tiny.gguf", drop=[drop])
-    assert evaluated(find(path).loaded)
+    assert evaluated(find(path).file)
 
 
 @pytest.mark.parametrize("vocabulary", ["bpe", "spm"])
@@ -205,7 +206,7 @@ def test_special_ids_outside_the_vocabulary(name: str, vocabulary: Any, tmp_path
         )
         for value in (600, 2**32 - 1)
     ]
-    plain, *others = evaluated(*(find(path).loaded for path in paths))
+    plain, *others = evaluated(*(find(path).file for path in paths))
     assert others == [plain, plain]
 
 
@@ -225,7 +226,7 @@ def test_small_vocabulary_without_special_ids(tmp_path: Path) -> None:
         replace(t, shape=(64, 3)) if t.name == b"token_embd.weight" else t for t in parts.tensors
     ]
     path.write_bytes(replace(parts, tensors=tensors).join())
-    loaded = read_header(find(path).loaded)
+    loaded = read_header(find(path).file)
     assert loaded.metadata["tokenizer.ggml.bos_token_id"] == 0
     assert loaded.types["tokenizer.ggml.bos_token_id"] == 4
     assert evaluated(loaded.path, tokens=[0, 2, 1])
@@ -234,7 +235,7 @@ def test_small_vocabulary_without_special_ids(tmp_path: Path) -> None:
 def test_untied_output_is_kept(tmp_path: Path) -> None:
     """An output that is there is not copied over."""
     path = write_llama_gguf(tmp_path / "tiny.gguf", tied=False)
-    loaded = find(path).loaded
+    loaded = find(path).file
     assert contents(read_header(loaded)) == contents(read_header(path))
     assert evaluated(loaded)
 
@@ -242,7 +243,7 @@ def test_untied_output_is_kept(tmp_path: Path) -> None:
 def test_falcon_with_tied_embeddings(tmp_path: Path) -> None:
     """A falcon without an output gets it as a llama does."""
     path = write_falcon_gguf(tmp_path / "falcon.gguf", drop=["output.weight"])
-    loaded = find(path).loaded
+    loaded = find(path).file
     tensors = contents(read_header(loaded))
     assert tensors["output.weight"] == tensors["token_embd.weight"]
     assert evaluated(loaded)
@@ -270,7 +271,7 @@ def test_linear_scaling(kind: str | None, tmp_path: Path) -> None:
             "old off": {"llama.rope.scale_linear": 0.0},
         }.items()
     ]
-    adapted = [find(path).loaded for path in paths]
+    adapted = [find(path).file for path in paths]
     assert not any(needs_adaptation(read_header(path)) for path in adapted)
     scaled, expected, none, plain, both, old_none, old_off = evaluated(*adapted)
     assert scaled == expected == both
@@ -297,10 +298,10 @@ def test_alignment_is_kept(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    after = read_header(find(target).loaded)
+    after = read_header(find(target).file)
     assert after.alignment == 256
     assert contents(after).items() >= contents(plain).items()
-    aligned, expected = evaluated(after.path, find(plain.path).loaded)
+    aligned, expected = evaluated(after.path, find(plain.path).file)
     assert aligned == expected
 
 
@@ -311,19 +312,19 @@ def test_files_that_need_nothing(tmp_path: Path) -> None:
         write_falcon_gguf(tmp_path / "falcon.gguf"),
     ):
         assert not needs_adaptation(read_header(path))
-        assert find(path).loaded == path
+        assert find(path).file == path
     assert not (cache_folder() / "adapted").exists()
 
 
 def test_adapted_form_is_stable(source: Path) -> None:
     """An adapted file needs no adapting, and a second resolve takes the first one's."""
     first = find(source)
-    assert not needs_adaptation(read_header(first.loaded))
-    state = first.loaded.stat()
+    assert not needs_adaptation(read_header(first.file))
+    state = first.file.stat()
     stages: list[str] = []
     assert find(source, lambda progress: stages.append(progress.stage)) == first
     assert "adapt" not in stages
-    assert first.loaded.stat() == state
+    assert first.file.stat() == state
 
 
 def test_progress(source: Path) -> None:
@@ -373,7 +374,7 @@ def test_given_up_at_every_step(source: Path) -> None:
         else:
             # The hash is remembered, so there are fewer steps than the first time.
             assert calls <= step
-    loaded = find(source).loaded
+    loaded = find(source).file
     assert evaluated(loaded)
 
 
@@ -382,7 +383,7 @@ def test_killed_while_writing(source: Path) -> None:
     code = (
         "import sys\n"
         "import psutil\n"
-        "from llmwit_magic.models.catalog import resolve\n"
+        "from llmwit_magic.engines.local.model_files import resolve\n"
         "def report(progress):\n"
         "    if progress.stage == 'adapt' and progress.done:\n"
         "        psutil.Process().kill()\n"
@@ -391,7 +392,7 @@ def test_killed_while_writing(source: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(source)], timeout=20)
     assert done.returncode
     assert not list(cache_folder().rglob("*.gguf"))
-    assert evaluated(find(source).loaded)
+    assert evaluated(find(source).file)
     assert not [name for name in files_below(cache_folder()) if name.endswith(".part")]
 
 
@@ -442,7 +443,7 @@ def test_two_processes_at_once(source: Path) -> None:
         process.stdin.flush()
     loaded = [Path(process.communicate(timeout=20)[0].strip()) for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert loaded[0] == loaded[1] == find(source).loaded
+    assert loaded[0] == loaded[1] == find(source).file
     left = [name for name in files_below(loaded[0].parent) if not name.endswith(".lock")]
     assert sorted(left) == [loaded[0].name, f"{loaded[0].name}.sha256"]
     assert evaluated(loaded[0])
@@ -496,7 +497,7 @@ def test_long_and_foreign_names(source: Path) -> None:
     """The name of the source, as long as a name can be, leaves room for what is added to it."""
     for name in ("x" * 250 + ".gguf", "日" * 80 + ".gguf", "a b'é.gguf"):
         path = source.rename(source.with_name(name))
-        assert find(path).loaded.is_file()
+        assert find(path).file.is_file()
         source = path
 
 
@@ -507,8 +508,8 @@ def test_another_file_of_the_same_name(source: Path, tmp_path: Path) -> None:
     assert not first.unchanged()
     second = find(source)
     assert second.unchanged()
-    assert second.loaded != first.loaded
-    assert len(set(evaluated(first.loaded, second.loaded))) == 2
+    assert second.file != first.file
+    assert len(set(evaluated(first.file, second.file))) == 2
 
 
 def test_remembered_hash_is_json(source: Path) -> None:
@@ -556,12 +557,12 @@ SPOILT: dict[str, Callable[[Path], object]] = {
 def test_a_changed_copy_is_made_again(source: Path, how: str) -> None:
     """What is loaded has the bytes that were made of the file whose hash is told."""
     first = find(source)
-    intact = first.loaded.read_bytes()
-    SPOILT[how](first.loaded)
+    intact = first.file.read_bytes()
+    SPOILT[how](first.file)
     second = find(source)
-    assert second.loaded.read_bytes() == intact
+    assert second.file.read_bytes() == intact
     assert second.info.sha256 == first.info.sha256
-    assert evaluated(second.loaded)
+    assert evaluated(second.file)
     assert find(source).state == second.state
 
 
@@ -577,7 +578,7 @@ def test_a_moved_cache_is_still_good(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy of the cache, which may be read-only, is looked through and not made again."""
-    intact = find(source).loaded.read_bytes()
+    intact = find(source).file.read_bytes()
     shutil.copytree(tmp_path / "cache", tmp_path / "image")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "image"))
 
@@ -585,9 +586,9 @@ def test_a_moved_cache_is_still_good(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(files, "write_whole", refused)
-    monkeypatch.setattr(catalog, "exclusive", refused)
-    assert find(source).loaded.read_bytes() == intact
-    flipped(find(source).loaded)
+    monkeypatch.setattr(adapted_files, "exclusive", refused)
+    assert find(source).file.read_bytes() == intact
+    flipped(find(source).file)
     with pytest.raises(InferenceError, match="Read-only file system"):
         find(source)
 

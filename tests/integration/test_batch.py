@@ -1,4 +1,4 @@
-"""A template over the rows of a DataFrame: killed, interrupted, over executors."""
+"""A batch over real engines: killed, interrupted, and over executors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import psutil
 import pytest
 
 from llmwit_magic import api
-from llmwit_magic.engines.ctransformers import usable_cores
+from llmwit_magic.engines.backends.ctransformers.evaluator import usable_cores
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.selection import Filter
-from llmwit_magic.session import Session
+from llmwit_magic.running.session import Session
 from tests.support.kernel import Once, Reply, engines_of, running_kernel, still_alive
 
 NAMES = [f"robot {number}" for number in range(200)]
@@ -45,7 +45,7 @@ def run_batch(
 
 @pytest.fixture(scope="module")
 def expected(tiny_model: Path) -> list[str]:
-    """The texts of a batch that nothing disturbs."""
+    """The texts of a batch that runs undisturbed."""
     session = Session(":memory:")
     found = run_batch(session, FRAME, tiny_model)
     session.close()
@@ -60,7 +60,7 @@ SCRIPT = f"""
 import sys
 import pandas
 from llmwit_magic import infer_frame
-from llmwit_magic.session import current_session
+from llmwit_magic.running.session import current_session
 
 model, log, target = sys.argv[1:]
 current_session().use_log(log)
@@ -74,7 +74,7 @@ found.to_json(target)
 def test_a_killed_batch_goes_on_where_it_was(
     tiny_model: Path, tmp_path: Path, expected: list[str]
 ) -> None:
-    """SIGKILL after some 100 of 200 rows: the same call runs the others only; no text differs."""
+    """After SIGKILL at some 100 of 200 rows, the same call runs the others. No text differs."""
     log, target = RunLog(tmp_path / "runs.sqlite3"), tmp_path / "found.json"
     command = [sys.executable, "-c", SCRIPT, str(tiny_model), log.path, str(target)]
     with subprocess.Popen(command) as process:
@@ -131,7 +131,7 @@ EXECUTORS: dict[str, Any] = {
 
 @contextmanager
 def engines_seen() -> Iterator[set[psutil.Process]]:
-    """All engines that this process and those below it have meanwhile."""
+    """All engines of this process and of its child processes that were seen meanwhile."""
     seen: set[psutil.Process] = set()
     ended = threading.Event()
 
@@ -153,7 +153,7 @@ def engines_seen() -> Iterator[set[psutil.Process]]:
 def test_an_executor_gives_the_same_texts(
     session: Session, tiny_model: Path, expected: list[str], kind: str
 ) -> None:
-    """Two workers, each with its own engine and share of the cores; the rows are in our log."""
+    """Two workers have an engine and a share of the cores each. The rows are in this log."""
     places = [0, 0, 1, 1, *range(2, 40)]  # equal rows are runs of their own
     session.aliases = {"mine": str(tiny_model)}
     with EXECUTORS[kind]() as executor, engines_seen() as engines:
@@ -179,7 +179,7 @@ def test_an_executor_gives_the_same_texts(
 def test_a_killed_worker_costs_no_finished_row(
     session: Session, tiny_model: Path, expected: list[str]
 ) -> None:
-    """A pool whose worker dies fails in one line; a new one goes on with what the log has."""
+    """A pool whose worker dies fails with one line. A new pool goes on from the log."""
     log = RunLog(session.log.path)
 
     def kill_a_worker(pool: ProcessPoolExecutor) -> None:
@@ -209,7 +209,7 @@ def test_a_killed_worker_costs_no_finished_row(
 def test_an_executor_that_was_shut_down_is_said(
     session: Session, tiny_model: Path, kind: str
 ) -> None:
-    """No row is run, and the one that was begun is an error in the log."""
+    """No row is run, and the row that was begun is an error in the log."""
     with EXECUTORS[kind]() as executor:
         pass
     with pytest.raises(EngineFailed, match=r"takes no more work \(.+\): what is done is kept"):
@@ -218,7 +218,7 @@ def test_an_executor_that_was_shut_down_is_said(
 
 
 def test_a_pattern_that_is_none_is_refused_at_once(session: Session, tiny_model: Path) -> None:
-    """It fits no row: nothing is run, and nothing is logged."""
+    """It can fit no row, so nothing is run and nothing is logged."""
     with pytest.raises(InvalidInput, match="is not a regular expression"):
         run_batch(session, FRAME, tiny_model, content_filters=["("])
     assert len(session.log) == 0
@@ -232,7 +232,7 @@ def test_a_pattern_that_is_none_is_refused_at_once(session: Session, tiny_model:
 def test_a_row_that_fails_is_its_own_value(
     session: Session, tiny_model: Path, kind: str | None
 ) -> None:
-    """Too long, empty or missing: said in that row, and the others go on; a new call tries again."""
+    """A prompt that is too long, empty or missing fails its row. The next call tries again."""
     frame = pandas.DataFrame({"text": ["a", "word " * 5000, "", None, "b"]}, index=[*"vwxyz"])
 
     def run() -> pandas.DataFrame:
@@ -260,7 +260,7 @@ def test_a_row_that_fails_is_its_own_value(
 
 
 def test_without_a_seed_each_row_has_its_own(session: Session, tiny_model: Path) -> None:
-    """The seeds differ, they are on record, and each repeats its row."""
+    """The seeds differ and are logged, and each seed repeats its row."""
     found = run_batch(session, FRAME.head(5), tiny_model, params={"max_tokens": 10})
     rows = session.log.rows()
     assert len({row["seed"] for row in rows}) == 5
@@ -277,7 +277,7 @@ def test_without_a_seed_each_row_has_its_own(session: Session, tiny_model: Path)
 
 
 def rows_done(reply: Reply) -> int:
-    """What the progress bar says."""
+    """The number of rows that the progress bar says."""
     counts = re.findall(r"(\d+)/200", reply.stdout)
     return int(counts[-1]) if counts else 0
 
@@ -286,7 +286,7 @@ def rows_done(reply: Reply) -> int:
 def test_an_interrupted_batch_goes_on_where_it_was(
     tiny_model: Path, tmp_path: Path, expected: list[str], executor: str
 ) -> None:
-    """Ctrl-C, three times: one line, nothing left running, and the same call runs the others."""
+    """Each of three Ctrl-C gives one line and leaves nothing running. The same call goes on."""
     log = RunLog(tmp_path / "runs.sqlite3")
     call = (
         f"found = infer_frame(frame, {TEMPLATE!r}, {str(tiny_model)!r}, {PARAMS!r}, "

@@ -10,11 +10,11 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.engines import process
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.local import conversation
 from llmwit_magic.errors import ModelNotSupported
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.running.session import Session
 from tests.support.kernel import engines_of
 from tests.support.tiny_models import write_llama_gguf
 
@@ -45,7 +45,7 @@ def test_a_template_that_does_not_end_costs_the_engine(
     assert time.monotonic() - begin < 10
     with pytest.raises(ModelNotSupported, match=r"had not ended after 5 s: leave out --chat"):
         run.raise_failure()
-    assert session.engines.loaded_models() == []
+    assert session.local.pool.loaded_models() == []
     assert not engines_of()
     assert session.run(asked.model_copy(update={"chat": False})).wait(15)
     assert session.log.rows()[-1]["status"] == "ok"
@@ -55,7 +55,7 @@ def test_a_dry_run_is_bounded_too(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`--dry-run` renders the template as well."""
-    monkeypatch.setattr(process, "TEMPLATE_SECONDS", 0.5)
+    monkeypatch.setattr(conversation, "TEMPLATE_SECONDS", 0.5)
     with pytest.raises(ModelNotSupported, match="had not ended"):
         session.prepare(request(tmp_path, LOOP, chat=True))
 
@@ -64,7 +64,7 @@ def test_an_endless_template_can_be_cancelled(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is an interrupted run then, not a failed one."""
-    monkeypatch.setattr(process, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(conversation, "CANCEL_SECONDS", 0.5)
     run = session.run(request(tmp_path, LOOP, chat=True))
     assert not run.wait(1.5)
     run.cancel()
@@ -81,13 +81,13 @@ def test_a_template_cannot_take_the_memory(template: str, session: Session, tmp_
     """A gigabyte is refused before it is taken; the engine goes on."""
     asked = request(tmp_path, template, chat=True)
     session.run(asked.model_copy(update={"chat": False})).wait(15)
-    ((_, pid),) = session.engines.loaded_models()
+    ((_, pid),) = session.local.pool.loaded_models()
     before = psutil.Process(pid).memory_info().rss
     run = session.run(asked)
     assert run.wait(15)
     with pytest.raises(ModelNotSupported, match="wants more memory"):
         run.raise_failure()
-    assert session.engines.loaded_models()[0][1] == pid
+    assert session.local.pool.loaded_models()[0][1] == pid
     peak = next(
         int(line.split()[1]) * 1024
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic import settings
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.settings import Settings
+from llmwit_magic.running import shared_settings as settings
+from llmwit_magic.running.shared_settings import Settings
 from tests.support.children import WAYS
 
 ROOT = Path(__file__).parents[2]

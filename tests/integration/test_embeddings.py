@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import EmbeddingsResult, InferencingParams
 from llmwit_magic.errors import InferenceError, InvalidInput, ModelNotSupported, PromptTooLong
 from llmwit_magic.models.gguf import read_header
-from llmwit_magic.models.tokenizer import build_tokenizer
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
-from llmwit_magic.wit import EmbeddingsResult, InferencingParams
+from llmwit_magic.models.tokenizers.building import build_tokenizer
+from llmwit_magic.running.session import Session
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import write_llama_gguf
 

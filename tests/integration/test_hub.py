@@ -31,12 +31,12 @@ __all__ = ["own_folders", "server"]
 
 pytestmark = pytest.mark.timeout(60)
 
-#: Resolves a name, in a process of its own since the hub's client reads its settings once. The
-#: pauses between the client's attempts are skipped.
+#: Resolves a name in a process of its own, because the hub's client reads its settings only once.
+#: The pauses between the client's attempts are skipped.
 RESOLVE = """
 import json, sys, time
 from llmwit_magic.errors import InferenceError
-from llmwit_magic.models.fetch import fetch_from_hub
+from llmwit_magic.models.hub import fetch_from_hub
 
 class GivenUp(Exception):
     pass
@@ -55,7 +55,7 @@ except (InferenceError, GivenUp) as error:
 print("SEEN", json.dumps((answer, seen)))
 """
 
-#: A client of the hub below 1.1 takes no bars: the size of the file that grows is told instead.
+#: A hub client below 1.1 takes no progress bar. Then the size of the growing file is reported.
 HAS_BARS = "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 MODEL = os.urandom(64) * 400_000  # 25.6 MB: more than two pieces of the hub's client
@@ -64,7 +64,7 @@ RESOLVED = "/owner/repo/resolve/main/m.gguf"
 
 
 def hub_file(handler: Handler) -> None:
-    """The model, or what a client that was stopped still lacks of it."""
+    """The model, or the rest of it for a client that was interrupted."""
     headers = {"X_Repo_Commit": COMMIT, "ETag": f'"{ETAG}"'}
     begin = int((handler.headers["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
     if begin:
@@ -94,7 +94,7 @@ def hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serv
 def from_hub(
     repo: str = "owner/repo", file: str = "", revision: str = "", give_up_at: int = 10**12
 ) -> tuple[Any, list[Any]]:
-    """The path, or the error's class and message; and the progress that was reported."""
+    """The path, or the class and the message of the error. Then the progress that was reported."""
     done = subprocess.run(
         [
             *(sys.executable, "-W", "error::ResourceWarning", "-c", RESOLVE),
@@ -123,7 +123,7 @@ def taken_for_whole(tmp_path: Path) -> list[Path]:
 
 
 def test_hub_download(hub: Server) -> None:
-    """The only model of a repository is fetched once, and is then in the cache."""
+    """The only model of a repository is fetched once. Then it is in the cache."""
     path, seen = from_hub()
     assert Path(path).read_bytes() == MODEL
     assert seen[0] == [0, None, "owner/repo"]
@@ -134,7 +134,7 @@ def test_hub_download(hub: Server) -> None:
 
 @pytest.mark.skipif(not HAS_BARS, reason="this client of the hub does not say how far it is")
 def test_hub_progress(hub: Server) -> None:
-    """Each piece is told, with the size of the whole and the file's name, up to the end."""
+    """Progress is reported up to the end, with the whole size and the name of the file."""
     _, seen = from_hub()
     done = [step[0] for step in seen]
     assert done == sorted(done)
@@ -144,7 +144,7 @@ def test_hub_progress(hub: Server) -> None:
 
 
 def test_hub_file_and_revision(hub: Server) -> None:
-    """A file and a revision are asked for as they are named."""
+    """A file and a revision are requested as they are named."""
     hub.answers["/owner/repo/resolve/v1/sub/m.gguf"] = hub_file
     path, _ = from_hub(file="sub/m.gguf", revision="v1")
     assert Path(path).read_bytes() == MODEL
@@ -152,7 +152,7 @@ def test_hub_file_and_revision(hub: Server) -> None:
 
 
 def test_hub_cancelled(hub: Server, tmp_path: Path) -> None:
-    """A cancellation half-way comes out as itself, and leaves nothing that is taken for whole."""
+    """A cancellation half-way is raised unchanged, and leaves no model."""
     hub.answers[RESOLVED] = stalled(MODEL, X_Repo_Commit=COMMIT, ETag=f'"{ETAG}"')
     answer, seen = from_hub(file="m.gguf", give_up_at=len(MODEL) // 4)
     assert failure(answer)[0] == "GivenUp"
@@ -165,7 +165,7 @@ def test_hub_cancelled(hub: Server, tmp_path: Path) -> None:
 
 
 def test_hub_cut_off(hub: Server, tmp_path: Path) -> None:
-    """A connection that breaks for good is one line, and nothing is taken for whole."""
+    """A connection that breaks for good is an error of one line, and leaves no model."""
     hub.answers[RESOLVED] = cut(MODEL, X_Repo_Commit=COMMIT, ETag=f'"{ETAG}"')
     name, message = failure(from_hub(file="m.gguf")[0])
     assert name == "DownloadFailed"
@@ -202,7 +202,7 @@ def test_hub_cut_off(hub: Server, tmp_path: Path) -> None:
 def test_hub_refusals(
     path: str, answer: Answer, options: dict[str, str], expected: tuple[str, str], hub: Server
 ) -> None:
-    """Each refusal of the hub is one line that says which it is."""
+    """Each refusal of the hub is an error of one line that says which it is."""
     hub.answers[path] = answer
     name, message = failure(from_hub(**options)[0])
     assert name == expected[0]
@@ -220,7 +220,7 @@ def test_hub_refusals(
     ids=lambda said: ascii(said[:30]),
 )  # fmt: skip
 def test_hub_answers_that_nobody_expects(said: bytes, hub: Server) -> None:
-    """A list of files that is none is one line about the hub's answer, not about the network."""
+    """An answer that is no list of files is an error about the hub's answer, not about the network."""
     hub.answers["/api/models/owner/repo/tree/main"] = lambda handler: handler.answer(
         said, Content_Type="application/json"
     )
@@ -235,7 +235,7 @@ def test_hub_answers_that_nobody_expects(said: bytes, hub: Server) -> None:
 
 @pytest.mark.parametrize("file", ["m.gguf", ""])
 def test_hub_unreachable(file: str, hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub that nobody reaches is one line about the network."""
+    """A hub that cannot be reached is an error of one line about the network."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
@@ -249,7 +249,10 @@ def test_hub_unreachable(file: str, hub: Server, monkeypatch: pytest.MonkeyPatch
 def test_hub_unreachable_is_soon_given_up(
     file: str, listens: bool, hub: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hub that refuses, or takes a connection and says nothing: some seconds, and no line of its client's."""
+    """A hub that refuses connections, or accepts one and is silent, is given up after some seconds.
+
+    The hub's client writes nothing meanwhile.
+    """
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:
@@ -268,7 +271,7 @@ def test_hub_unreachable_is_soon_given_up(
 
 
 def test_hub_cache_without_a_network(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in the cache is found, by file and by repository, where nobody reaches the hub."""
+    """If the hub cannot be reached, a model in its cache is found by its file and by its repository."""
     path, _ = from_hub(file="m.gguf")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -278,7 +281,7 @@ def test_hub_cache_without_a_network(hub: Server, monkeypatch: pytest.MonkeyPatc
 
 
 def test_hub_offline(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in the hub's cache needs no network; what is not is one line."""
+    """Offline, a model in the hub's cache is found. For any other the error is one line."""
     path, _ = from_hub(file="m.gguf")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert from_hub(file="m.gguf")[0] == path

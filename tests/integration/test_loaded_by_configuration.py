@@ -32,7 +32,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
 
 
 def test_saved_outputs_get_their_page(kernel: Kernel) -> None:
-    """The page's widget is there soon after the kernel's start, though no cell has run."""
+    """The widget of the page is there soon after the kernel's start, before any cell runs."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         time.sleep(0.3)
@@ -42,7 +42,7 @@ def test_saved_outputs_get_their_page(kernel: Kernel) -> None:
 
 
 def test_an_idle_kernel_keeps_no_engine(kernel: Kernel, tiny_model: Path) -> None:
-    """No process stands by in a kernel that has run no prompt; the first prompt starts one."""
+    """A kernel that has run no prompt has no child process. The first prompt starts one."""
     time.sleep(1)
     assert kernel.engines() == []
     reply = kernel.run(f"%%infer -m {tiny_model} --max-tokens 2\nOne two")

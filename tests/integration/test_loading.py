@@ -16,10 +16,12 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.engines import loading
-from llmwit_magic.engines.ctransformers import LogitsModel
-from llmwit_magic.engines.devices import kv_cache_bytes, scratch_bytes
-from llmwit_magic.engines.loading import choose_context
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends.ctransformers import loading
+from llmwit_magic.engines.backends.ctransformers.devices import kv_cache_bytes, scratch_bytes
+from llmwit_magic.engines.backends.ctransformers.evaluator import CTransformersEvaluator
+from llmwit_magic.engines.backends.ctransformers.loading import choose_context
+from llmwit_magic.engines.local.model_files import resolve
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.errors import (
     DeviceUnavailable,
@@ -29,7 +31,6 @@ from llmwit_magic.errors import (
     OutOfMemory,
     PromptTooLong,
 )
-from llmwit_magic.models.catalog import resolve
 from llmwit_magic.models.gguf import Header, read_header
 from tests.support.tiny_ggml import MODEL_TYPES, write_ggml
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
@@ -41,13 +42,14 @@ pytestmark = pytest.mark.timeout(60)
 EVALUATE = """
 import hashlib, itertools, json, sys
 import numpy as np
-from llmwit_magic.engines.ctransformers import LogitsModel
-from llmwit_magic.engines.loading import load
-from llmwit_magic.models.catalog import resolve
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends.ctransformers.evaluator import CTransformersEvaluator
+from llmwit_magic.engines.backends.ctransformers.loading import load
+from llmwit_magic.engines.local.model_files import resolve
 
 def open_model(length=200):
-    return load(source=str(found.source), loaded=str(found.loaded), model_type=found.model_type,
-                context_length=length, gpu_layers="auto")
+    spec = ModelSpec(model="m", model_type=model_type, context_length=length)
+    return load(found.source, found.file, spec, 1)
 
 def evaluate(model, tokens, threads=lambda: 1, stop_at=None):
     steps = []
@@ -57,7 +59,7 @@ def evaluate(model, tokens, threads=lambda: 1, stop_at=None):
     return model.evaluate_prompt(tokens, threads, progress), steps
 
 def after(history):
-    model = open_model().model
+    model = open_model().evaluator
     history(model)
     evaluate(model, prompt)
     return hashlib.sha256(model.logits.tobytes()).hexdigest()
@@ -68,7 +70,7 @@ def generate(model):
         model.evaluate_next(token, 1)
 
 def in_one_call():
-    model = open_model().model
+    model = open_model().evaluator
     model._evaluate(prompt, 1)
     return hashlib.sha256(model.logits.tobytes()).hexdigest()
 
@@ -76,14 +78,14 @@ for line in sys.stdin:
     path, model_type, two = json.loads(line)
     found = resolve(path, model_type, {}, lambda progress: None)
     loaded = open_model()
-    model = loaded.model
+    model = loaded.evaluator
     count = model.vocabulary_size
     prompt = [(7 * index + 3) % count for index in range(90)]
     other = [(index + 1) % count for index in prompt]
     whole, steps = evaluate(model, prompt)
     logits = model.logits.copy()
     again, again_steps = evaluate(model, prompt)
-    stopped, stopped_steps = evaluate(open_model().model, prompt, stop_at=64)
+    stopped, stopped_steps = evaluate(open_model().evaluator, prompt, stop_at=64)
     prints = {
         "fresh": after(lambda model: None),
         "in one call": in_one_call(),
@@ -272,9 +274,10 @@ def test_context_beyond_memory(header: Header, monkeypatch: pytest.MonkeyPatch) 
 
 def test_gpu_layers_of_old_files(tmp_path: Path) -> None:
     """They cannot be had, and are refused before anything is loaded."""
-    path = str(write_ggml(tmp_path / "old.bin", "gpt2"))
+    path = write_ggml(tmp_path / "old.bin", "gpt2")
+    spec = ModelSpec(model="m", model_type="gpt2", gpu_layers=1)
     with pytest.raises(DeviceUnavailable, match="old GGML files run on the CPU"):
-        loading.load(source=path, loaded=path, model_type="gpt2", context_length=None, gpu_layers=1)
+        loading.load(path, path, spec, 1)
 
 
 def test_an_old_file_beyond_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,20 +285,19 @@ def test_an_old_file_beyond_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = write_ggml(tmp_path / "old.bin", "gpt2")
     free(monkeypatch, path.stat().st_size - 1)
     with pytest.raises(OutOfMemory, match=r"old\.bin needs \d\.\d GB and .* try a smaller model"):
-        loading.load(source=str(path), loaded=str(path), model_type="gpt2",
-                     context_length=None, gpu_layers=0)  # fmt: skip
+        loading.load(path, path, ModelSpec(model="m", model_type="gpt2"), 1)
 
 
 def test_file_that_the_library_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refusal of the library, or a file that went away, is one line with the file's name."""
-    path = str(write_llama_gguf(tmp_path / "tiny.gguf", vocabulary="spm"))
+    path = write_llama_gguf(tmp_path / "tiny.gguf", vocabulary="spm")
 
     def fail(self: object, *arguments: object, **options: object) -> None:
         raise RuntimeError("Failed to create LLM")
 
-    monkeypatch.setattr(LogitsModel, "__init__", fail)
+    monkeypatch.setattr(CTransformersEvaluator, "__init__", fail)
     with pytest.raises(EngineFailed, match=r"could not load tiny\.gguf: Failed to create LLM"):
-        loading.load(source=path, loaded=path, model_type=None, context_length=None, gpu_layers=0)
+        loading.load(path, path, ModelSpec(model="m", gpu_layers=0), 1)
 
 
 def test_embedding_and_native_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,11 +305,13 @@ def test_embedding_and_native_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     code = (
         "import json, sys\n"
-        "from llmwit_magic.engines.loading import load\n"
+        "from pathlib import Path\n"
+        "from llmwit_magic.contract.request import ModelSpec\n"
+        "from llmwit_magic.engines.backends.ctransformers.loading import load\n"
         "from llmwit_magic.errors import InvalidInput\n"
         "def open_model(path, kind):\n"
-        "    return load(source=path, loaded=path, model_type=kind, context_length=None,\n"
-        "                gpu_layers='auto').model\n"
+        "    spec = ModelSpec(model='m', model_type=kind)\n"
+        "    return load(Path(path), Path(path), spec, 1).evaluator\n"
         "new, old = open_model(sys.argv[1], None), open_model(sys.argv[2], 'gpt2')\n"
         "for model in new, old:\n"
         "    model.evaluate_prompt([1, 2, 3], lambda: 1, lambda done: True)\n"
@@ -342,10 +346,4 @@ def test_source_that_was_damaged_since(tmp_path: Path, monkeypatch: pytest.Monke
     found = resolve(str(path), None, {}, lambda progress: None)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ModelDamaged, match=r"tiny\.gguf: .* beyond the end"):
-        loading.load(
-            source=str(found.source),
-            loaded=str(found.loaded),
-            model_type=None,
-            context_length=None,
-            gpu_layers=0,
-        )
+        loading.load(found.source, found.file, ModelSpec(model="m", gpu_layers=0), 1)

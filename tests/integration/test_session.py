@@ -1,4 +1,4 @@
-"""The whole way of a request, through real child processes, with tiny real models."""
+"""A session over real child processes, with tiny real models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
+from llmwit_magic.contract.events import Prepared
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import FinishDetail, InferencingParams, InferencingResult
+from llmwit_magic.engines.local.model_files import resolve
 from llmwit_magic.errors import (
     DeviceUnavailable,
     EngineFailed,
@@ -20,11 +24,8 @@ from llmwit_magic.errors import (
     ModelNotSupported,
     PromptTooLong,
 )
-from llmwit_magic.models.catalog import resolve
-from llmwit_magic.protocol import Prepared, Request
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
 
@@ -66,12 +67,12 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str
 def test_every_kind_of_model_answers(
     session: Session, kinds: dict[str, tuple[Path, str | None]], name: str
 ) -> None:
-    """Eight tokens, counted exactly, the same ones in a new process."""
+    """Each gives eight tokens, counted exactly, and the same ones in a new process."""
     path, model_type = kinds[name]
     first = answer(session, path, model_type=model_type)
     assert first.usage.prompt_token_count > 0
     assert first.usage.generated_token_count == 8 or first.finish_detail is FinishDetail.EOS
-    session.engines.unload()
+    session.local.pool.unload()
     again = answer(session, path, model_type=model_type)
     assert (again.text, again.usage.generated_token_count) == (
         first.text,
@@ -88,7 +89,7 @@ def test_an_old_file_needs_its_type(
 
 
 def test_no_tokens_cost_nothing(session: Session, tiny_model: Path) -> None:
-    """`max_tokens` 0 counts the prompt, generates nothing and ends by length."""
+    """`max_tokens` 0 counts the prompt, generates nothing and ends with the reason length."""
     result = answer(session, tiny_model, params={"max_tokens": 0})
     assert result.text == ""
     assert result.finish_detail is FinishDetail.MAX_TOKENS
@@ -97,7 +98,7 @@ def test_no_tokens_cost_nothing(session: Session, tiny_model: Path) -> None:
 
 
 def test_the_context_is_never_passed(session: Session, tiny_model: Path) -> None:
-    """Without a limit, prompt and answer fill the context exactly, or the text ends before."""
+    """Without a limit, prompt and answer fill the context exactly, or the text ends earlier."""
     result = answer(session, tiny_model, params={"max_tokens": None}, context_length=48)
     total = result.usage.prompt_token_count + result.usage.generated_token_count
     assert (result.finish_detail, total) == (FinishDetail.CONTEXT_FULL, 48) or (
@@ -106,14 +107,14 @@ def test_the_context_is_never_passed(session: Session, tiny_model: Path) -> None
 
 
 def test_a_prompt_as_long_as_the_context_is_refused(session: Session, tiny_model: Path) -> None:
-    """The message has both numbers and what to do; the engine goes on."""
+    """The message has both numbers and what to do, and the engine goes on."""
     with pytest.raises(PromptTooLong, match=r"context holds 16.*raise --context-length"):
         answer(session, tiny_model, prompt=PROMPT * 20, context_length=16)
     assert answer(session, tiny_model, context_length=16).status == "ok"
 
 
 def test_the_same_prompt_costs_one_token(session: Session, tiny_model: Path) -> None:
-    """All but one token of a repeated prompt are known from the run before."""
+    """All tokens but one of a repeated prompt are cached by the run before."""
     first = answer(session, tiny_model, prompt=PROMPT * 5)
     again = answer(session, tiny_model, prompt=PROMPT * 5)
     assert first.usage.cached_token_count == 0
@@ -125,12 +126,12 @@ def test_the_same_prompt_costs_one_token(session: Session, tiny_model: Path) -> 
 def test_going_back_to_an_earlier_prompt(
     name: str, session: Session, kinds: dict[str, tuple[Path, str | None]]
 ) -> None:
-    """As many as are kept cost a token, and say the same as before; with one kept, all is redone."""
+    """Each kept prompt costs one token and gives the same text. With one kept, all is evaluated."""
     prompts = [f"{word} {'one ' * 120}" for word in ("A", "I", "O")]
     texts = []
     for kept, known in ((3, True), (1, False)):
-        session.engines.unload()
-        session.engines.kept_prompts = kept
+        session.local.pool.unload()
+        session.local.pool.kept_prompts = kept
         first, again = (
             [answer(session, kinds[name][0], prompt=prompt) for prompt in prompts] for _ in range(2)
         )
@@ -142,7 +143,7 @@ def test_going_back_to_an_earlier_prompt(
 
 
 def test_gpu_layers_that_cannot_be_had_are_refused(session: Session, tiny_model: Path) -> None:
-    """A number is an error with its reason; auto runs on the CPU and says why."""
+    """A number is an error with its reason. `auto` runs on the CPU and says why."""
     with pytest.raises(DeviceUnavailable, match=r"5 GPU layers were asked for, but .*CPU"):
         answer(session, tiny_model, gpu_layers=5)
     device = answer(session, tiny_model).device
@@ -152,26 +153,26 @@ def test_gpu_layers_that_cannot_be_had_are_refused(session: Session, tiny_model:
 
 
 def test_too_many_threads_are_refused(session: Session, tiny_model: Path) -> None:
-    """More threads than cores never end in ctransformers."""
+    """With more threads than cores, ctransformers would never end."""
     with pytest.raises(InvalidInput, match=r"threads: 999 is not valid"):
         answer(session, tiny_model, threads=999)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
 def test_the_child_ignores_interrupts(session: Session, tiny_model: Path) -> None:
-    """SIGINT does nothing to a child; one that SIGSEGV ended while it was idle costs no run."""
+    """SIGINT does nothing to a child. A child that SIGSEGV ended while idle costs no run."""
     answer(session, tiny_model)
-    ((_, pid),) = session.engines.loaded_models()
+    ((_, pid),) = session.local.pool.loaded_models()
     os.kill(pid, signal.SIGINT)
     assert answer(session, tiny_model).status == "ok"
-    assert session.engines.loaded_models()[0][1] == pid
+    assert session.local.pool.loaded_models()[0][1] == pid
     os.kill(pid, signal.SIGSEGV)
     assert answer(session, tiny_model).status == "ok"
-    assert session.engines.loaded_models()[0][1] != pid
+    assert session.local.pool.loaded_models()[0][1] != pid
 
 
 def test_runs_on_one_engine_wait_their_turn(session: Session, tiny_model: Path) -> None:
-    """Several threads on one model: every run is whole and the same as alone."""
+    """Several threads use one model: each run is whole, and the same as alone."""
     alone = answer(session, tiny_model, params={"max_tokens": 40}).text
     runs: list[Run] = []
     threads = [
@@ -185,11 +186,11 @@ def test_runs_on_one_engine_wait_their_turn(session: Session, tiny_model: Path) 
     for thread in threads:
         thread.join(50)
     assert [run.text for run in runs] == [alone] * 6
-    assert len(session.engines.loaded_models()) == 1
+    assert len(session.local.pool.loaded_models()) == 1
 
 
 def test_a_waiting_run_can_be_cancelled(session: Session, tiny_model: Path) -> None:
-    """Cancelling a run that waits for the engine ends it at once and leaves the other alone."""
+    """A run that waits for the engine ends at once when cancelled. The other one goes on."""
     busy = session.run(Request(
         model=str(tiny_model), prompt=PROMPT, params=InferencingParams(max_tokens=None, seed=2),
     ))  # fmt: skip
@@ -204,19 +205,19 @@ def test_a_waiting_run_can_be_cancelled(session: Session, tiny_model: Path) -> N
 def test_models_beyond_the_limit_are_unloaded(
     session: Session, kinds: dict[str, tuple[Path, str | None]]
 ) -> None:
-    """The model unused for longest makes room; its process is gone."""
-    session.engines.max_loaded_models = 2
+    """The model that was unused for longest is unloaded, and its process ends."""
+    session.local.pool.max_loaded_models = 2
     pids = []
     for name in ("bpe", "spm", "falcon"):
         answer(session, kinds[name][0])
-        pids.append(session.engines.loaded_models()[-1][1])
-    assert len(session.engines.loaded_models()) == 2
+        pids.append(session.local.pool.loaded_models()[-1][1])
+    assert len(session.local.pool.loaded_models()) == 2
     assert not psutil.pid_exists(pids[0])
     assert psutil.pid_exists(pids[2])
 
 
 def test_a_changed_file_is_another_model(session: Session, tmp_path: Path) -> None:
-    """A model file replaced between two runs is loaded again."""
+    """A model file that was replaced between two runs is loaded again."""
     path = tmp_path / "model.gguf"
     write_llama_gguf(path, seed=1)
     first = answer(session, path)
@@ -230,9 +231,9 @@ def test_a_changed_file_is_another_model(session: Session, tmp_path: Path) -> No
 
 
 def test_a_changed_copy_does_not_run(session: Session, tiny_model: Path) -> None:
-    """One byte of the adapted copy, with its time set back: the text stays that of the file."""
+    """A byte of the adapted copy changes, but not its time: the text is still that of the file."""
     first = answer(session, tiny_model)
-    loaded = resolve(str(tiny_model), None, {}, lambda progress: None).loaded
+    loaded = resolve(str(tiny_model), None, {}, lambda progress: None).file
     data, before = bytearray(loaded.read_bytes()), loaded.stat()
     data[-len(data) // 2 :] = bytes(len(data) // 2 + len(data) % 2)
     loaded.write_bytes(data)
@@ -243,7 +244,7 @@ def test_a_changed_copy_does_not_run(session: Session, tiny_model: Path) -> None
 
 
 def test_preparing_evaluates_nothing(session: Session, tiny_model: Path) -> None:
-    """`prepare` renders the chat and counts its tokens; afterwards nothing is cached."""
+    """`prepare` renders the chat and counts its tokens. Nothing is cached afterwards."""
     request = Request(model=str(tiny_model), prompt="Hi", chat=True, system="Be brief.")
     prepared = session.prepare(request)
     assert isinstance(prepared, Prepared)
@@ -253,7 +254,7 @@ def test_preparing_evaluates_nothing(session: Session, tiny_model: Path) -> None
 
 
 def test_embeddings_do_not_depend_on_what_came_before(session: Session, tiny_model: Path) -> None:
-    """The same text has the same vector, of the embedding length, alone and among others."""
+    """A text has the same vector alone and among others, with the embedding length."""
     request = Request(model=str(tiny_model), prompt="")
     alone = session.embed(request, ["some words"])
     among = session.embed(request, ["other words", "some words", "some words and more"])
@@ -265,16 +266,16 @@ def test_embeddings_do_not_depend_on_what_came_before(session: Session, tiny_mod
 
 
 def test_unloading_ends_the_process(session: Session, tiny_model: Path) -> None:
-    """Memory is given back when `unload` returns; the next run loads again."""
+    """When `unload` returns, the memory is given back. The next run loads again."""
     answer(session, tiny_model)
-    ((name, pid),) = session.engines.loaded_models()
-    assert session.engines.unload() == [name]
+    ((name, pid),) = session.local.pool.loaded_models()
+    assert session.local.pool.unload() == [name]
     assert not psutil.pid_exists(pid)
     assert answer(session, tiny_model).status == "ok"
 
 
 def test_nan_logits_are_an_error(session: Session, tmp_path: Path) -> None:
-    """A model that computes NaN fails by name instead of answering junk."""
+    """A model that computes NaN raises an error, and gives no answer."""
     path = tmp_path / "nan.gguf"
     write_llama_gguf(path, vocabulary="spm", weights="nan")
     run = ask(session, path)
@@ -283,7 +284,7 @@ def test_nan_logits_are_an_error(session: Session, tmp_path: Path) -> None:
 
 
 def unfinished(path: Path, share: float) -> Path:
-    """An unfinished download whose place was taken beforehand: zeros after a share of its bytes."""
+    """An unfinished download in its full size: after that share of its bytes, all are zero."""
     size = path.stat().st_size
     os.truncate(path, int(share * size))
     os.truncate(path, size)
@@ -295,7 +296,7 @@ def unfinished(path: Path, share: float) -> Path:
 def test_an_unfinished_download_is_an_error(
     session: Session, tmp_path: Path, share: float | None, vocabulary: Any
 ) -> None:
-    """A file with zeros at its end, or no weights at all, says so instead of answering nothing."""
+    """A file with zeros at its end, or with no weights at all, raises an error."""
     path = write_llama_gguf(
         tmp_path / "m.gguf", vocabulary=vocabulary, weights="random" if share else "zero"
     )
@@ -312,7 +313,7 @@ def test_an_unfinished_download_is_an_error(
 def test_an_epsilon_that_drowns_everything_is_an_error(
     session: Session, tmp_path: Path, epsilon: float
 ) -> None:
-    """A header that makes all logits equal is told like weights of zero."""
+    """A header that makes all logits equal gives the same error as weights of zero."""
     path = write_llama_gguf(
         tmp_path / "m.gguf",
         extra_metadata={"llama.attention.layer_norm_rms_epsilon": epsilon},
@@ -321,21 +322,21 @@ def test_an_epsilon_that_drowns_everything_is_an_error(
 
 
 def test_nan_embeddings_are_an_error(session: Session, tmp_path: Path) -> None:
-    """A vector of NaN is no embedding."""
+    """A vector with NaN is refused."""
     path = write_llama_gguf(tmp_path / "nan.gguf", weights="nan")
     with pytest.raises(EngineFailed, match="NaN"):
         session.embed(Request(model=str(path), prompt=""), ["some words"])
 
 
 def test_a_killed_child_is_not_waited_for(session: Session, tiny_model: Path) -> None:
-    """A child stopped in its tracks does not heed a cancellation and is killed after the grace."""
-    from llmwit_magic.engines import process
+    """A stopped child does not react to a cancellation, and is killed after the grace period."""
+    from llmwit_magic.engines.local import conversation
 
     answer(session, tiny_model)
-    ((_, pid),) = session.engines.loaded_models()
+    ((_, pid),) = session.local.pool.loaded_models()
     psutil.Process(pid).suspend()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "GRACE_SECONDS", 0.5)
+        patch.setattr(conversation, "CANCEL_SECONDS", 0.5)
         run = session.run(Request(model=str(tiny_model), prompt=PROMPT))
         time.sleep(0.3)
         run.cancel()
@@ -346,7 +347,7 @@ def test_a_killed_child_is_not_waited_for(session: Session, tiny_model: Path) ->
 
 
 def test_unloading_during_a_run_is_said(session: Session, tiny_model: Path) -> None:
-    """The run ends with an error that tells the truth, soon, and the next run works."""
+    """The run soon ends with an error that says so, and the next run works."""
     for _ in range(3):
         run = session.run(Request(
             model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.05),),
@@ -354,7 +355,7 @@ def test_unloading_during_a_run_is_said(session: Session, tiny_model: Path) -> N
         while run.generated_token_count < 3:
             time.sleep(0.01)
         began = time.monotonic()
-        session.engines.unload()
+        session.local.pool.unload()
         assert run.wait(5)
         assert time.monotonic() - began < 3
         assert "was unloaded while it was generating" in str(run.error)
@@ -364,7 +365,7 @@ def test_unloading_during_a_run_is_said(session: Session, tiny_model: Path) -> N
 def test_another_log_does_not_disturb_a_run(
     session: Session, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """A run is completed in the log in which it began; the other log's rows stay as they are."""
+    """A run is completed in its own log. The rows of the other log stay as they are."""
     from llmwit_magic.runlog.log import RunLog
 
     first_path = session.log.path
@@ -384,8 +385,8 @@ def test_another_log_does_not_disturb_a_run(
 
 
 def test_models_at_once_are_never_taken_away(session: Session, tiny_model: Path) -> None:
-    """Four threads with four contexts and room for one model: every run is whole."""
-    session.engines.max_loaded_models = 1
+    """With four threads, four contexts and room for one model, every run is whole."""
+    session.local.pool.max_loaded_models = 1
     failures: list[BaseException] = []
 
     def work(length: int) -> None:
@@ -404,20 +405,20 @@ def test_models_at_once_are_never_taken_away(session: Session, tiny_model: Path)
 
 
 def test_a_failed_load_ends_no_model_that_has_room(session: Session, tiny_model: Path) -> None:
-    """Wrong options do not count as loaded models, though one of them may make room for itself."""
+    """A load with wrong options does not count as a loaded model, though it may make room."""
     answer(session, tiny_model)
-    loaded = session.engines.loaded_models()
+    loaded = session.local.pool.loaded_models()
     for length in (99_999, 88_888, 77_777):
         with pytest.raises(InvalidInput):
             answer(session, tiny_model, context_length=length)
-    assert session.engines.loaded_models() == loaded
+    assert session.local.pool.loaded_models() == loaded
 
 
 @pytest.mark.parametrize("how", [SystemExit, KeyboardInterrupt, ValueError])
 def test_a_filter_that_raises_costs_one_run(
     session: Session, tiny_model: Path, how: type[BaseException]
 ) -> None:
-    """Whatever a content filter raises, the run ends by name and the engine goes on."""
+    """Whatever a content filter raises, the run ends with its name, and the engine goes on."""
 
     def broken(text: str) -> None:
         raise how("no")
@@ -428,11 +429,11 @@ def test_a_filter_that_raises_costs_one_run(
 
 
 def test_a_filter_that_hangs_can_be_interrupted(session: Session, tiny_model: Path) -> None:
-    """A cancelled run does not wait for its content filter for ever."""
-    from llmwit_magic.engines import process
+    """A cancelled run does not wait for ever for its content filter."""
+    from llmwit_magic.engines.local import conversation
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "GRACE_SECONDS", 0.5)
+        patch.setattr(conversation, "CANCEL_SECONDS", 0.5)
         run = session.run(Request(
             model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(8),),
         ))  # fmt: skip
@@ -446,7 +447,7 @@ def test_a_filter_that_hangs_can_be_interrupted(session: Session, tiny_model: Pa
 
 
 def test_waiting_for_the_engine_is_said(session: Session, tiny_model: Path) -> None:
-    """A run behind another one on the same model shows what it waits for."""
+    """A run behind another one on the same model shows that it waits for it."""
     first = session.run(Request(
         model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.05),),
     ))  # fmt: skip
@@ -461,7 +462,7 @@ def test_waiting_for_the_engine_is_said(session: Session, tiny_model: Path) -> N
 
 
 def test_streams(session: Session, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream is an iterator; left early it is cancelled and its result is what there is."""
+    """A stream is an iterator. If it is left early, its run is cancelled and keeps its text."""
     from llmwit_magic import api
 
     monkeypatch.setattr(api, "current_session", lambda: session)

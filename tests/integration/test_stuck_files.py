@@ -18,12 +18,13 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import llmwit_magic
-from llmwit_magic import api, session
+from llmwit_magic import api
+from llmwit_magic.engines.local import local_engine
 from llmwit_magic.errors import Interrupted
 from llmwit_magic.magics.infer import InferMagics
 from llmwit_magic.models import catalog
-from llmwit_magic.runlog import run as runs
-from llmwit_magic.session import Session
+from llmwit_magic.running import run as runs
+from llmwit_magic.running.session import Session
 from tests.support.tiny_models import write_llama_gguf
 
 pytestmark = [
@@ -59,7 +60,7 @@ def dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeadMount]
     mount.folder.mkdir()
     write_llama_gguf(mount.model)
     monkeypatch.setattr(os, "stat", mount.stat)
-    monkeypatch.setattr(session, "GRACE_SECONDS", GRACE)
+    monkeypatch.setattr(local_engine, "GRACE_SECONDS", GRACE)
     yield mount
     mount.back.set()
 
@@ -155,7 +156,7 @@ def test_a_pipe_in_the_place_of_the_file(
     tmp_path: Path, session: Session, shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that becomes a named pipe after it was looked at is opened, which waits for ever."""
-    monkeypatch.setattr("llmwit_magic.session.GRACE_SECONDS", GRACE)
+    monkeypatch.setattr(local_engine, "GRACE_SECONDS", GRACE)
     path = tmp_path / "x.gguf"
     os.mkfifo(path)
     reached = threading.Event()
@@ -177,7 +178,7 @@ def test_a_run_whose_thread_never_ends(
 
     monkeypatch.setattr(session.log, "begin", begin)
     run = session.run(llmwit_magic.Request(model=str(tiny_model), prompt="Hello"))
-    assert stopped(lambda: run.follow(0.1, lambda run: None), reached) < GRACE + 2
+    assert stopped(run.follow, reached) < GRACE + 2
     assert run.status == run.result.status == "interrupted"
     with pytest.raises(Interrupted):
         run.raise_failure()

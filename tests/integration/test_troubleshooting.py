@@ -1,4 +1,4 @@
-"""The texts of `docs/troubleshooting.md` are those that a person sees: each is provoked here."""
+"""Each text of `docs/troubleshooting.md` is provoked here, and is the one that a person sees."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from llmwit_magic import api
-from llmwit_magic.engines import builds
-from llmwit_magic.engines.builds import Platform
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.backends.ctransformers import builds
+from llmwit_magic.engines.backends.ctransformers.builds import Platform
 from llmwit_magic.errors import InferenceError
-from llmwit_magic.protocol import Request
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 from tests.support.gguf_parts import Tensor, take_apart
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import QUESTION, write_llama_gguf
@@ -27,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
 
 def told(text: str) -> str:
-    """The text without its numbers, which are this machine's, and without the moment of a death."""
+    """The text without its numbers, which vary by machine, and without the moment of a death."""
     return re.sub(r"[\d,]*\d", "0", re.sub(r" while [^:]*:", " while:", text))
 
 
@@ -46,7 +46,7 @@ def cut(path: str, size: int) -> Path:
 
 
 def with_tensor(path: str, name: bytes) -> Path:
-    """A tiny model with one tensor more."""
+    """A tiny model with one more tensor."""
     parts = take_apart(write_llama_gguf(path).read_bytes())
     tensors = [*parts.tensors, Tensor(name, (8,), 0, len(parts.data))]
     Path(path).write_bytes(replace(parts, tensors=tensors, data=parts.data + bytes(32)).join())
@@ -54,7 +54,7 @@ def with_tensor(path: str, name: bytes) -> Path:
 
 
 def with_embeddings(path: str, **changes: Any) -> Path:
-    """A tiny model whose first tensor, the token embeddings, is described otherwise."""
+    """A tiny model in which the first tensor, the token embeddings, has another description."""
     parts = take_apart(write_llama_gguf(path).read_bytes())
     first, *others = parts.tensors
     assert first.name == b"token_embd.weight"
@@ -79,10 +79,10 @@ def on(place: Platform, session: Session) -> None:
 def killed(session: Session) -> None:
     write_llama_gguf("tiny.gguf")
     ask(session, "tiny.gguf")
-    (engine,) = session.engines._engines.values()
+    ((_, pid),) = session.local.pool.loaded_models()
 
     def kill(text: str) -> None:  # in the middle of the run, after its prompt
-        psutil.Process(engine.pid).kill()
+        psutil.Process(pid).kill()
 
     ask(session, "tiny.gguf", content_filters=(kill,))
 
@@ -157,7 +157,7 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
 def test_the_page_has_the_text(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    """In the section of its class, to the letter but for numbers."""
+    """The section of the error's class has the text, to the letter except for numbers."""
     monkeypatch.chdir(tmp_path)
     kind, provoke = PROVOKED[name]
     with pytest.raises(InferenceError) as caught:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from llmwit_magic.magics.cell_args import SLIDERS
-from llmwit_magic.magics.snippets import forms
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.requests.options import SLIDERS
+from llmwit_magic.requests.snippets import forms
+from llmwit_magic.running.session import Session
 from llmwit_magic.views.tuning import TuningPanel
-from llmwit_magic.wit import InferencingParams
 
 PROMPT = "A language model reads a prompt and predicts"
 
@@ -44,7 +44,6 @@ def test_a_change_runs_again_with_one_token_evaluated(panel: TuningPanel, sessio
 
 def test_the_newest_change_wins(panel: TuningPanel, session: Session) -> None:
     """Fifty changes in a hurry: one run at a time, every row ended, the last setting shown."""
-    before = threading.active_count()
     for step in range(50):
         panel.controls["temperature"].value = round(0.02 * (step + 1), 2)
         panel.controls["max_tokens"].value = 100 + step
@@ -59,10 +58,10 @@ def test_the_newest_change_wins(panel: TuningPanel, session: Session) -> None:
     assert len(times) < 51
     assert "run " + str(rows[-1]["run_id"]) in panel.finished.value
     deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
+    names = {"llmwit-tune", "llmwit-run"}
+    while left := names & {thread.name for thread in threading.enumerate()}:
+        assert time.monotonic() < deadline, left
         time.sleep(0.05)
-    assert not [thread for thread in threading.enumerate() if thread.name == "llmwit-tune"]
-    assert not [thread for thread in threading.enumerate() if thread.name == "llmwit-run"]
 
 
 def test_the_line_repeats_what_is_shown(panel: TuningPanel) -> None:

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import pytest
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import FinishDetail, InferencingParams, InferencingResult
 from llmwit_magic.errors import ModelNotSupported
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
-from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
+from llmwit_magic.running.session import Session
 from tests.support.tiny_models import (
     QUESTION,
     bpe_vocabulary,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmwit_magic.models.checks import check_runnable
+from llmwit_magic.engines.backends.ctransformers.checks import check_runnable
 from llmwit_magic.models.gguf import read_header
-from llmwit_magic.models.tokenizer import build_tokenizer
+from llmwit_magic.models.tokenizers.building import build_tokenizer
 from tests.model import llamacpp
 from tests.support.engine import logits_of
 

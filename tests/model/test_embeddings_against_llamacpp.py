@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from llmwit_magic import api
-from llmwit_magic.session import Session
+from llmwit_magic.running.session import Session
 from tests.model import llamacpp
 from tests.support.gguf_parts import BOOL, take_apart
 from tests.support.tiny_models import write_llama_gguf

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.running.session import Session
 
 MODEL = "smollm2-135m-instruct"
 ASKED = [

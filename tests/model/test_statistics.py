@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.sampling import Sampler
 from llmwit_magic.models.gguf import read_header
-from llmwit_magic.models.tokenizer import build_tokenizer
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.models.tokenizers.building import build_tokenizer
+from llmwit_magic.running.session import Session
 from tests.support.engine import logits_of
 
 PROMPT = "My favourite season is the"

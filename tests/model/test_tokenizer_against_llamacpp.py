@@ -22,8 +22,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from llmwit_magic.models.pretokenizers import PRETOKENIZERS
-from llmwit_magic.models.tokenizer import build_tokenizer
+from llmwit_magic.models.tokenizers.building import build_tokenizer
+from llmwit_magic.models.tokenizers.pretokenizers import PRETOKENIZERS
 from tests.model import llamacpp
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from llmwit_magic.magics.cell_args import SLIDERS
-from llmwit_magic.magics.snippets import forms
-from llmwit_magic.protocol import Request
-from llmwit_magic.session import Session
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.requests.options import SLIDERS
+from llmwit_magic.requests.snippets import forms
+from llmwit_magic.running.session import Session
 from llmwit_magic.views.tuning import TuningPanel
-from llmwit_magic.wit import InferencingParams
 
 WORDS = "The old lighthouse keeper wrote in his log that the sea was calm and the lamp was lit. "
 

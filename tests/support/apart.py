@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,7 +13,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+APART = """
+import json, os, sys, shutil, subprocess, time
+from pathlib import Path
+from llmwit_magic.running.session import Session
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+
+said = {}
+model, logged = sys.argv[1:3]
+session = Session(logged)
+
+def ask(prompt, model=model, count=4):
+    run = session.run(Request(model=model, prompt=prompt, params=InferencingParams(
+        max_tokens=count, seed=1)))
+    assert run.wait(60)
+    timings = run.result.timings
+    return dict(status=run.status, error=type(run.error).__name__ if run.error else None,
+                message=str(run.error or ""), log_problem=run.log_problem, run_id=run.run_id,
+                timings=timings.model_dump())
+
+def say():
+    session.close()
+    print("SAID", json.dumps(said))
+"""
+"""Code for another process: `ask(prompt)` makes a run and says what became of it."""
 
 
 def python_apart(
@@ -44,6 +72,19 @@ def can_mount() -> bool:
         return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
     except OSError:
         return False
+
+
+def preloaded(source: str, folder: Path) -> Path:
+    """A library for `LD_PRELOAD`."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("another libc's answers take Linux and a C compiler")
+    text, library = folder / "shim.c", folder / "shim.so"
+    text.write_text(source)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(text), "-ldl"], check=True
+    )
+    return library
 
 
 class Told(threading.Thread):

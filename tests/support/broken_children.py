@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from llmwit_magic.engines import pipe
+from llmwit_magic.engines.local import pipe
 
 
 @contextmanager

@@ -72,6 +72,10 @@ class Lab:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
 
+    def last_row(self) -> dict[str, Any]:
+        """The newest row of the log."""
+        return self.log.rows()[-1]
+
     def shut_kernels_down(self) -> None:
         for session in self.api("GET", "sessions"):
             self.api("DELETE", f"sessions/{session['id']}")
@@ -81,7 +85,7 @@ class Lab:
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if any("llmwit_magic.engines.child" in part for part in child.cmdline()):
+                if any("llmwit_magic.engines.local.child" in part for part in child.cmdline()):
                     found.append(child)
             except psutil.Error:
                 continue

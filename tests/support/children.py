@@ -104,7 +104,7 @@ def main(way: str, model: str, folder: str) -> None:
 
 def use_log(path: str | None, aliases: dict[str, str] | None = None) -> None:
     """What `%config InferMagics.log_path` and `.aliases` do."""
-    from llmwit_magic.session import current_session
+    from llmwit_magic.running.session import current_session
 
     current_session().use_log(path)
     current_session().aliases = aliases or {}

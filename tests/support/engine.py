@@ -37,11 +37,11 @@ def logits_of(loaded: Path, ids: Sequence[int] = (), **how: Any) -> NDArray[np.f
 
 
 def _main() -> None:
-    from llmwit_magic.engines.ctransformers import LogitsModel
+    from llmwit_magic.engines.backends.ctransformers.evaluator import CTransformersEvaluator
 
     job = json.load(sys.stdin)
     ids, threads = job["ids"], job.get("threads", 1)
-    model = LogitsModel(
+    model = CTransformersEvaluator(
         job["loaded"], model_type=job.get("model_type"), context_length=job.get("context", 1024),
         gpu_layers=0,
     )  # fmt: skip

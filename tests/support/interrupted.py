@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 from IPython.core.interactiveshell import InteractiveShell
 
-from llmwit_magic.protocol import Event, Progress
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session, current_session
+from llmwit_magic.contract.events import Event, Progress
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session, current_session
 from tests.support.kernel import engines_of
 
 
@@ -96,7 +96,7 @@ def _outcome(
     for run in runs:
         run.wait(10)
     engines = {engine.pid for engine in engines_of()}
-    known = {pid for _, pid in session.engines.loaded_models()}
+    known = {pid for _, pid in session.local.pool.loaded_models()}
     others = [
         " ".join(child.cmdline())
         for child in psutil.Process().children(recursive=True)

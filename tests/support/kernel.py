@@ -148,7 +148,7 @@ def engines_of(pid: int | None = None) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(pid).children(recursive=True)
-        if any("llmwit_magic.engines.child" in part for part in _command(child))
+        if any("llmwit_magic.engines.local.child" in part for part in _command(child))
     ]
 
 

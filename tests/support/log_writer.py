@@ -7,12 +7,13 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import LogError
-from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.session import Session
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.runlog.rows import Row
+from llmwit_magic.running.run import Run
+from llmwit_magic.running.session import Session
 
 
 class TellingLog(RunLog):
@@ -22,9 +23,9 @@ class TellingLog(RunLog):
         super().__init__(path)
         self._told = told
 
-    def begin(self, run: Run) -> int:
-        run_id = super().begin(run)
-        self._told.send(("begun", run_id, run.request.prompt))
+    def begin(self, row: Row) -> int:
+        run_id = super().begin(row)
+        self._told.send(("begun", run_id, row["prompt"]))
         return run_id
 
 
@@ -35,7 +36,7 @@ def open_new_logs(folder: Path, count: int, together: Barrier, told: Connection)
         log = RunLog(folder / f"{number}.sqlite3")
         together.wait()
         try:
-            log.begin(Run(Request(model="-", prompt="-")))
+            log.begin(Run(Request(model="-", prompt="-")).row())
         except LogError as error:
             problems.append(str(error))
         log.close()

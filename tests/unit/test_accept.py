@@ -1,4 +1,4 @@
-"""What is accepted that would be refused: by name, or with `--anyway` as in version 0.1."""
+"""`--accept`: what would be refused and is accepted by name, or by `--anyway` of version 0.1."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.pool import _key
+from llmwit_magic.contract.request import DEFAULT_MODEL, Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.engines.local.pool import _key
 from llmwit_magic.errors import InvalidInput, ModelNotSupported
-from llmwit_magic.magics.cell_args import read_cell
-from llmwit_magic.magics.snippets import cell_text, python_text
-from llmwit_magic.models.fetch import DEFAULT_NAME
-from llmwit_magic.protocol import Request
-from llmwit_magic.replays import replay_request
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.magics.cell import read_cell
+from llmwit_magic.requests.snippets import cell_text, python_text
+from llmwit_magic.running.replay import replay_request
 from tests.support.fake import MODEL, FakeEngine, FakeSession
 
 ALL = ("context", "file", "filters")
@@ -22,7 +21,7 @@ ALL = ("context", "file", "filters")
 
 @pytest.fixture
 def session() -> Iterator[FakeSession]:
-    """A session with a run whose model file is another one now, and whose filter is gone."""
+    """A session whose log has a run with another model file, and with a filter that is gone."""
     session = FakeSession(FakeEngine())
     session.finish(Request(model="fake", prompt="p", content_filters=(len,)))
     session.model = MODEL.model_copy(update={"sha256": "1" * 64})
@@ -31,7 +30,7 @@ def session() -> Iterator[FakeSession]:
 
 
 def test_a_long_context_is_accepted_by_either_name() -> None:
-    """`accept=("context",)` and `anyway` are the same to the engine; the other words are not."""
+    """`accept=("context",)` and `anyway` mean the same to the engine. Other words do not."""
     assert Request(model="m", prompt="p", anyway=True).takes_long_context
     assert Request(model="m", prompt="p", accept="context").takes_long_context
     assert not Request(model="m", prompt="p", accept=("file", "filters")).takes_long_context
@@ -39,20 +38,20 @@ def test_a_long_context_is_accepted_by_either_name() -> None:
 
 
 def test_engines_of_both_names_are_one() -> None:
-    """A model that was loaded for one is taken for the other."""
+    """A model that was loaded with one of the names is used with the other."""
 
     class Model:
-        source, state, model_type = "m.gguf", 1, None
+        source, state = "m.gguf", 1
 
     model: Any = Model()
-    keys = [_key(model, Request(model="m", prompt="p", **how))
+    keys = [_key(model, Request(model="m", prompt="p", **how).spec)
             for how in ({"anyway": True}, {"accept": "context"}, {})]  # fmt: skip
     assert keys[0] == keys[1] != keys[2]
 
 
 @pytest.mark.parametrize("accept", ["all", "", ("context", "disk"), 5, "context,file"])
 def test_only_what_there_is_can_be_accepted(session: FakeSession, accept: Any) -> None:
-    """Another word is refused, with those that there are; in a replay, too."""
+    """Another word is refused, in a replay too. The error lists the words."""
     with pytest.raises(InvalidInput, match=r"accept: .* one or more of context, file, filters"):
         Request(model="m", prompt="p", accept=accept)
     with pytest.raises(InvalidInput, match=r"accept: .* one or more of context, file, filters"):
@@ -65,13 +64,13 @@ def test_only_what_there_is_can_be_accepted(session: FakeSession, accept: Any) -
      "--accept 'context, file'", "--accept context,context,file"],
 )  # fmt: skip
 def test_the_line_takes_several(line: str) -> None:
-    """With commas or again; each once."""
+    """They stand behind commas or in several options, and count once."""
     assert read_cell(line, "p\n", {}, {"model": "m"}).requests[0].accept == ("context", "file")
 
 
 def test_what_was_accepted_is_logged_and_copied(session: FakeSession) -> None:
-    """In its column, in the run again, and in the cell and the Python that repeat it."""
-    request = Request(model=DEFAULT_NAME, prompt="p", accept=("context", "file"),
+    """It stands in its column, in the run read back, and in the cell and the Python to copy."""
+    request = Request(model=DEFAULT_MODEL, prompt="p", accept=("context", "file"),
                       params=InferencingParams(seed=1))  # fmt: skip
     run = session.finish(request)
     assert session.log.row(2)["accept"] == "context,file"
@@ -80,13 +79,13 @@ def test_what_was_accepted_is_logged_and_copied(session: FakeSession) -> None:
     assert session.log[2].request.accept == ("context", "file")
     line, _, cell = cell_text(run.request, {}).removeprefix("%%infer").partition("\n")
     assert "--accept context,file" in line
-    again = read_cell(line, cell, {}, {"model": DEFAULT_NAME}).requests[0]
+    again = read_cell(line, cell, {}, {"model": DEFAULT_MODEL}).requests[0]
     assert again.accept == request.accept
     assert "accept=('context', 'file')" in python_text(run.request)
 
 
 def test_a_replay_accepts_what_is_named(session: FakeSession) -> None:
-    """Neither the file for the filter's sake, nor the filter for the file's."""
+    """Accepting the file does not accept the loss of the filter, nor the other way round."""
     original = session.log[1]
     with pytest.raises(InvalidInput, match="or --accept filters runs without it"):
         replay_request(session, original, {}, accept=("file", "context"))
@@ -99,14 +98,14 @@ def test_a_replay_accepts_what_is_named(session: FakeSession) -> None:
 
 
 def test_anyway_accepts_all_in_a_replay(session: FakeSession) -> None:
-    """File and filter as it did, and the longer context that a change asks for."""
-    request, notice = replay_request(session, session.log[1], {"context_length": 9000}, anyway=True)
+    """It accepts the file, the loss of the filter, and a longer context."""
+    request, notice = replay_request(session, session.log[1], {"context_length": 9000}, accept=ALL)
     assert notice
     assert request.takes_long_context
 
 
 def test_a_file_that_was_accepted_once_is_not_accepted_again(session: FakeSession) -> None:
-    """A replay of a replay looks at its own words; a long context stays what the run was."""
+    """A replay of a replay needs its own word for the file. A long context stays accepted."""
     session.finish(replay_request(session, session.log[1], {}, accept=ALL)[0])
     session.model = MODEL.model_copy(update={"sha256": "2" * 64})
     original = session.log[2]

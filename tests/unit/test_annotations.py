@@ -8,8 +8,8 @@ from typing import Any
 import numpy
 import pytest
 
+from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import InvalidInput, RunNotFound
-from llmwit_magic.protocol import Request
 from tests.support.fake import FakeEngine, FakeSession
 
 

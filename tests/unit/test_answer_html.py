@@ -1,11 +1,12 @@
-"""The buttons under an answer, and the marks of a comparison."""
+"""The data for the buttons under an answer, and the marks of a comparison."""
 
 from __future__ import annotations
 
 import re
 
-from llmwit_magic.protocol import Chunk, Request
-from llmwit_magic.runlog.run import Run
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.running.run import Run
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import Extras, html_of
 from tests.support.fake import end, prepared, run_of
@@ -20,8 +21,10 @@ def answered(text: str, run_id: int | None = None) -> Run:
 
 
 def test_thumbs_need_a_row_in_a_log() -> None:
-    """A rating is kept in the log: without one, or without a row in it, the page has no data for
-    a button."""
+    """An answer has the data for its thumbs only if a log has a row for it.
+
+    A rating is kept in that row.
+    """
     for run_id, log_path, thumbs in (
         (7, "/runs.sqlite3", 1), (7, "", 0), (None, "/runs.sqlite3", 0), (None, "", 0),
     ):  # fmt: skip
@@ -36,7 +39,7 @@ def marks(base: str, other: str) -> list[str]:
 
 
 def test_marks_have_words_in_them() -> None:
-    """What an answer has besides is marked; where it only lacks something, there is no mark."""
+    """Words that only this answer has are marked. Words that it lacks leave no mark."""
     assert marks("one two three", "one two three") == []
     assert marks("one two three", "one three") == []
     assert marks("one two three", "") == []

@@ -7,7 +7,7 @@ import pytest
 
 from llmwit_magic.base.background import in_background
 from llmwit_magic.errors import EngineFailed
-from llmwit_magic.session import interruptible
+from llmwit_magic.running.session import interruptible
 
 
 def test_work_gives_what_it_comes_to() -> None:

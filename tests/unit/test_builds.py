@@ -1,6 +1,6 @@
-"""Which of ctransformers' libraries runs where, held against the libraries themselves.
+"""Which of ctransformers' libraries runs where, compared with the libraries themselves.
 
-Windows and macOS are simulated: their calls are answered by stand-ins.
+Windows and macOS are simulated: stand-ins answer their calls.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines import builds, cores, ctransformers
-from llmwit_magic.engines.builds import (
+from llmwit_magic.engines import cores
+from llmwit_magic.engines.backends.ctransformers import builds
+from llmwit_magic.engines.backends.ctransformers import evaluator as ctransformers
+from llmwit_magic.engines.backends.ctransformers.builds import (
     Platform,
-    check_platform,
     choose_build,
     glibc_version,
     library_file,
     linux_features,
     macos_version,
+    platform_problem,
     processor_build,
     processor_features,
     refusal,
@@ -45,7 +47,7 @@ SYSTEMS = ("linux", "win32", "darwin")
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets the system that the module sees, with what it asks of `sys`."""
+    """Sets the system that the module sees, with what it reads from `sys`."""
 
     def change(system: str, version: str = "", maxsize: int = 2**63 - 1) -> None:
         there = SimpleNamespace(platform=system, version=version, maxsize=maxsize)
@@ -55,7 +57,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def uname(monkeypatch: pytest.MonkeyPatch, machine: str = "x86_64", release: str = "6.1") -> None:
-    """Has the system name its machine and its kernel so; Windows has no such function."""
+    """Sets the names of the machine and of its kernel. Windows has no such function."""
     told = SimpleNamespace(machine=machine, release=release)
     monkeypatch.setattr(builds.os, "uname", lambda: told, raising=False)
 
@@ -72,7 +74,7 @@ def wheel(build: str, system: str, on: Any) -> list[Code]:
 
 @pytest.mark.skipif(library_file("basic") is None, reason="ctransformers was built from source")
 def test_what_the_wheel_holds(on: Any) -> None:
-    """For each system and folder, the machines that its library is for, and no others."""
+    """Each library of the wheel is for these machines and no others."""
     held = {
         (build, system): sorted(code.machine for code in wheel(build, system, on))
         for build in ("basic", "avx", "avx2", "cuda", "metal", "local")
@@ -91,7 +93,7 @@ def test_what_the_wheel_holds(on: Any) -> None:
 @pytest.mark.skipif(library_file("basic") is None, reason="ctransformers was built from source")
 @pytest.mark.parametrize(("system", "least"), [("linux", builds.GLIBC), ("darwin", builds.MACOS)])
 def test_what_the_wheel_needs(system: str, least: tuple[int, int], on: Any) -> None:
-    """The versions that are asked for are those that the libraries name."""
+    """The required versions are those that the libraries name."""
     found = [wheel(build, system, on) for build in ("basic", "avx", "avx2", "cuda")]
     assert {code.needs for codes in found for code in codes} == {least}
 
@@ -125,12 +127,12 @@ def test_the_library_of_a_platform(
     on: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ctransformers finds the one that is chosen, without py-cpuinfo, and it is for that machine."""
+    """ctransformers finds the chosen library without py-cpuinfo. It is for that machine."""
     on(place.system)
     monkeypatch.setattr(builds, "here", lambda: place)
     monkeypatch.setattr(builds, "processor_features", lambda: frozenset(features))
     monkeypatch.setattr(builds, "local_build", lambda: None)
-    check_platform()
+    assert platform_problem() == ""
     assert choose_build() == build
     if library_file("basic") is None:
         pytest.skip("ctransformers was built from source")
@@ -170,13 +172,15 @@ SOURCE = "pip install --no-binary ctransformers --force-reinstall --no-deps ctra
 def test_a_platform_without_a_library(
     place: Platform, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line says what is missing and what to do, in the parent and in the child."""
+    """One line says what is missing and what to do, in the kernel and in the child."""
     monkeypatch.setattr(builds, "here", lambda: place)
     monkeypatch.setattr(builds, "local_build", lambda: None)
-    for call in (check_platform, choose_build, lambda: choose_build(gpu=True)):
+    told = [platform_problem()]
+    for call in (choose_build, lambda: choose_build(gpu=True)):
         with pytest.raises(EngineFailed) as caught:
             call()
-        said = str(caught.value)
+        told.append(str(caught.value))
+    for said in told:
         assert said == refusal(place)
         assert said.isprintable()
         assert [word for word in words if word not in said] == []
@@ -187,7 +191,7 @@ def test_a_platform_without_a_library(
 def test_a_library_built_from_source(
     system: str, gpu: bool, tmp_path: Path, on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes first, as for ctransformers itself, also where the wheel has none."""
+    """A library built from source comes first, as in ctransformers. The wheel may have none."""
     package = fake_package(tmp_path, monkeypatch)
     on(system)
     for place in (LINUX, Platform(system, "aarch64"), Platform(system, "x86_64", (2, 17))):
@@ -198,11 +202,11 @@ def test_a_library_built_from_source(
         assert builds.local_build() is None
         file.touch()
         assert choose_build(gpu=gpu) == "local"
-        check_platform()
+        assert platform_problem() == ""
 
 
 def fake_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A ctransformers with nothing in it but a folder for a library built from source."""
+    """A ctransformers with nothing in it but a folder for a library that was built from source."""
     package = folder / "ctransformers"
     (package / "lib" / "local").mkdir(parents=True)
     spec = SimpleNamespace(submodule_search_locations=[str(package)])
@@ -211,7 +215,7 @@ def fake_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_cuda_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel's, where GPU layers were found possible and nothing was built from source."""
+    """The wheel's CUDA library is taken for a GPU where nothing was built from source."""
     monkeypatch.setattr(builds, "here", lambda: LINUX)
     monkeypatch.setattr(builds, "local_build", lambda: None)
     assert choose_build(gpu=True) == "cuda"
@@ -222,7 +226,10 @@ def test_the_cuda_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctransformers_never_chooses(
     place: Platform, gpu_layers: int, on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is always given a name: left to choose, it asks py-cpuinfo for more than a second."""
+    """ctransformers always gets a build's name.
+
+    Without one, it would ask py-cpuinfo for over a second.
+    """
     given: list[Any] = []
 
     class LLM(SimpleNamespace):
@@ -238,7 +245,7 @@ def test_ctransformers_never_chooses(
     local = Path("local") if place is APPLE and gpu_layers else None
     monkeypatch.setattr(builds, "local_build", lambda: local)
     monkeypatch.setattr(ctransformers, "_library", lambda: (LLM, SimpleNamespace))
-    model = ctransformers.LogitsModel(
+    model = ctransformers.CTransformersEvaluator(
         "m.gguf", model_type=None, context_length=8, gpu_layers=gpu_layers
     )
     expected = "local" if local else "cuda" if gpu_layers else "basic"
@@ -259,14 +266,17 @@ def test_ctransformers_never_chooses(
     ],
 )
 def test_python_for_windows(version: str, machine: str, on: Any) -> None:
-    """It counts what Python is built for: Arm machines run one for x86-64, and its libraries."""
+    """What Python is built for counts.
+
+    An Arm machine runs a Python for x86-64, and its libraries.
+    """
     on("win32", version)
     assert windows_machine(version) == machine
     assert builds.here() == Platform("win32", machine)
 
 
 def test_this_machine() -> None:
-    """Here is a platform with a library, which was chosen by what Linux tells."""
+    """This machine has a library, chosen by the features that Linux tells."""
     if sys.platform != "linux":
         pytest.skip("asks a Linux machine")
     place = builds.here()
@@ -293,7 +303,7 @@ def test_linux_and_its_c_library(
 def test_another_c_library(
     error: Exception | None, on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """musl does not know that question, and neither do systems without `os.confstr`."""
+    """musl does not know the name that is asked for. Some systems have no `os.confstr`."""
 
     def confstr(name: str) -> str:
         assert error
@@ -309,7 +319,7 @@ def test_another_c_library(
 
 
 def test_a_32_bit_python(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It cannot load what the machine's kernel could run."""
+    """A 32-bit Python cannot load what the machine's kernel could run."""
     on("linux", maxsize=2**31 - 1)
     uname(monkeypatch)
     assert builds.here().machine == "32-bit x86"
@@ -326,7 +336,7 @@ def test_a_32_bit_python(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_versions_of_macos(
     told: str, kernel: str, enough: bool, on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An old Python is told 10.16 by all of them, and the kernel's number says more."""
+    """Every macOS tells 10.16 to an old Python. The number of its kernel says more."""
     on("darwin")
     monkeypatch.setattr(platform, "mac_ver", lambda: (told, ("", "", ""), "arm64"))
     uname(monkeypatch, "arm64", kernel)
@@ -338,7 +348,7 @@ def test_versions_of_macos(
 
 
 def test_features_that_linux_tells() -> None:
-    """The flags of the first processor, and no more of the file is read than that."""
+    """The flags of the first processor count. The rest of the file is not read."""
     lines = iter(["processor\t: 0\n", "flags\t\t: fpu avx avx2 f16c bmi2 fma\n", "unread"])
     assert linux_features(lines) == {"avx", "avx2", "f16c", "fma"}
     assert next(lines) == "unread"
@@ -347,7 +357,7 @@ def test_features_that_linux_tells() -> None:
 
 
 def test_linux_without_its_file(on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known then, which the slowest library can do with."""
+    """Without the file no feature is known. The slowest library needs none."""
 
     def refuse(*args: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -359,7 +369,7 @@ def test_linux_without_its_file(on: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Kernel32:
-    """Windows, with the features it says are present and the registers it keeps."""
+    """A Windows with the features that it tells and the registers that it keeps."""
 
     def __init__(self, *present: int, kept: int = 0b11) -> None:
         self.present, self.kept = present, kept
@@ -385,7 +395,7 @@ class Kernel32:
 def test_features_that_windows_tells(
     kernel: Kernel32, build: str, on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AVX2 with all that comes with it, AVX alone, or neither."""
+    """Windows has AVX2 with all that belongs to it, AVX alone, or neither."""
     on("win32")
     monkeypatch.setattr(ctypes, "WinDLL", {"kernel32": kernel}.__getitem__, raising=False)
     assert processor_features() == windows_features(kernel)
@@ -410,7 +420,7 @@ def hw(**features: int) -> dict[str, int]:
 def test_features_that_macos_tells(
     known: dict[str, int], build: str, size: int, on: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A feature that has no name there is none."""
+    """A feature for which macOS has no name is missing."""
     on("darwin")
     monkeypatch.setattr(cores.ctypes, "CDLL", lambda name: MacLibrary(known, size))
     assert processor_build("darwin", processor_features()) == build

@@ -1,84 +1,42 @@
-"""How a name becomes a file, and what is said where it does not."""
+"""How a name becomes a file, and what is said if it does not."""
 
 from __future__ import annotations
 
 import builtins
 import errno
-import hashlib
 import os
-import re
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmwit_magic.errors import InferenceError, InvalidInput, ModelNotFound, ModelNotSupported
+from llmwit_magic.contract.request import DEFAULT_MODEL
+from llmwit_magic.errors import ModelNotSupported
 from llmwit_magic.models import catalog
-from llmwit_magic.models.catalog import LocalModel, local_models, resolve
-from llmwit_magic.models.checks import OLD_FORMATS
-from llmwit_magic.models.fetch import DEFAULT_NAME
-from llmwit_magic.protocol import Progress
-from tests.support.tiny_ggml import write_ggml
+from llmwit_magic.models.catalog import local_models
+from tests.support.found import find, model, no_network, refusal
 from tests.support.tiny_models import write_llama_gguf
 
-
-@pytest.fixture(autouse=True)
-def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is fetched, the cache is new, and the working directory is empty."""
-
-    def fetched(*arguments: object) -> Path:
-        raise AssertionError(f"went to the network for {arguments[:-1]}")
-
-    monkeypatch.setattr(catalog, "fetch_from_hub", fetched)
-    monkeypatch.setattr(catalog, "fetch_default", fetched)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    (tmp_path / "models").mkdir()
-    return write_llama_gguf(tmp_path / "models" / "tiny.gguf", vocabulary="spm")
-
-
-def find(
-    name: str, model_type: str | None = None, aliases: Mapping[str, str] | None = None
-) -> LocalModel:
-    return resolve(name, model_type, aliases or {}, lambda progress: None)
-
-
-def refusal(
-    name: str,
-    expected: type[InferenceError] = ModelNotFound,
-    model_type: str | None = None,
-    aliases: Mapping[str, str] | None = None,
-) -> str:
-    """The message of the refusal, which is one line."""
-    with pytest.raises(InferenceError) as caught:
-        find(name, model_type, aliases)
-    assert type(caught.value) is expected
-    assert str(caught.value).isprintable()
-    return str(caught.value)
+__all__ = ["model", "no_network"]
 
 
 def test_path(model: Path) -> None:
-    """A path is the file that it leads to, with what is known of it."""
+    """A path names the file that it leads to, and the file's facts are known."""
     found = find(str(model))
-    assert found.source == found.loaded == model
+    assert found.source == found.file == model
     assert found.info.name == str(model)
     assert found.info.path == str(model)
     assert found.info.architecture == "llama"
     assert found.info.quantisation == "F32"
     assert len(found.info.sha256) == 64
-    assert found.model_type is None
+    assert found.backend == "ctransformers"
 
 
 def test_relative_path(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path is relative to the working directory, and what comes of it is not."""
+    """A relative path starts at the working directory. The path that is found is absolute."""
     assert find(os.path.relpath(model)).source.samefile(model)
     monkeypatch.chdir(model.parent)
     assert find("tiny.gguf").source == model
@@ -93,12 +51,12 @@ def test_home(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_home_of_nobody() -> None:
-    """The home of a user who is not there is no accident."""
+    """The home of an unknown user is refused in one line."""
     refusal("~no-such-user-here/tiny.gguf")
 
 
 def test_alias(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An alias goes before a file of the same name, and may begin with `~`."""
+    """An alias has precedence over a file of the same name. Its path may begin with `~`."""
     write_llama_gguf(Path("short"), vocabulary="spm", seed=1)
     assert find("short", aliases={"short": str(model)}).source == model
     monkeypatch.setenv("HOME", str(model.parent))
@@ -109,19 +67,19 @@ def test_alias(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_alias_of_itself(model: Path) -> None:
-    """An alias is looked up once, so one that leads to itself ends."""
+    """An alias of itself is refused, because only one alias is followed."""
     refusal("loop", aliases={"loop": "loop"})
 
 
 def test_default(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default's name fetches it, by an alias too."""
+    """The name of the default model fetches it, and so does an alias of that name."""
     monkeypatch.setattr(catalog, "fetch_default", lambda report: model)
-    assert find(DEFAULT_NAME).source == model
-    assert find("it", aliases={"it": DEFAULT_NAME}).source == model
+    assert find(DEFAULT_MODEL).source == model
+    assert find("it", aliases={"it": DEFAULT_MODEL}).source == model
 
 
 def test_folder(model: Path) -> None:
-    """A folder with one model is that model."""
+    """A folder with one model file names that file."""
     (model.parent / "README.md").touch()
     assert find(str(model.parent)).source == model
     assert find(str(model.parent) + os.sep).source == model
@@ -129,7 +87,7 @@ def test_folder(model: Path) -> None:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """A named pipe, whose reader waits for a writer, in a folder of its own."""
+    """A named pipe in a folder of its own. To read it would wait for a writer."""
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes" / "x.gguf")
     return tmp_path / "pipes" / "x.gguf"
@@ -140,7 +98,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="such files are POSIX
 
 @posix
 def test_named_pipe(pipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is never opened, however it is named, and the message says what it is."""
+    """A named pipe is never opened, however it is named. The message says what it is."""
     expected = f"{pipe} is a named pipe, and a model is a regular file: name one"
     for name in (str(pipe), str(pipe.parent), str(pipe.parent) + os.sep):
         assert refusal(name) == expected
@@ -150,12 +108,12 @@ def test_named_pipe(pipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     link.symlink_to(pipe)
     assert refusal(str(link)).startswith(f"{link} is a named pipe")
     monkeypatch.setattr(catalog, "fetch_default", lambda report: pipe)
-    assert refusal(DEFAULT_NAME) == expected
+    assert refusal(DEFAULT_MODEL) == expected
 
 
 @posix
 def test_named_pipe_beside_a_model(pipe: Path, model: Path) -> None:
-    """In a folder, only a regular file is taken for a model."""
+    """Only a regular file counts as the model of a folder."""
     found = model.rename(pipe.parent / "model.gguf")
     (pipe.parent / "folder.gguf").mkdir()
     assert find(str(pipe.parent)).source == found
@@ -163,7 +121,7 @@ def test_named_pipe_beside_a_model(pipe: Path, model: Path) -> None:
 
 @posix
 def test_other_files_that_are_none(tmp_path: Path) -> None:
-    """A device, a socket and a folder with a model's ending are told as what they are."""
+    """The message calls a device, a socket and a folder what they are."""
     assert refusal("/dev/zero").startswith("/dev/zero is a device, and a model is")
     assert refusal("/dev/null").startswith("/dev/null is a device, and a model is")
     path = Path("s.gguf")  # a socket's path must be short
@@ -178,7 +136,7 @@ def test_other_files_that_are_none(tmp_path: Path) -> None:
 
 @posix
 def test_links_that_lead_nowhere(model: Path) -> None:
-    """A link to nothing, and links that lead to one another, are told as what they are."""
+    """The message calls a link to nothing, and a loop of links, what they are."""
     Path("gone.gguf").symlink_to("nowhere.gguf")
     assert refusal("gone.gguf") == "gone.gguf is a link to nowhere.gguf, which is not there"
     Path("a.gguf").symlink_to("b.gguf")
@@ -189,13 +147,13 @@ def test_links_that_lead_nowhere(model: Path) -> None:
 
 
 def test_folder_with_none(tmp_path: Path) -> None:
-    """One without a model says so."""
+    """The message for a folder without a model file says so."""
     (tmp_path / "work" / "README.md").touch()
     assert refusal(".") == "the folder . has no model file"
 
 
 def test_folder_with_several(model: Path) -> None:
-    """One with several names one of them, in a form that can be given."""
+    """The message for a folder with several model files names one of them by a path that works."""
     for name in ("b.bin", "c.gguf"):
         (model.parent / name).touch()
     message = refusal(str(model.parent))
@@ -206,7 +164,7 @@ def test_folder_with_several(model: Path) -> None:
 @pytest.mark.parametrize("ending", ["", "x"])
 @pytest.mark.parametrize("form", ["{folder}/tinny.gguf", "../models/tinny.gguf", "./tinny.gguf"])
 def test_mistyped_path(form: str, ending: str, model: Path) -> None:
-    """It never goes to the network, and the file that may have been meant is named."""
+    """A mistyped path is not asked of the hub. The message names the file that may be meant."""
     name = form.format(folder=model.parent) + ending
     message = refusal(name)
     assert f"there is no file {name}" in message
@@ -221,19 +179,21 @@ def test_mistyped_path(form: str, ending: str, model: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_looks_like_a_path(name: str) -> None:
-    """A name with a model's ending, a path's beginning or several folders is no repository."""
+    """A name with a model's suffix, with a beginning like a path's, or with several folders is not
+    asked of the hub.
+    """
     refusal(name)
 
 
 def test_mistyped_path_of_two_parts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name like that of a file beside it is a path, whatever its ending."""
+    """A name that is similar to a file's is taken for a path, whatever its suffix."""
     monkeypatch.chdir(model.parent.parent)
     assert f"did you mean {Path('models/tiny.gguf')}" in refusal("models/tiny")
 
 
 @pytest.mark.parametrize("name", ["", "\0", "a\0b", "\ud800", "x" * 5000, "\n", "a\nb", " ", "{}"])
 def test_names_that_are_none(name: str) -> None:
-    """Anything that is no name is refused in one line."""
+    """A text that cannot be a name is refused in one line."""
     refusal(name)
 
 
@@ -251,7 +211,7 @@ def test_names_that_are_none(name: str) -> None:
 def test_repositories(
     name: str, expected: tuple[Any, ...], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Owner, repository, file and revision are told apart."""
+    """A name is parted into repository, file and revision."""
     asked: list[tuple[Any, ...]] = []
 
     def fetch(*arguments: Any) -> Path:
@@ -265,7 +225,7 @@ def test_repositories(
 
 
 def test_files_go_before_repositories(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there as a file is not looked for on the hub."""
+    """A name that is also a file's is not asked of the hub."""
     monkeypatch.chdir(model.parent.parent)
     (model.parent / "repo").write_bytes(model.read_bytes())
     assert find("models/repo").source == model.parent / "repo"
@@ -283,7 +243,7 @@ def spin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_spin_models(spin: Path) -> None:
-    """Spin's models are found by their file's name, with and without its ending."""
+    """Spin's models are found by their file's name, with and without its suffix."""
     assert find("llama2-chat").source == spin
     assert find("llama2-chat.gguf").source == spin
     assert find("chat", aliases={"chat": "llama2-chat"}).source == spin
@@ -291,30 +251,30 @@ def test_spin_models(spin: Path) -> None:
 
 @posix
 def test_named_pipe_among_spin_models(spin: Path) -> None:
-    """It is told as what it is, and is no model of the list."""
+    """A named pipe among Spin's models is refused, and is not in the list of models."""
     os.mkfifo(spin.parent / "pipe.gguf")
     assert "pipe.gguf is a named pipe" in refusal("pipe")
-    assert [row[0] for row in local_models({})] == [DEFAULT_NAME, "llama2-chat"]
+    assert [row[0] for row in local_models({})] == [DEFAULT_MODEL, "llama2-chat"]
 
 
 def test_nearest_spin_folder(spin: Path, tmp_path: Path) -> None:
-    """The nearest folder counts alone."""
+    """Only the nearest `.spin/ai-models` folder is searched."""
     (tmp_path / "work" / ".spin" / "ai-models").mkdir(parents=True)
     refusal("llama2-chat")
 
 
 def test_unknown_names(spin: Path) -> None:
-    """What is known by a name like that is suggested, or else all that is known."""
+    """The message suggests a similar name, or else lists all known ones."""
     aliases = {"mistral": "x"}
-    assert f"did you mean {DEFAULT_NAME}?" in refusal("smollm2-135m")
+    assert f"did you mean {DEFAULT_MODEL}?" in refusal("smollm2-135m")
     assert "did you mean mistral?" in refusal("mistrol", aliases=aliases)
     assert "did you mean llama2-chat?" in refusal("llama2_chat")
-    assert f"known here: {DEFAULT_NAME}, mistral, llama2-chat" in refusal("zzz", aliases=aliases)
+    assert f"known here: {DEFAULT_MODEL}, mistral, llama2-chat" in refusal("zzz", aliases=aliases)
 
 
 @pytest.mark.parametrize("contents", [b"", b"GGU", b"PK\3\4", b"# readme\n" * 50, bytes(100)])
 def test_not_a_model(contents: bytes, tmp_path: Path) -> None:
-    """A file of another kind is refused by its name, --model-type or not."""
+    """A file of another kind is refused by its name, with and without --model-type."""
     path = tmp_path / "file.gguf"
     path.write_bytes(contents)
     for model_type in (None, "gpt2"):
@@ -322,31 +282,8 @@ def test_not_a_model(contents: bytes, tmp_path: Path) -> None:
         assert message == "file.gguf is no GGUF and no GGML file: it cannot be run"
 
 
-@pytest.mark.parametrize("kind", OLD_FORMATS)
-def test_old_files(kind: Any, tmp_path: Path) -> None:
-    """They run with --model-type, and without it are refused with all that it can be."""
-    path = write_ggml(tmp_path / "old.bin", kind)
-    found = find(str(path), kind)
-    assert found.source == found.loaded == path
-    assert (found.model_type, found.info.architecture) == (kind, kind)
-    message = refusal(str(path), ModelNotSupported)
-    assert message.startswith("old.bin is an old GGML file")
-    assert "--model-type" in message
-    for name in OLD_FORMATS:
-        assert re.search(rf"\b{name}\b", message)
-
-
-@pytest.mark.parametrize("kind", ["", "gpt-2", "LLAMA", "x"])
-def test_wrong_model_type(kind: str, tmp_path: Path) -> None:
-    """Another --model-type is refused with those that there are."""
-    path = write_ggml(tmp_path / "old.bin", "gpt2")
-    message = refusal(str(path), InvalidInput, kind)
-    assert f"model_type: {kind!r} is not valid" in message
-    assert "gptneox" in message
-
-
 def test_unreadable_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file without permission to read is one line with its name."""
+    """A file that may not be read is refused in one line with its name and the reason."""
     open_file: Callable[..., Any] = Path.open
 
     def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
@@ -360,58 +297,10 @@ def test_unreadable_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Permission denied" in message
 
 
-def test_file_that_goes_away(model: Path) -> None:
-    """A file that vanishes between two looks is one line too."""
-
-    def vanish(progress: Progress) -> None:
-        model.unlink(missing_ok=True)
-
-    adapted = write_llama_gguf(model)
-    with pytest.raises(InferenceError, match=r"tiny\.gguf"):
-        resolve(str(adapted), None, {}, vanish)
-
-
-def test_changed_source(model: Path) -> None:
-    """A model is unchanged as long as its file is the same."""
-    found = find(str(model))
-    assert found.unchanged()
-    os.utime(model, ns=(1, 1))
-    assert not found.unchanged()
-    again = find(str(model))
-    assert again.info.sha256 == found.info.sha256
-    model.unlink()
-    assert not again.unchanged()
-
-
-def test_hash_is_remembered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that stays as it is is hashed once; a changed one is hashed again."""
-    first = find(str(model)).info.sha256
-    reports: list[Progress] = []
-    resolve(str(model), None, {}, reports.append)
-    assert not [report for report in reports if "hashing" in report.note]
-    data = bytearray(model.read_bytes())
-    data[-1] ^= 1
-    model.write_bytes(data)
-    assert find(str(model)).info.sha256 != first
-
-
-def test_hash_is_that_of_the_bytes(model: Path) -> None:
-    """A changed file whose size and time were set back is hashed again."""
-    first, before = find(str(model)), model.stat()
-    with model.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"\xff")
-    os.utime(model, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert model.stat().st_size == before.st_size
-    assert not first.unchanged()
-    assert find(str(model)).info.sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert find(str(model)).info.sha256 != first.info.sha256
-
-
 def test_local_models(spin: Path) -> None:
-    """What can be named without a network: the default, the aliases and Spin's models."""
+    """The list has the models that need no network to be named: the default, aliases, and Spin's."""
     assert local_models({"short": "x.gguf"}) == [
-        (DEFAULT_NAME, "default", None),
+        (DEFAULT_MODEL, "default", None),
         ("short", "alias", Path("x.gguf")),
         ("llama2-chat", "spin", spin),
     ]

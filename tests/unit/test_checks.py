@@ -1,4 +1,4 @@
-"""What is said of a sound file that ctransformers cannot run, and what is not objected to."""
+"""What a refusal says of a sound file that ctransformers cannot run, and what is no objection."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from gguf import GGUFValueType
 
-from llmwit_magic.errors import ModelDamaged, ModelNotSupported
-from llmwit_magic.models.checks import (
+from llmwit_magic.engines.backends.ctransformers.checks import (
     MAX_TOKENS,
     TENSOR_TYPE_NAMES,
     check_runnable,
     expected_tensors,
-    quantisation,
 )
+from llmwit_magic.errors import ModelDamaged, ModelNotSupported
 from llmwit_magic.models.gguf import Header, TensorInfo, read_header
+from llmwit_magic.models.kinds import quantisation
 from llmwit_magic.models.tensor_types import TENSOR_TYPES
 from tests.support.headers import with_metadata
 from tests.support.tiny_models import spm_vocabulary, write_falcon_gguf, write_llama_gguf
@@ -50,13 +50,13 @@ def falcon(folder: Path) -> Header:
 
 
 def with_tensors(header: Header, change: Callable[[TensorInfo], TensorInfo | None]) -> Header:
-    """The header with each tensor changed, or left out."""
+    """The header with each tensor changed or left out."""
     changed = [change(tensor) for tensor in header.tensors]
     return replace(header, tensors=[tensor for tensor in changed if tensor is not None])
 
 
 def refusal(header: Header, expected: type[ModelNotSupported] = ModelDamaged) -> str:
-    """The message of the refusal, which is one line that names the file."""
+    """The message of the refusal. It is one line that names the file."""
     with pytest.raises(ModelNotSupported) as caught:
         check_runnable(header)
     assert type(caught.value) is expected
@@ -77,19 +77,19 @@ def refused(header: Header) -> str | None:
 
 
 def test_tiny_models_are_runnable(bpe: Header, spm: Header, falcon: Header) -> None:
-    """The files that the tests below spoil are not objected to, nor is a Falcon 40B."""
+    """There is no objection to the files that the tests below change."""
     for header in (bpe, spm, falcon):
         check_runnable(header)
 
 
 def test_falcon_40b_is_runnable(tmp_path: Path) -> None:
-    """A falcon with two norms and several key-value heads is not objected to."""
+    """There is no objection to a falcon with two norms and several key-value heads, such as 40B."""
     path = write_falcon_gguf(tmp_path / "f.gguf", kv_heads=2, parallel_norm=True)
     check_runnable(read_header(path))
 
 
 def test_what_adapt_repairs_is_not_refused(bpe: Header, spm: Header, falcon: Header) -> None:
-    """Missing scores, types and output, and a linear scaling under its new key, are let through."""
+    """Missing scores, types and output are no objection, nor is a linear scaling's new key."""
     check_runnable(with_metadata(bpe, {"tokenizer.ggml.token_type": None}))
     scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
     check_runnable(with_metadata(spm, scaling))
@@ -98,14 +98,20 @@ def test_what_adapt_repairs_is_not_refused(bpe: Header, spm: Header, falcon: Hea
 
 
 def test_a_vocabulary_has_a_limit(bpe: Header) -> None:
-    """Four times what the largest one has: each token costs memory in the kernel."""
+    """The limit is four times the largest known vocabulary.
+
+    Each token costs memory in the kernel.
+    """
     tokens = [b"\n", *[b"a"] * MAX_TOKENS]
     message = refusal(with_metadata(bpe, {"tokenizer.ggml.tokens": tokens}, 8), ModelNotSupported)
     assert "a vocabulary of 1,048,577 tokens: at most 1,048,576" in message
 
 
 def test_an_unknown_pretokenizer(bpe: Header) -> None:
-    """It is known before an engine opens the file; a file that names none has llama.cpp's."""
+    """An unknown pre-tokenizer is an objection before an engine opens the file.
+
+    A file that names none has llama.cpp's default.
+    """
     header = with_metadata(bpe, {"tokenizer.ggml.pre": "xyz"}, 8)
     assert "pre-tokenizer 'xyz': not one that llmwit-magic knows" in refusal(
         header, ModelNotSupported
@@ -115,14 +121,14 @@ def test_an_unknown_pretokenizer(bpe: Header) -> None:
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "LLAMA", "", "llama\n"])
 def test_other_architectures(architecture: str, bpe: Header) -> None:
-    """Only llama and falcon run."""
+    """ctransformers runs llama and falcon only."""
     message = refusal(with_metadata(bpe, {"general.architecture": architecture}), ModelNotSupported)
     shown = architecture.replace("\n", "\\n")
     assert f"architecture '{shown}': ctransformers runs llama and falcon" in message
 
 
 def test_no_architecture(bpe: Header) -> None:
-    """A file that does not tell its architecture is refused as one of none."""
+    """A file that does not tell its architecture is refused too."""
     header = with_metadata(bpe, {"general.architecture": None})
     assert "architecture ''" in refusal(header, ModelNotSupported)
 
@@ -135,14 +141,14 @@ INTEGERS = [
 
 @pytest.mark.parametrize("name", INTEGERS[:5])
 def test_missing_hyperparameters(name: str, bpe: Header) -> None:
-    """Each one that the loader insists on is named where it is missing."""
+    """The message names each missing hyperparameter that the loader needs."""
     assert f"'llama.{name}' is missing" in refusal(with_metadata(bpe, {f"llama.{name}": None}))
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("value", [0, 2**31, 2**32 - 1])
 def test_hyperparameters_out_of_range(name: str, value: int, bpe: Header) -> None:
-    """Nought divides by zero there, and 2³¹ is negative there."""
+    """The loader would divide by zero. It would take 2³¹ for a negative number."""
     message = refusal(with_metadata(bpe, {f"llama.{name}": value}))
     assert f"'llama.{name}' is {value}" in message
 
@@ -152,13 +158,16 @@ def test_hyperparameters_out_of_range(name: str, value: int, bpe: Header) -> Non
     ("value", "kind"), [(4, U64), (4, 2), (True, 7), ("4", 8), (4.0, 6), (array("I", [4, 4]), 4)]
 )
 def test_hyperparameters_of_a_wrong_type(name: str, value: Any, kind: int, bpe: Header) -> None:
-    """The loader reads 32-bit numbers only: not wider ones, and not one for each layer."""
+    """The loader reads single 32-bit numbers only.
+
+    It reads no wider ones, and no list with one for each layer.
+    """
     header = with_metadata(bpe, {f"llama.{name}": value}, kind)
     assert f"'llama.{name}' is not one unsigned 32-bit number" in refusal(header, ModelNotSupported)
 
 
 def test_optional_hyperparameters(bpe: Header) -> None:
-    """Key-value heads are as many as the heads, the rotated dimensions those of a head."""
+    """By default, key-value heads are as many as heads, and whole heads are rotated."""
     check_runnable(with_metadata(bpe, {"llama.rope.dimension_count": None}))
     check_runnable(with_metadata(bpe, {"llama.rope.freq_base": None, "llama.vocab_size": None}))
     without = with_metadata(bpe, {"llama.attention.head_count_kv": None})
@@ -167,7 +176,7 @@ def test_optional_hyperparameters(bpe: Header) -> None:
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(3, 1), (4, 3), (4, 8), (128, 1)])
 def test_heads_that_do_not_divide(heads: int, kv_heads: int, bpe: Header) -> None:
-    """Heads divide the dimensions, and key-value heads divide the heads."""
+    """Heads must divide the dimensions, and key-value heads must divide the heads."""
     changes = {
         "llama.attention.head_count": heads,
         "llama.attention.head_count_kv": kv_heads,
@@ -177,7 +186,10 @@ def test_heads_that_do_not_divide(heads: int, kv_heads: int, bpe: Header) -> Non
 
 
 def test_heads_of_odd_size(tmp_path: Path) -> None:
-    """The rotary embedding turns pairs; the loader would end the process at the first token."""
+    """The rotary embedding turns pairs of dimensions.
+
+    The loader would end the process at the first token.
+    """
     path = write_llama_gguf(tmp_path / "odd.gguf", embedding=60, heads=4, kv_heads=2)
     assert "15 dimensions" in refusal(read_header(path), ModelNotSupported)
 
@@ -186,7 +198,7 @@ def test_heads_of_odd_size(tmp_path: Path) -> None:
     "name", ["rope.dimension_count", "attention.key_length", "attention.value_length"]
 )
 def test_partial_rotation(name: str, bpe: Header, falcon: Header) -> None:
-    """Heads that are rotated in part, or of another size than embedding / heads, are refused."""
+    """Heads that are rotated in part, or whose size is not embedding / heads, are refused."""
     for header in (bpe, falcon):
         changes = {f"{header.architecture}.{name}": 8}
         message = refusal(with_metadata(header, changes), ModelNotSupported)
@@ -199,7 +211,7 @@ REALS = ["attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scale_linea
 @pytest.mark.parametrize("name", [*REALS, "rope.scaling.factor"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e-5, 0.0])
 def test_real_hyperparameters(name: str, value: float, bpe: Header) -> None:
-    """Epsilon, rope base and scale are positive and finite; a scale of 0 is none."""
+    """Epsilon, rope base and scale must be positive and finite. A scale of 0 means no scaling."""
     if value == 0 and "scal" in name:
         check_runnable(with_metadata(bpe, {f"llama.{name}": value}))
         return
@@ -215,7 +227,7 @@ def test_real_hyperparameters_of_a_wrong_type(name: str, bpe: Header) -> None:
 
 
 def test_missing_epsilon(bpe: Header, falcon: Header) -> None:
-    """Each architecture has its own one."""
+    """Each architecture has an epsilon of its own."""
     for header, name in ((bpe, "layer_norm_rms_epsilon"), (falcon, "layer_norm_epsilon")):
         key = f"{header.architecture}.attention.{name}"
         assert f"'{key}' is missing" in refusal(with_metadata(header, {key: None}))
@@ -223,21 +235,24 @@ def test_missing_epsilon(bpe: Header, falcon: Header) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "t5", "none", None])
 def test_other_tokenizers(kind: str | None, bpe: Header) -> None:
-    """Only the SentencePiece and byte-level BPE vocabularies are read."""
+    """Only the vocabularies of SentencePiece and byte-level BPE are read."""
     header = with_metadata(bpe, {"tokenizer.ggml.model": kind})
     assert f"tokenizer '{kind}'" in refusal(header, ModelNotSupported)
 
 
 @pytest.mark.parametrize("value", [None, [], "text", array("I", [1, 2])])
 def test_no_vocabulary(value: Any, spm: Header) -> None:
-    """A vocabulary is a list of at least one text."""
+    """A vocabulary must be a list of at least one text."""
     message = refusal(with_metadata(spm, {"tokenizer.ggml.tokens": value}), ModelNotSupported)
     assert "'tokenizer.ggml.tokens' is missing" in message
 
 
 @pytest.mark.parametrize("name", ["scores", "token_type"])
 def test_lists_as_long_as_the_vocabulary(name: str, spm: Header) -> None:
-    """Scores and types are one for each token; the loader reads beyond a shorter list."""
+    """There must be a score and a type for each token.
+
+    The loader reads beyond the end of a shorter list.
+    """
     key, count = f"tokenizer.ggml.{name}", len(spm_vocabulary().tokens)
     whole = spm.metadata[key]
     for values in (whole[:-1], whole[:0], whole + whole[:1]):
@@ -247,7 +262,7 @@ def test_lists_as_long_as_the_vocabulary(name: str, spm: Header) -> None:
 
 @pytest.mark.parametrize("name", ["scores", "token_type"])
 def test_lists_of_a_wrong_type(name: str, spm: Header) -> None:
-    """The loader reads scores as 32-bit reals and types as 32-bit numbers, whatever they are."""
+    """The loader reads scores as 32-bit reals and types as 32-bit integers, whatever they are."""
     key, count = f"tokenizer.ggml.{name}", len(spm_vocabulary().tokens)
     for values, kind in (
         (array("B", bytes(count)), 0),
@@ -261,20 +276,20 @@ def test_lists_of_a_wrong_type(name: str, spm: Header) -> None:
 
 
 def test_types_may_be_unsigned(bpe: Header) -> None:
-    """Token types that were written as unsigned 32-bit numbers are the same bytes."""
+    """Token types that were written as unsigned 32-bit numbers have the same bytes."""
     key = "tokenizer.ggml.token_type"
     check_runnable(with_metadata(bpe, {key: array("I", bpe.metadata[key])}, 4))
 
 
 def test_scores_of_sentencepiece(spm: Header) -> None:
-    """Only byte-level BPE does without scores."""
+    """SentencePiece needs scores. Byte-level BPE does not."""
     header = with_metadata(spm, {"tokenizer.ggml.scores": None})
     assert "'tokenizer.ggml.scores' is missing" in refusal(header, ModelNotSupported)
 
 
 @pytest.mark.parametrize("value", [None, "a b", [], array("i", [1, 2])])
 def test_missing_merges(value: Any, bpe: Header) -> None:
-    """Byte-level BPE has a list of at least one merge."""
+    """Byte-level BPE needs a list of at least one merge."""
     header = with_metadata(bpe, {"tokenizer.ggml.merges": value})
     assert "'tokenizer.ggml.merges' is missing" in refusal(header, ModelNotSupported)
 
@@ -286,7 +301,7 @@ def without_token(header: Header, token: bytes) -> Header:
 
 
 def test_vocabularies_without_a_line_end(bpe: Header, spm: Header, falcon: Header) -> None:
-    """The loader looks the line end up, and ends the process where there is none."""
+    """The loader looks up the line end, and ends the process where there is none."""
     assert "<0x0A>" in refusal(without_token(spm, b"<0x0A>"), ModelNotSupported)
     assert "line end" in refusal(without_token(bpe, "Ċ".encode()), ModelNotSupported)
     assert "line end" in refusal(without_token(falcon, b"\n"), ModelNotSupported)
@@ -294,14 +309,14 @@ def test_vocabularies_without_a_line_end(bpe: Header, spm: Header, falcon: Heade
 
 @pytest.mark.parametrize("value", [7, 601, 0, 2**32 - 1, "x"])
 def test_vocabulary_size(value: int | str, bpe: Header) -> None:
-    """The list of tokens is the vocabulary: neither llama.cpp nor ctransformers reads the size."""
+    """The list of tokens is the vocabulary. Neither llama.cpp nor ctransformers reads the size."""
     check_runnable(with_metadata(bpe, {"llama.vocab_size": value}))
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "output.weight"])
 @pytest.mark.parametrize("more", [-1, 1, 8])
 def test_a_token_for_each_row(name: str, more: int, spm: Header) -> None:
-    """A vocabulary that was written short or long is told with both numbers, and as no damage."""
+    """The message gives both numbers where they differ, and does not call the file damaged."""
     count = len(spm.metadata["tokenizer.ggml.tokens"])
 
     def resized(tensor: TensorInfo) -> TensorInfo:
@@ -314,7 +329,7 @@ def test_a_token_for_each_row(name: str, more: int, spm: Header) -> None:
 
 @pytest.mark.parametrize("value", [array("i", [3]), array("I", [3, 4]), 3, "3", [b"3"]])
 def test_suppressed_tokens(value: Any, bpe: Header) -> None:
-    """llama.cpp never samples them, and a file that names some is refused rather than disobeyed."""
+    """llama.cpp never samples these tokens. We would, so a file that names some is refused."""
     key = "tokenizer.ggml.suppress_tokens"
     assert f"'{key}' names tokens" in refusal(with_metadata(bpe, {key: value}), ModelNotSupported)
     check_runnable(with_metadata(bpe, {key: array("i")}))
@@ -322,7 +337,7 @@ def test_suppressed_tokens(value: Any, bpe: Header) -> None:
 
 @pytest.mark.parametrize("name", ["bos", "eos", "unknown", "padding", "seperator", "eot"])
 def test_special_tokens_outside_the_vocabulary(name: str, bpe: Header, spm: Header) -> None:
-    """An id outside of it is none, as it is for llama.cpp."""
+    """An id outside the vocabulary counts as no id, as for llama.cpp."""
     for header in (bpe, spm):
         count = len(header.metadata["tokenizer.ggml.tokens"])
         for value in (count - 1, count, 2**31, 2**32 - 1):
@@ -332,7 +347,7 @@ def test_special_tokens_outside_the_vocabulary(name: str, bpe: Header, spm: Head
 @pytest.mark.parametrize("name", ["bos", "eos", "unknown", "padding", "seperator"])
 @pytest.mark.parametrize(("value", "kind"), [(1, 5), (1, U64), (True, 7), ("1", 8), (1.0, 6)])
 def test_special_tokens_of_a_wrong_type(name: str, value: Any, kind: int, bpe: Header) -> None:
-    """The loader takes them as unsigned 32-bit numbers or not at all."""
+    """The loader takes special ids as unsigned 32-bit numbers only."""
     key = f"tokenizer.ggml.{name}_token_id"
     assert f"'{key}'" in refusal(with_metadata(bpe, {key: value}, kind), ModelNotSupported)
 
@@ -360,7 +375,7 @@ def test_default_special_tokens_of_a_small_vocabulary(tmp_path: Path) -> None:
     "name", ["BF16", "IQ4_NL", "IQ2_XXS", "Q8_1", "Q8_K", "I8", "F64", "MXFP4"]
 )
 def test_tensor_types(name: str, bpe: Header) -> None:
-    """Types that the loader does not know are named with the tensor."""
+    """The message names the tensor and its type, where the loader does not know the type."""
     wide = with_tensors(bpe, lambda t: replace(t, type=TYPES[name]) if len(t.shape) == 2 else t)
     message = refusal(wide, ModelNotSupported)
     assert f"tensor type {name} of 'token_embd.weight'" in message
@@ -368,7 +383,7 @@ def test_tensor_types(name: str, bpe: Header) -> None:
 
 @pytest.mark.parametrize("name", sorted(TENSOR_TYPE_NAMES))
 def test_known_tensor_types(name: str, bpe: Header) -> None:
-    """Matrices may be of any type that the loader knows, vectors are F32."""
+    """Matrices may have any type that the loader knows. Vectors must be F32."""
     wide = with_tensors(bpe, lambda t: replace(t, type=TYPES[name]) if len(t.shape) == 2 else t)
     check_runnable(wide)
     if name != "F32":
@@ -377,13 +392,13 @@ def test_known_tensor_types(name: str, bpe: Header) -> None:
 
 
 def test_bfloat16_file(tmp_path: Path) -> None:
-    """A real file in BF16 is refused by its type."""
+    """A real BF16 file is refused for its type."""
     header = read_header(write_llama_gguf(tmp_path / "model.gguf", tensor_type="BF16"))
     assert "tensor type BF16" in refusal(header, ModelNotSupported)
 
 
 def test_each_missing_tensor(bpe: Header, falcon: Header) -> None:
-    """Every tensor that the loader asks for is missed by its name."""
+    """The message names each missing tensor that the loader needs."""
     for header in (bpe, falcon):
         for missing in header.tensors:
             if missing.name != "output.weight":
@@ -392,7 +407,7 @@ def test_each_missing_tensor(bpe: Header, falcon: Header) -> None:
 
 
 def test_a_variant_lacks_what_it_has_otherwise(bpe: Header) -> None:
-    """A tensor that stands for one that is missing is told first: a fused one, a norm elsewhere."""
+    """A tensor in place of a missing one is named first: a fused one, or a norm elsewhere."""
     for old, new in (("attn_q", "attn_qkv"), ("attn_norm", "post_attention_norm")):
 
         def renamed(tensor: TensorInfo, old: str = old, new: str = new) -> TensorInfo:
@@ -403,13 +418,16 @@ def test_a_variant_lacks_what_it_has_otherwise(bpe: Header) -> None:
 
 
 def test_what_contradicts_itself_may_be_whole(bpe: Header) -> None:
-    """A file that contradicts itself need not be damaged, and the advice has both."""
+    """A file that contradicts itself may be damaged or written wrongly. The message says both."""
     less = with_tensors(bpe, lambda t: None if t.name == "output_norm.weight" else t)
     assert "is damaged, or was written wrongly; fetch it again, or take another" in refusal(less)
 
 
 def test_each_misshapen_tensor(bpe: Header, falcon: Header) -> None:
-    """Every shape is held against the hyperparameters: longer, with a dimension more or less."""
+    """Every shape must follow from the hyperparameters.
+
+    A longer one is refused, and one with a dimension more or less.
+    """
     for header in (bpe, falcon):
         for wrong in header.tensors:
             for shape in (
@@ -425,7 +443,10 @@ def test_each_misshapen_tensor(bpe: Header, falcon: Header) -> None:
 
 
 def test_extra_tensors(bpe: Header) -> None:
-    """A tensor that the loader does not ask for makes it refuse the file; Llama 3.1's is named."""
+    """The loader refuses a tensor that it does not know.
+
+    The message names it, and Llama 3.1 for its own.
+    """
     for name, reason in (
         ("rope_freqs.weight", "Llama 3.1"),
         ("blk.0.attn_q.bias", "variant"),
@@ -438,13 +459,13 @@ def test_extra_tensors(bpe: Header) -> None:
 
 
 def test_more_blocks_than_tensors(bpe: Header) -> None:
-    """A count of blocks beyond reason costs nothing."""
+    """An absurd number of blocks costs no time."""
     message = refusal(with_metadata(bpe, {"llama.block_count": 2**31 - 1}))
     assert "2,147,483,647 blocks" in message
 
 
 def test_name_of_a_wrong_type(bpe: Header) -> None:
-    """The loader takes a name that is no text for a reason to give up."""
+    """The loader gives up where the name is no text."""
     header = with_metadata(bpe, {"general.name": 5})
     assert "'general.name'" in refusal(header, ModelNotSupported)
 
@@ -460,7 +481,7 @@ def test_name_of_a_wrong_type(bpe: Header) -> None:
     ],
 )  # fmt: skip
 def test_any_value_is_an_objection_or_none(key: str, bpe: Header) -> None:
-    """Whatever type a key has, the check ends without an accident."""
+    """The check ends in an objection or none, whatever type the value has."""
     for value, kind in (
         (0, 4), (-1, 5), (2**64 - 1, 10), (math.nan, 6), (True, 7), ("", 8), ("x" * 5000, 8),
         ([], 8), ([b"\xff"] * 3000, 8), (array("I", range(3000)), 4), (array("f", [0.5]), 6),
@@ -471,7 +492,7 @@ def test_any_value_is_an_objection_or_none(key: str, bpe: Header) -> None:
 
 
 def test_quantisation(tmp_path: Path, bpe: Header) -> None:
-    """The type that most bytes have; none without tensors."""
+    """A file has the type that most of its bytes have. Without tensors it has none."""
     header = read_header(write_llama_gguf(tmp_path / "q.gguf", tensor_type="Q8_0"))
     assert quantisation(header) == "Q8_0"
     assert quantisation(bpe) == "F32"

@@ -1,4 +1,4 @@
-"""What Tab offers on our lines."""
+"""What Tab offers on the lines of our magics."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
     ],
 )
 def test_only_what_fits_is_offered(shell: Any, code: str, expected: list[str]) -> None:
-    """Options and their words, models, paths; or nothing at all."""
+    """It offers options and their words, models and paths, and otherwise nothing."""
     assert sorted(offered(shell, code)) == expected
 
 
 def test_paths_of_windows(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated: what is typed with backslashes stays so, as far as it is typed."""
+    """A path typed with backslashes keeps them, on a simulated Windows."""
     monkeypatch.setattr(completion, "_SEPARATORS", ("\\", "/"))
     monkeypatch.setattr(completion, "Path", lambda text: Path(text.replace("\\", "/")))
     found = completion._paths(r".\models\o", (".bin",))
@@ -100,7 +100,7 @@ def test_paths_of_windows(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @has_matchers
 def test_options_of_the_log_are_all_offered(shell: Any) -> None:
-    """`%infer_log --` lists each of them."""
+    """`%infer_log --` offers each of its options."""
     found = offered(shell, "%infer_log --")
     assert {"--all", "--export", "--info", "--prune"} <= set(found)
     assert all(item.startswith("--") for item in found)
@@ -108,7 +108,7 @@ def test_options_of_the_log_are_all_offered(shell: Any) -> None:
 
 @has_matchers
 def test_the_cell_below_is_left_alone(shell: Any) -> None:
-    """In a prompt nothing of ours is offered, and in Python Python's names are."""
+    """In a prompt nothing of ours is offered, and in Python code only Python's names."""
     assert "--temperature" not in offered(shell, "%%infer\n--te")
     assert "tempting" in offered(shell, "tempt")
     assert "tempting" in offered(shell, "x = 1\ntempt")
@@ -119,7 +119,7 @@ def test_the_cell_below_is_left_alone(shell: Any) -> None:
 def test_an_old_ipython_loads_without_our_completions(
     monkeypatch: pytest.MonkeyPatch, shell: Any
 ) -> None:
-    """Before IPython 8.6 there are no matchers: the magics are there, and Tab finds Python's names."""
+    """IPython before 8.6 has no matchers: the magics work, and Tab offers Python's names."""
     extension.unload(shell)
     monkeypatch.delattr(completer, "context_matcher", raising=False)
     extension.load(shell)

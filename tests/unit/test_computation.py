@@ -1,4 +1,4 @@
-"""What ctransformers would compute otherwise without a word is refused by its name."""
+"""A file that needs a computation which ctransformers leaves out is refused by the key."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic.engines.backends.ctransformers.checks import check_runnable
+from llmwit_magic.engines.backends.ctransformers.computation import linear_scale
 from llmwit_magic.errors import ModelNotSupported
-from llmwit_magic.models.checks import check_runnable
-from llmwit_magic.models.computation import linear_scale
 from llmwit_magic.models.gguf import Header, read_header
 from tests.support.headers import with_metadata
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def llama(folder: Path) -> Header:
-    """Heads of 16 dimensions, trained with 256 tokens."""
+    """A llama with heads of 16 dimensions, trained with 256 tokens."""
     return read_header(write_llama_gguf(folder / "llama.gguf"))
 
 
@@ -36,11 +36,11 @@ def falcon(folder: Path) -> Header:
 def refusal(header: Header) -> str:
     with pytest.raises(ModelNotSupported) as caught:
         check_runnable(header)
-    assert type(caught.value) is ModelNotSupported  # and not damaged
+    assert type(caught.value) is ModelNotSupported  # not `ModelDamaged`
     return str(caught.value)
 
 
-#: Name, what changes the computation, what leaves it as it is.
+# : Name, values that change the computation, values that leave it as it is.
 KEYS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "attention.causal": ((False,), (True,)),
     "attention.clamp_kqv": ((8.0,), (0.0,)),
@@ -68,7 +68,7 @@ KEYS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("name", KEYS)
 def test_values_that_change_the_computation(name: str, llama: Header, falcon: Header) -> None:
-    """A real value is refused with its key and its value, a neutral one is not."""
+    """A value that changes the computation is refused with its key. A neutral value is not."""
     changing, neutral = KEYS[name]
     for header in (llama, falcon):
         key = f"{header.architecture}.{name}"
@@ -82,12 +82,12 @@ def test_values_that_change_the_computation(name: str, llama: Header, falcon: He
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("value", ["text", array("f", [0.0, 1.0]), [b"1"]])
 def test_values_of_a_wrong_type(name: str, value: Any, llama: Header) -> None:
-    """What is no single number is refused too, and is no accident."""
+    """A value that is no single number is refused too, without any other error."""
     assert f"'llama.{name}'" in refusal(with_metadata(llama, {f"llama.{name}": value}))
 
 
 def test_keys_without_an_effect(llama: Header) -> None:
-    """The ramp of a yarn that is off, the length before a linear scaling, and labels change nothing."""
+    """A yarn ramp that is off, the length before a linear scaling, and labels change nothing."""
     check_runnable(
         with_metadata(
             llama,
@@ -103,7 +103,7 @@ def test_keys_without_an_effect(llama: Header) -> None:
 
 
 def test_other_rope_scalings(llama: Header) -> None:
-    """Yarn is refused by name."""
+    """The message names yarn."""
     for kind in ("yarn", "longrope"):
         header = with_metadata(llama, {"llama.rope.scaling.type": kind})
         assert f"rope scaling '{kind}'" in refusal(header)
@@ -111,7 +111,7 @@ def test_other_rope_scalings(llama: Header) -> None:
 
 
 def test_mixture_of_experts(llama: Header) -> None:
-    """Experts are refused as what they are; none of them is a dense model."""
+    """A mixture of experts is refused by that name. Zero experts are a dense model."""
     header = with_metadata(llama, {"llama.expert_count": 8})
     assert "mixture of experts" in refusal(header)
     check_runnable(with_metadata(llama, {"llama.expert_count": 0}))
@@ -135,7 +135,10 @@ def test_mixture_of_experts(llama: Header) -> None:
 def test_linear_scale(
     kind: str | None, factor: float | None, old: float | None, scale: float, llama: Header
 ) -> None:
-    """The newer key counts, its 0 is no scaling, and the type `none` makes both void."""
+    """The newer key goes first.
+
+    Its 0 means no scaling. With the type `none`, neither key counts.
+    """
     changes = {"scaling.type": kind, "scaling.factor": factor, "scale_linear": old}
     header = with_metadata(llama, {f"llama.rope.{name}": v for name, v in changes.items()})
     check_runnable(header)

@@ -1,4 +1,4 @@
-"""How many cores are fast ones, on machines that this one is not; all of it is simulated."""
+"""How many cores are fast ones, on simulated machines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def devices(
     folder: Path, cores: list[list[int]], fast: str | None = None,
     capacity: dict[int, int] | None = None,
 ) -> Path:  # fmt: skip
-    """A folder `/sys/devices`: which processors share a core, and what it says of their speed."""
+    """A folder like `/sys/devices`.
+
+    It tells which processors share a core, and how fast they are.
+    """
     for core in cores:
         for cpu in core:
             place = folder / "system" / "cpu" / f"cpu{cpu}"
@@ -50,7 +53,7 @@ def devices(
     return folder
 
 
-# Six fast cores of two threads each, eight slow ones of one.
+# Six fast cores of two threads each, and eight slow cores of one thread each.
 ALDER_LAKE = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], *([cpu] for cpu in range(12, 20))]
 
 
@@ -61,11 +64,11 @@ ALDER_LAKE = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], *([cpu] for cpu 
         (range(4), 2),  # two cores are ours
         ((0, 2, 12, 13), 2),
         ((1, 19), 1),
-        ((12, 13), None),  # none of ours is a fast one: the others go at one pace
+        ((12, 13), None),  # none of ours is fast, so all of ours are equally fast
     ],
 )
 def test_hybrid_processors_of_intel(ours: range, count: int | None, tmp_path: Path) -> None:
-    """Linux names their fast processors; those of one core count once, and only ours do."""
+    """Linux names the fast processors. Those of one core count once, and only ours count."""
     assert linux_fast_cores(devices(tmp_path, ALDER_LAKE, "0-11"), ours) == count
 
 
@@ -74,28 +77,28 @@ def test_hybrid_processors_of_intel(ours: range, count: int | None, tmp_path: Pa
     [
         ([1024] * 4, 4),
         ([250, 250, 250, 250, 1024, 1024, 1024, 1024], 4),
-        ([325, 325, 325, 840, 840, 900, 900, 1024], 5),  # one large, four almost so, three small
+        ([325, 325, 325, 840, 840, 900, 900, 1024], 5),  # one large, four nearly so, three small
         ([530, 530, 530, 530, 1024, 1024, 1010, 1010], 4),
         ([460, 460, 1024, 1024], 2),
     ],
 )
 def test_processors_of_arm(sizes: list[int], count: int, tmp_path: Path) -> None:
-    """Linux tells what each can do, and those that can do about the same as the best count."""
+    """Linux tells a capacity for each core. Cores with about the highest capacity count as fast."""
     each = [[cpu] for cpu in range(len(sizes))]
     folder = devices(tmp_path, each, capacity=dict(enumerate(sizes)))
     assert linux_fast_cores(folder, range(len(sizes))) == count
-    assert linux_fast_cores(folder, (0, 1)) == 2  # alike, whatever else there is
+    assert linux_fast_cores(folder, (0, 1)) == 2  # equally fast, whatever cores there are besides
 
 
 def test_a_linux_that_tells_nothing(tmp_path: Path) -> None:
-    """As most do whose cores are alike, and as containers may."""
+    """Linux tells nothing on most machines whose cores are alike, and in some containers."""
     assert linux_fast_cores(devices(tmp_path / "alike", [[0, 1], [2, 3]]), range(4)) is None
     assert linux_fast_cores(tmp_path / "none", range(4)) is None
     assert linux_fast_cores(devices(tmp_path / "empty", [[0], [1]], ""), range(2)) is None
 
 
 def test_processors_whose_siblings_are_not_told(tmp_path: Path) -> None:
-    """Each counts as a core then."""
+    """Where a processor's siblings are not told, it counts as a core."""
     folder = devices(tmp_path, [[0, 1], [2]], "0-1")
     for cpu in range(3):
         (folder / "system" / "cpu" / f"cpu{cpu}" / "topology" / "thread_siblings_list").unlink()
@@ -103,7 +106,7 @@ def test_processors_whose_siblings_are_not_told(tmp_path: Path) -> None:
 
 
 def test_lists_of_linux() -> None:
-    """Single numbers and ranges."""
+    """Linux writes lists of single numbers and ranges."""
     assert numbers("0-3,8\n") == {0, 1, 2, 3, 8}
     assert numbers("5") == {5}
     with pytest.raises(ValueError, match="invalid literal"):
@@ -112,7 +115,7 @@ def test_lists_of_linux() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks a Linux machine")
 def test_this_machine() -> None:
-    """It tells nothing, or of one core at least and of no more than are ours."""
+    """This machine tells nothing, or at least one core and no more than are ours."""
     told = fast_cores()
     assert told is None or 1 <= told <= len(os.sched_getaffinity(0))
 
@@ -122,7 +125,7 @@ def test_this_machine() -> None:
 
 @pytest.mark.parametrize("size", [4, 8])
 def test_apple_silicon(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first level of performance is the fast one; Intel's Macs have no levels."""
+    """Apple silicon's first performance level has the fast cores. Intel Macs have no levels."""
     on("darwin", monkeypatch)
     known = {"hw.perflevel0.physicalcpu": 8, "hw.perflevel1.physicalcpu": 2, "hw.physicalcpu": 10}
     monkeypatch.setattr(cores.ctypes, "CDLL", lambda name: MacLibrary(known, size))
@@ -132,7 +135,7 @@ def test_apple_silicon(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_library_without_the_function() -> None:
-    """As on this machine, nothing is told."""
+    """A system without `sysctlbyname`, such as this one, tells nothing."""
     if sys.platform == "linux":
         assert sysctl("hw.physicalcpu") is None
 
@@ -141,7 +144,7 @@ def test_a_library_without_the_function() -> None:
 
 
 def core(efficiency: int, groups: int = 1, relationship: int = 0) -> bytes:
-    """SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX of a core, as winnt.h lays it out for 64 bits."""
+    """A SYSTEM_LOGICAL_PROCESSOR_INFORMATION_EX of a core, as winnt.h lays it out for 64 bits."""
     affinity = struct.pack("<QH6x", 1, 0) * groups  # GROUP_AFFINITY: Mask, Group, Reserved
     processor = struct.pack("<BB20xH", 1, efficiency, groups) + affinity
     return struct.pack("<II", relationship, 8 + len(processor)) + processor
@@ -162,18 +165,18 @@ def core(efficiency: int, groups: int = 1, relationship: int = 0) -> bytes:
     ],
 )
 def test_classes_of_windows(data: bytes, count: int | None) -> None:
-    """The highest class is the fast one, however many there are."""
+    """Cores of the highest efficiency class are fast, however many classes there are."""
     assert fastest_class(data) == count
 
 
 def test_a_structure_has_its_documented_size() -> None:
-    """48 bytes with one group; the class is its tenth."""
+    """A structure with one group has 48 bytes. Its tenth byte is the class."""
     assert len(core(7)) == 48
     assert core(7)[9] == 7
 
 
 class Kernel32:
-    """Windows, which tells the size that it needs first."""
+    """A Windows that first tells the size of the buffer that it needs."""
 
     def __init__(self, data: bytes, fails: bool = False) -> None:
         self.data, self.fails = data, fails
@@ -188,7 +191,7 @@ class Kernel32:
 
 
 def test_what_windows_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice: for the size and for the cores; where it refuses, nothing is told."""
+    """Windows is asked twice, for the size and for the cores. Where it refuses, nothing is told."""
     on("win32", monkeypatch)
     data = core(1) * 2 + core(0) * 8
     assert windows_cores(Kernel32(data)) == data
@@ -200,6 +203,6 @@ def test_what_windows_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is asked."""
+    """An unknown system is not asked."""
     on("freebsd14", monkeypatch)
     assert fast_cores() is None

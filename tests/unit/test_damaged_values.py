@@ -15,16 +15,17 @@ from typing import Any
 import pandas
 import pytest
 
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams, TokenInfo
 from llmwit_magic.errors import InferenceError, LogWarning
-from llmwit_magic.protocol import Chunk, Request
-from llmwit_magic.replays import replay_request
 from llmwit_magic.runlog.columns import COLUMNS
 from llmwit_magic.runlog.export import read_export
 from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.running.replay import replay_request
 from llmwit_magic.views.html import html_of
 from llmwit_magic.views.table import LogTable
 from llmwit_magic.views.text import plain
-from llmwit_magic.wit import InferencingParams, TokenInfo
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 
 WRONG = {
@@ -58,8 +59,8 @@ def session() -> Iterator[FakeSession]:
         )  # fmt: skip
         token = TokenInfo(id=7, bytes=b"x", logprob=-0.5, rank=0)
         run = run_of([prepared(asked), Chunk("text", 1, (token,)), end(1)], asked)
-        run.run_id = session.log.begin(run)
-        session.log.complete(run, "ok")
+        run.run_id = session.log.begin(run.row("running"))
+        session.log.complete(run.run_id, run.row("ok"))
         session.log.annotate(run.run_id, rating=1, note="n")
     yield session
     session.close()
@@ -96,7 +97,7 @@ LOOKS: dict[str, Callable[[RunLog, Path], Any]] = {
 
 def damage(log: RunLog, name: str, group: str) -> None:
     for run_id, wrong in enumerate(GROUPS[group], 2):
-        log._update(run_id, {name: wrong})
+        log._writer.update(run_id, {name: wrong})
 
 
 @contextmanager
@@ -164,8 +165,8 @@ def test_wrong_values_are_plotted_as_missing(session: FakeSession, name: str) ->
 def test_what_is_missing_is_said(session: FakeSession) -> None:
     """One warning for each column, with a run to look at; the value is missing, and no other."""
     log = session.log
-    log._update(2, {"rating": "up", "started_at": "yesterday", "top_k": 1.5})
-    log._update(3, {"top_k": b"x", "generated_token_count": 9e999, "tags": '"x"'})
+    log._writer.update(2, {"rating": "up", "started_at": "yesterday", "top_k": 1.5})
+    log._writer.update(3, {"top_k": b"x", "generated_token_count": 9e999, "tags": '"x"'})
     with pytest.warns(LogWarning) as caught:
         frame = log.to_frame().head(3)
     assert sorted(str(item.message) for item in caught) == [

@@ -1,4 +1,4 @@
-"""What is said of a child that ended: as POSIX tells it, and, simulated, as Windows does."""
+"""What is said of a child that ended, as POSIX tells it and, simulated, as Windows does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from llmwit_magic.engines.death import dead
+from llmwit_magic.engines.local.death import dead
 
 
 def told(code: int | None, output: str = "") -> str:
@@ -30,7 +30,10 @@ def told(code: int | None, output: str = "") -> str:
 def test_a_death_on_windows_gets_the_advice_of_its_signal(
     status: int, words: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The exit code, which Python gives without a sign, stands for the signal of other systems."""
+    """On Windows the exit code stands for the signal of other systems.
+
+    Python gives it without a sign.
+    """
     number = getattr(signal, name, None)
     if number is None:
         pytest.skip(f"no {name} here")
@@ -49,7 +52,10 @@ def test_a_lack_of_memory_on_windows(status: int) -> None:
 
 
 def test_other_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A code that nothing is known of is told: an NTSTATUS as it can be looked up. 3 is one, too."""
+    """An unknown exit code is told.
+
+    An NTSTATUS is told in the form that can be looked up. On Linux, 3 is unknown.
+    """
     assert "exited with code 1 while loading the model: run the cell again" in told(1)
     assert "exited with code 0xC0000142 while" in told(0xC0000142)
     monkeypatch.setattr(sys, "platform", "linux")

@@ -1,4 +1,4 @@
-"""Which device a run gets, and why, on machines that this one is not."""
+"""Which device a run gets, and why, on simulated machines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines import builds, devices, loading
-from llmwit_magic.engines.builds import Platform, has_cuda, library_file
-from llmwit_magic.engines.devices import (
+from llmwit_magic.engines.backends.ctransformers import builds, devices, loading
+from llmwit_magic.engines.backends.ctransformers.builds import Platform, has_cuda, library_file
+from llmwit_magic.engines.backends.ctransformers.devices import (
     SCRATCH_BYTES,
     Gpu,
     choose_layers,
@@ -46,7 +46,7 @@ def linux(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 class Driver:
-    """The driver's library, with the codes and the count that it gives."""
+    """The driver's library, with these codes and this number of devices."""
 
     def __init__(self, init: int = 0, code: int = 0, count: int = 1) -> None:
         self.init, self.code, self.count = init, code, count
@@ -61,7 +61,7 @@ class Driver:
 
 
 def with_driver(monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> list[str]:
-    """Which libraries are then asked for, of which only the driver may be there."""
+    """The names of the libraries that are asked for. Only the driver may be there."""
     asked: list[str] = []
 
     def load(name: str) -> Driver:
@@ -75,19 +75,22 @@ def with_driver(monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> list[
 
 
 def test_usable_gpu(linux: pytest.MonkeyPatch) -> None:
-    """Where nothing is missing, it is found with its free memory."""
+    """Where nothing is missing, the GPU is found, with its free memory."""
     assert find_gpu() == Gpu("cuda:0 Test", 8 * 1024**3)
 
 
 def test_platform_without_a_cuda_library(linux: pytest.MonkeyPatch) -> None:
-    """ctransformers has none for every platform."""
+    """ctransformers has no CUDA library for some platforms."""
     linux.setattr(devices, "library_file", lambda name: None)
     assert find_gpu() == "ctransformers has no CUDA library for this platform"
 
 
 @pytest.mark.parametrize("system", ["linux", "win32"])
 def test_processor_without_avx2(system: str, linux: pytest.MonkeyPatch) -> None:
-    """The CUDA library computes with it beside the GPU; an old Windows cannot tell of it."""
+    """The CUDA library also computes on the processor, with AVX2.
+
+    An old Windows cannot tell of AVX2.
+    """
     linux.setattr(devices, "here", lambda: Platform(system, "x86_64", (2, 36)))
     linux.setattr(devices, "processor_features", lambda: {"avx", "f16c"})
     refusal = "ctransformers' CUDA library needs a processor with AVX2, FMA and F16C"
@@ -96,7 +99,10 @@ def test_processor_without_avx2(system: str, linux: pytest.MonkeyPatch) -> None:
 
 
 def test_cuda_built_from_source(linux: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is a GPU's library where it needs NVIDIA's, whose packages of the wheel do not count."""
+    """A library that needs NVIDIA's is for a GPU.
+
+    The packages that the wheel needs do not count.
+    """
     local = tmp_path / "libctransformers.so"
     linux.setattr(devices, "local_build", lambda: local)
     linux.setattr(devices, "_missing_cuda_packages", lambda: ["nvidia-cublas-cu12"])
@@ -110,7 +116,10 @@ def test_cuda_built_from_source(linux: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_cuda_built_from_source_without_a_device(linux: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It would end the process while it loads, on the CPU too: nothing is loaded."""
+    """Such a library would end the process while it loads, even for the CPU.
+
+    So it is not loaded.
+    """
     local = tmp_path / "libctransformers.so"
     local.write_bytes(b"\x7fELF..\0libcublas.so.12\0")
     linux.setattr(devices, "_driver_problem", lambda: "there is no NVIDIA driver (x)")
@@ -121,14 +130,17 @@ def test_cuda_built_from_source_without_a_device(linux: pytest.MonkeyPatch, tmp_
         "the ctransformers that was built here is for CUDA, and there is no NVIDIA driver (x): "
     )
     with pytest.raises(DeviceUnavailable) as caught:
-        loading._open("m.gguf", None, 0, 0)
+        loading._open(Path("m.gguf"), None, 0, 0)
     assert str(caught.value) == said
     local.write_bytes(b"\x7fELF..\0")
     assert devices.local_problem() == ""
 
 
 def test_cuda_of_the_wheel() -> None:
-    """Its library is found and names what `has_cuda` looks for; the others do not."""
+    """The wheel's CUDA library is found and has the names that `has_cuda` looks for.
+
+    Others have not.
+    """
     if sys.platform == "linux" and (path := library_file("cuda")):
         assert has_cuda(path)
         assert not has_cuda(path.parents[1] / "basic" / path.name)
@@ -143,7 +155,7 @@ def test_cuda_of_the_wheel() -> None:
     ],
 )
 def test_missing_packages(missing: list[str], tmp_path: Path, linux: pytest.MonkeyPatch) -> None:
-    """Each package whose library is not there is named, with what to install."""
+    """Each package whose library is missing is named, and the line says what to install."""
     places = {
         "nvidia-cuda-runtime-cu12": "cuda_runtime/lib/libcudart.so.12",
         "nvidia-cublas-cu12": "cublas/lib/libcublas.so.12",
@@ -164,7 +176,7 @@ def test_missing_packages(missing: list[str], tmp_path: Path, linux: pytest.Monk
 
 
 def test_runtime_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Libraries that the system's own loader finds are as good as the packages'."""
+    """Libraries that the system's own loader finds are as good as those of the packages."""
     monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert devices._missing_cuda_packages() == []
@@ -182,7 +194,7 @@ def test_runtime_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_driver_problems(driver: Driver | None, reason: str, linux: pytest.MonkeyPatch) -> None:
-    """A missing driver, its code and a count of nought are the reason that is given."""
+    """The reason is a missing driver, the driver's code, or a count of no devices."""
     linux.setattr(devices, "_driver_problem", driver_problem)
     with_driver(linux, driver)
     found = find_gpu()
@@ -191,7 +203,7 @@ def test_driver_problems(driver: Driver | None, reason: str, linux: pytest.Monke
 
 
 def test_driver_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has another name there."""
+    """The driver's library has another name on Windows."""
     monkeypatch.setattr(devices, "sys", SimpleNamespace(platform="win32"))
     asked = with_driver(monkeypatch, None)
     assert "nvcuda.dll" in str(devices._driver_problem())
@@ -224,7 +236,7 @@ def test_darwin(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """ctransformers built with Metal installs its program for the GPU beside its library."""
+    """A ctransformers built with Metal has a program for the GPU beside its library."""
     local = tmp_path / "lib" / "local"
     local.mkdir(parents=True)
     for name in installed:
@@ -251,7 +263,7 @@ def nvml(**functions: Callable[..., Any]) -> SimpleNamespace:
 
 
 def test_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes from nvidia-ml-py, and is unknown without it or where it fails."""
+    """The memory comes from nvidia-ml-py. It is unknown without it, and where it fails."""
     monkeypatch.setattr(devices, "_first_uuid", lambda: b"GPU-0")
     monkeypatch.setitem(sys.modules, "pynvml", nvml())
     assert devices._device_memory() == ("cuda:0 Test", 1234)
@@ -272,10 +284,10 @@ def test_device_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks a Linux machine")
 def test_this_machine() -> None:
-    """The real probe gives a device or a reason, and the process lives."""
+    """The real check gives a device or a reason, and the process lives."""
     code = (
         "import json\n"
-        "from llmwit_magic.engines.devices import find_gpu, Gpu\n"
+        "from llmwit_magic.engines.backends.ctransformers.devices import find_gpu, Gpu\n"
         "found = find_gpu()\n"
         "print(json.dumps([isinstance(found, Gpu), str(found)]))\n"
     )
@@ -292,12 +304,12 @@ LAYERS = [GB] * 4
 
 @pytest.mark.parametrize("gpu", ["no driver", Gpu("cuda:0", 100 * GB), Gpu("cuda:0", None)])
 def test_cpu_on_request(gpu: Gpu | str) -> None:
-    """0 is the CPU whatever there is."""
+    """0 means the CPU, whatever devices there are."""
     assert choose_layers(0, gpu, LAYERS, 5 * GB) == (0, "asked for the CPU")
 
 
 def test_no_gpu() -> None:
-    """auto takes the CPU and tells the reason; a number cannot be had, and the message says why."""
+    """`auto` takes the CPU and tells the reason. A number raises an error that tells it."""
     assert choose_layers("auto", "no driver", LAYERS, 5 * GB) == (0, "no driver")
     with pytest.raises(DeviceUnavailable, match=r"^3 GPU layers .* no driver; --gpu-layers 0"):
         choose_layers(3, "no driver", LAYERS, 5 * GB)
@@ -306,13 +318,19 @@ def test_no_gpu() -> None:
 @pytest.mark.parametrize("free", [5 * GB + devices.SCRATCH_BYTES, None])
 @pytest.mark.parametrize(("asked", "taken"), [(1, 1), (4, 4), (5, 5), (6, 5), (2**32 - 1, 5)])
 def test_number_of_layers(asked: int, taken: int, free: int | None) -> None:
-    """A number is taken as it is, up to all layers and the output, which is then said."""
+    """A number is taken as it is.
+
+    One above all layers and the output is cut, and the reason says so.
+    """
     why = "as asked" if asked <= 5 else "all 5 layers"
     assert choose_layers(asked, Gpu("cuda:0", free), LAYERS, 5 * GB) == (taken, why)
 
 
 def test_a_number_that_does_not_fit() -> None:
-    """CUDA out of memory ends the process, so it is refused before, with the number that fits."""
+    """CUDA ends the process where its memory runs out.
+
+    So the number is refused, and one that fits is told.
+    """
     gpu = Gpu("cuda:0", 2 * GB + devices.SCRATCH_BYTES)
     assert choose_layers(2, gpu, LAYERS, 5 * GB) == (2, "as asked")
     with pytest.raises(
@@ -334,19 +352,19 @@ def test_a_number_that_does_not_fit() -> None:
     ],
 )
 def test_automatic_layers(free: int, expected: tuple[int, str]) -> None:
-    """auto takes as many as fit beside the work buffers, to the byte."""
+    """`auto` takes as many layers as fit beside the work buffers, to the byte."""
     assert choose_layers("auto", Gpu("cuda:0", free + SCRATCH_BYTES), LAYERS, 5 * GB) == expected
 
 
 def test_last_layers_come_first() -> None:
-    """The library offloads from the end, so the last layers' sizes count."""
+    """The library offloads the last layers first, so their sizes count."""
     gpu = Gpu("cuda:0", 3 * GB + SCRATCH_BYTES)
     assert choose_layers("auto", gpu, [9 * GB, GB, GB, GB], 12 * GB)[0] == 3
     assert choose_layers("auto", gpu, [GB, GB, GB, 9 * GB], 12 * GB)[0] == 0
 
 
 def test_unknown_memory() -> None:
-    """Where nobody can tell the free memory, all layers are tried, and the reason says so."""
+    """Where the free memory is unknown, all layers are tried, and the reason says so."""
     assert choose_layers("auto", Gpu("metal", None), LAYERS, 5 * GB) == (
         5, "all layers (free device memory unknown)"
     )  # fmt: skip
@@ -356,12 +374,15 @@ def test_unknown_memory() -> None:
 
 
 # The tiny llama: 2 blocks, 64 dimensions, 4 heads of 16, 2 key-value heads, 128 feed-forward.
-KV_LAYER = 2 * 2 * 2 * 16  # bytes for a token: keys and values, float16, 2 heads of 16
+KV_LAYER = 2 * 2 * 2 * 16  # bytes for each token: keys and values, float16, 2 heads of 16
 BLOCK = 4 * (64 + 64 + 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
 
 
 def test_sizes_of_a_llama(tmp_path: Path) -> None:
-    """Layers hold their tensors and part of the cache; the output and its norm come on top."""
+    """A layer's bytes are its tensors and its share of the cache.
+
+    The output and its norm come on top.
+    """
     header = read_header(write_llama_gguf(tmp_path / "tiny.gguf", vocabulary="spm"))
     assert kv_cache_bytes(header, 100) == 2 * KV_LAYER * 100
     layers, total = layer_sizes(header, 100)
@@ -370,14 +391,14 @@ def test_sizes_of_a_llama(tmp_path: Path) -> None:
 
 
 def test_sizes_of_a_quantised_llama(tmp_path: Path) -> None:
-    """Matrices count with the bytes of their type: 34 for 32 elements of Q8_0."""
+    """Matrices count with the bytes of their type: 34 bytes for 32 elements of Q8_0."""
     path = write_llama_gguf(tmp_path / "q.gguf", vocabulary="spm", tensor_type="Q8_0")
     layers, _ = layer_sizes(read_header(path), 0)
     assert layers == [4 * 2 * 64 + (BLOCK // 4 - 2 * 64) // 32 * 34] * 2
 
 
 def test_sizes_of_a_falcon(tmp_path: Path) -> None:
-    """One key-value head of 16 for all; without a number of them, as many as heads."""
+    """A falcon has one key-value head of 16, or as many as heads where the number is missing."""
     header = read_header(write_falcon_gguf(tmp_path / "falcon.gguf"))
     assert kv_cache_bytes(header, 10) == 2 * (2 * 2 * 16) * 10
     metadata = dict(header.metadata)
@@ -386,7 +407,10 @@ def test_sizes_of_a_falcon(tmp_path: Path) -> None:
 
 
 def test_scratch(tmp_path: Path) -> None:
-    """Scores of every head and the feed-forward rows, for a batch of at most 512, and a rest."""
+    """Work buffers hold the scores of every head, and the feed-forward rows, and a rest.
+
+    They are those of a batch of at most 512 tokens.
+    """
     header = read_header(write_llama_gguf(tmp_path / "tiny.gguf"))
     rest = 32 * 1024**2
     assert scratch_bytes(header, 100) == 4 * 100 * (4 * 100 + 4 * 128) + rest

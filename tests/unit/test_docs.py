@@ -1,4 +1,4 @@
-"""Pages that are made from the code say what the code says; benchmarks run."""
+"""Pages that are made from the code agree with it, and the benchmark of the log runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_pages_are_what_the_code_says() -> None:
 
 
 def error_classes() -> list[str]:
-    """Whatever of `errors.py` a person can see."""
+    """The errors and warnings of `errors.py`."""
     return [
         name
         for name, value in vars(errors).items()
@@ -34,7 +34,7 @@ def error_classes() -> list[str]:
 
 
 def test_every_error_has_its_cause_and_remedy() -> None:
-    """A section of its own in `docs/troubleshooting.md`, with texts, causes and remedies."""
+    """Each has a section in `docs/troubleshooting.md`, with texts, causes and remedies."""
     page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     parts = page.partition("## Puzzles")[0].split("\n### ")
     sections = {part.partition("\n")[0].strip("`"): part for part in parts[1:]}
@@ -65,7 +65,7 @@ def test_commands_are_quoted_for_every_shell() -> None:
 def test_the_benchmark_of_the_run_log_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In a small form: every operation at every size, with its growth."""
+    """It runs in a small form, with every operation at every size."""
     monkeypatch.setattr(run_log, "SIZES", (5, 1_500))
     monkeypatch.setattr(run_log, "REPEATS", 3)
     monkeypatch.setattr(run_log, "LIMITS", dict.fromkeys(run_log.LIMITS, 1e9))
@@ -73,3 +73,18 @@ def test_the_benchmark_of_the_run_log_runs(
     table = capsys.readouterr().out
     for name in run_log.LIMITS:
         assert name in table
+
+
+def test_the_architecture_names_files_that_are_there() -> None:
+    """Each path on the page is a file of the package, and each room is in its table."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "llmwit_magic"
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py|(?:[a-z_]+/)+)`", page)
+    assert len(set(named)) > 40
+    assert [name for name in named if not (package / name).exists()] == [
+        "tests/unit/test_imports.py",
+        "tests/unit/test_fields.py",
+    ]
+    table = page.split("## The rooms")[1].split("## Where")[0]
+    rooms = {path.name for path in package.iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(re.findall(r"`([a-z]+)`", table))

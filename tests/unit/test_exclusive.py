@@ -1,4 +1,4 @@
-"""One writer at a time for a file of the cache, and what is done where nothing can be locked."""
+"""One writer at a time for a file of the cache, and several on a disk without locks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from llmwit_magic.models import files
-from llmwit_magic.models.files import exclusive
+from llmwit_magic.models import cache as files
+from llmwit_magic.models.cache import exclusive
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows locks otherwise")
 
@@ -25,7 +25,7 @@ def give_up() -> None:
 
 
 def test_a_file_is_written_by_one_at_a_time(tmp_path: Path) -> None:
-    """A second one waits, and may give up; what is written has one name for all."""
+    """A second writer waits, and may give up. All writers use the same temporary name."""
     target = tmp_path / "folder" / "model"
     with exclusive(target, give_up) as own:
         assert own == ""
@@ -40,7 +40,9 @@ def test_a_file_is_written_by_one_at_a_time(tmp_path: Path) -> None:
 def test_a_disk_without_locks_keeps_nobody_waiting(
     tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """filelock fails there, or waits for ever: two writers go on, each with a name of its own."""
+    """On a disk without locks, filelock fails or waits for ever. So two writers go on there, each with
+    a temporary name of its own.
+    """
     import fcntl
 
     def flock(file: Any, how: int) -> None:
@@ -60,7 +62,7 @@ def test_a_disk_without_locks_keeps_nobody_waiting(
 def test_a_lock_that_fails_late_keeps_nobody_waiting(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the look beforehand tells nothing, as on Windows."""
+    """A lock may fail although the check before found nothing, as on Windows. The writer goes on."""
 
     def acquire(lock: Any, timeout: float) -> None:
         raise error
@@ -74,7 +76,7 @@ def test_a_lock_that_fails_late_keeps_nobody_waiting(
 def test_a_folder_that_cannot_be_written_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is no matter of locks."""
+    """A failure that has nothing to do with locks is raised."""
 
     def acquire(lock: Any, timeout: float) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -88,16 +90,16 @@ def test_a_folder_that_cannot_be_written_is_an_error(
 def test_a_model_is_adapted_without_locks(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The copy is there as with them, with its hash, and nothing else is left."""
+    """Without locks, the adapted copy and its hash are written, and nothing else is left."""
     import fcntl
 
-    from llmwit_magic.models.catalog import resolve
+    from llmwit_magic.engines.local.model_files import resolve
 
     def flock(file: Any, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(fcntl, "flock", flock)
-    loaded = resolve(str(tiny_model), None, {}, lambda progress: None).loaded
+    loaded = resolve(str(tiny_model), None, {}, lambda progress: None).file
     assert loaded.is_relative_to(tmp_path)
     assert {path.suffix for path in loaded.parent.iterdir()} == {".gguf", ".sha256"}

@@ -19,14 +19,16 @@ from hypothesis import strategies as st
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
 
 from llmwit_magic.base.filesystem import replacing
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams, TokenAlternative, TokenInfo
 from llmwit_magic.errors import InvalidInput, LogError
-from llmwit_magic.protocol import Chunk, Request
 from llmwit_magic.runlog import export as export_module
 from llmwit_magic.runlog.columns import COLUMNS, NAMES
 from llmwit_magic.runlog.export import defused, export, otel_attributes, read_export
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.rows import JSON_NAMES, row_of
-from llmwit_magic.wit import InferencingParams, TokenAlternative, TokenInfo
+from llmwit_magic.runlog.rows import JSON_NAMES
+from llmwit_magic.running.results import row_of
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 
 TOKEN = TokenInfo(
@@ -46,9 +48,9 @@ def log() -> Iterator[RunLog]:
     session = FakeSession(FakeEngine())
     run = run_of([prepared(ASKED), Chunk('+A1,"b"\r\nc\t\0\u2028', 1, (TOKEN,)), end(1)], ASKED)
     for number, one in enumerate((run, run_of([ValueError("no")], ASKED), run), 1):
-        one.run_id = session.log.begin(one)
+        one.run_id = session.log.begin(one.row("running"))
         if number < 3:
-            session.log.complete(one, one.status)
+            session.log.complete(one.run_id, one.row(one.status))
     session.log.annotate(1, rating=-1, note="-2+3")
     yield session.log
     session.close()

@@ -11,9 +11,10 @@ import pytest
 
 from llmwit_magic.base import filesystem
 from llmwit_magic.base.filesystem import discard, replace, replacing
+from llmwit_magic.engines.local.model_files import resolve
 from llmwit_magic.errors import DownloadFailed, EngineFailed, LogError
-from llmwit_magic.models import catalog, fetch
-from llmwit_magic.models.files import IN_USE
+from llmwit_magic.models import hub
+from llmwit_magic.models.cache import IN_USE
 from llmwit_magic.runlog.export import export
 from tests.support.tiny_models import write_llama_gguf
 
@@ -109,7 +110,7 @@ def test_a_loaded_model_that_is_to_be_rewritten_says_so(
     monkeypatch.setattr(os, "replace", held(os.replace, DENIED, float("inf")))
     model = write_llama_gguf(tmp_path / "m.gguf")
     with pytest.raises(EngineFailed, match="Access is denied; Windows replaces no model") as caught:
-        catalog.resolve(str(model), None, {}, lambda progress: None)
+        resolve(str(model), None, {}, lambda progress: None)
     assert str(caught.value).endswith(IN_USE)
     assert "%infer_unload" in IN_USE
 
@@ -134,7 +135,7 @@ def test_a_loaded_model_that_is_to_be_fetched_again_says_so(
         raise refused(DENIED)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    monkeypatch.setattr(fetch, "_hub_answers", lambda check: True)
+    monkeypatch.setattr(hub, "_hub_answers", lambda check: True)
     with pytest.raises(DownloadFailed) as caught:
-        fetch.fetch_from_hub("owner/repo", "m.gguf", None, lambda progress: None)
+        hub.fetch_from_hub("owner/repo", "m.gguf", None, lambda progress: None)
     assert str(caught.value).endswith(IN_USE)

@@ -12,11 +12,13 @@ import numpy
 import pandas
 import pytest
 
-from llmwit_magic.protocol import Chunk, Request
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams, TokenInfo
 from llmwit_magic.runlog.export import read_export
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.run import Results, Run
-from llmwit_magic.wit import InferencingParams, TokenInfo
+from llmwit_magic.running.results import Results
+from llmwit_magic.running.run import Run
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 
 TOKEN = TokenInfo(id=7, bytes=b"\xff", logprob=-0.5, rank=0)
@@ -40,9 +42,9 @@ def log(request: pytest.FixtureRequest) -> Iterator[RunLog]:
         )  # fmt: skip
         runs.append(run_of([prepared(asked), Chunk("x\n", 1, (TOKEN,)), end(1)], asked))
     for number, run in enumerate(runs):
-        run.run_id = session.log.begin(run)
+        run.run_id = session.log.begin(run.row("running"))
         if number < 2:
-            session.log.complete(run, "ok")
+            session.log.complete(run.run_id, run.row("ok"))
     yield session.log
     session.close()
 

@@ -1,4 +1,4 @@
-"""Which front end a cell runs in, as far as the kernel can tell."""
+"""What the kernel can tell about the front end of a cell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmwit_magic.views.frontend import Reach, has_page, reach_of
 
 
 class Shell:
-    """A kernel's shell, in the middle of a request."""
+    """A kernel's shell while it handles a request."""
 
     kernel: Any = object()
     display_pub: Any = None
@@ -27,7 +27,7 @@ class Shell:
 
 
 class ColabShell(Shell):
-    """As Colab's own kernel has it."""
+    """The shell of Colab's own kernel."""
 
 
 ColabShell.__module__ = "google.colab._shell"
@@ -42,18 +42,18 @@ CELL = {"cellId": "a"}
         (Shell({}), Reach.PRINT, True),
         (Shell({}, allow_stdin=False), Reach.UNKNOWN, False),
         (ColabShell({}), Reach.UPDATES, False),
-        # Colab's page, connected to a kernel on the user's own machine.
+        # Colab's page with a kernel on the user's own machine.
         (Shell({"colab": {"cell_id": "x"}}), Reach.UPDATES, False),
     ],
 )
 def test_what_reaches_the_person(shell: Shell, reach: Reach, page: bool) -> None:
-    """A notebook is live, a console prints, a program is unknown, Colab has displays only."""
+    """A notebook is live, a console prints, a program is unknown, and Colab only has displays."""
     assert reach_of(shell) is reach
     assert has_page(shell) is page
 
 
 def test_databricks_is_not_known_to_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever its request says; a terminal on one of its machines prints as any other."""
+    """Databricks is unknown whatever the request says. A terminal on its machine prints."""
     monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
     for metadata in ({}, CELL):
         assert reach_of(Shell(metadata)) is Reach.UNKNOWN

@@ -1,4 +1,4 @@
-"""The loop, over a model whose logits are a script: what it evaluates, counts and says."""
+"""The loop with a model whose logits are a script: what it evaluates, counts and gives out."""
 
 import itertools
 import time
@@ -8,68 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmwit_magic.engines.generate import generate
+from llmwit_magic.contract.events import Chunk, End, Event, Progress
+from llmwit_magic.contract.wit import FinishDetail, FinishReason, InferencingParams
 from llmwit_magic.engines.sampling import log_probabilities
+from llmwit_magic.engines.sequence import generate
 from llmwit_magic.engines.stopping import SafeText
 from llmwit_magic.engines.threads import Threads
 from llmwit_magic.errors import EngineFailed
-from llmwit_magic.protocol import Chunk, End, Event, Progress
-from llmwit_magic.wit import FinishDetail, FinishReason, InferencingParams
-
-VOCABULARY = 256
-EOS, OTHER_EOS = 0, 255
-SLICE = 4
-
-
-class FakeModel:
-    """Greedily continues with `script`, and keeps a record of what it was asked to evaluate."""
-
-    def __init__(self, script: Sequence[int], context_length: int = 1000, cached: int = 0) -> None:
-        self.script = list(script)
-        self.context_length = context_length
-        self.cached = cached
-        self.prompts: list[list[int]] = []
-        self.evaluated: list[int] = []
-        self.threads: list[int] = []
-
-    @property
-    def logits(self) -> np.ndarray:
-        assert self.prompts, "the prompt was never evaluated"
-        values = np.zeros(VOCABULARY, dtype=np.float32)
-        values[self.script[len(self.evaluated)]] = 5
-        return values
-
-    def shared_prefix(self, tokens: Sequence[int]) -> int:
-        return self.cached
-
-    def evaluate_prompt(
-        self, tokens: Sequence[int], threads: Threads, progress: Callable[[int], bool]
-    ) -> bool:
-        self.prompts.append(list(tokens))
-        for done in range(self.cached, len(tokens), SLICE):
-            self.threads.append(threads())
-            if not progress(min(done + SLICE, len(tokens))):
-                return False
-        return True
-
-    def evaluate_next(self, token: int, threads: int) -> None:
-        self.evaluated.append(token)
-        self.threads.append(threads)
-
-
-class FakeTokenizer:
-    """Each token is its own byte."""
-
-    end_ids = frozenset({EOS, OTHER_EOS})
-
-    def token_bytes(self, token: int) -> bytes:
-        return bytes([token])
+from tests.support.fake_model import SLICE, VOCABULARY, FakeEvaluator, FakeTokenizer
 
 
 class Outcome:
-    """Everything a run said, and what the model did for it."""
+    """All events of a run, and what the model evaluated for it."""
 
-    def __init__(self, model: FakeModel, events: list[Event], reports: list[Progress]) -> None:
+    def __init__(self, model: FakeEvaluator, events: list[Event], reports: list[Progress]) -> None:
         self.model = model
         self.reports = reports
         self.chunks = [event for event in events if isinstance(event, Chunk)]
@@ -91,10 +43,10 @@ def run(
     filters: Sequence[Any] = (),
     top_logprobs: int | None = None,
     threads: Threads = lambda: 3,
-    cancelled: Callable[[FakeModel], bool] = lambda model: False,
+    cancelled: Callable[[FakeEvaluator], bool] = lambda model: False,
     **params: Any,
 ) -> Outcome:
-    model = FakeModel(script, context_length, cached)
+    model = FakeEvaluator(script, context_length, cached)
     settings = InferencingParams(**{"temperature": 0, "repeat_penalty": 1, "seed": 1} | params)
     reports: list[Progress] = []
     events = generate(
@@ -112,7 +64,7 @@ def run(
 
 
 def test_no_tokens_wanted_evaluates_nothing() -> None:
-    """`max_tokens=0` ends at once with the prompt counted, and the model is not asked."""
+    """`max_tokens=0` ends at once. The prompt is counted, and the model is not used."""
     result = run(max_tokens=0, cached=2)
     assert (result.model.prompts, result.model.evaluated, result.reports) == ([], [], [])
     assert (result.text, result.chunks) == ("", [])
@@ -142,7 +94,7 @@ def test_no_tokens_wanted_evaluates_nothing() -> None:
 def test_why_a_run_ends_and_what_it_evaluated(
     options: dict[str, Any], text: str, evaluated: bytes, finish: FinishDetail
 ) -> None:
-    """Each reason to end gives its text, and the token that gave the reason is never evaluated."""
+    """Each reason to end gives its own text. The token that gave the reason is never evaluated."""
     result = run(**options)
     assert result.text == text
     assert bytes(result.model.evaluated) == evaluated
@@ -155,14 +107,14 @@ def test_why_a_run_ends_and_what_it_evaluated(
 
 
 def test_threads_are_asked_for_before_each_evaluation() -> None:
-    """Each block of the prompt and each token takes the number of its own moment."""
+    """The number of threads is asked for before each block of the prompt and before each token."""
     numbers = itertools.count(1)
     result = run(prompt=[1] * (2 * SLICE + 1), max_tokens=4, threads=lambda: next(numbers))
     assert result.model.threads == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_reasons_of_the_contract() -> None:
-    """Five details, three reasons."""
+    """The contract has three reasons for our five details."""
     assert {detail.value: detail.reason for detail in FinishDetail} == {
         "eos": FinishReason.STOP,
         "stop_sequence": FinishReason.STOP,
@@ -173,7 +125,7 @@ def test_the_reasons_of_the_contract() -> None:
 
 
 def test_the_end_says_which_stop_sequence() -> None:
-    """The sequence that was completed, and none for the other reasons."""
+    """The end names the stop sequence that was completed, and none for the other reasons."""
     assert run(stop=["world", "lo"]).end.stop_sequence == "lo"
     assert run(stop="lo", filters=["he"]).end.stop_sequence is None
     assert run(stop="xyz").end.stop_sequence is None
@@ -192,7 +144,7 @@ def test_the_end_says_which_stop_sequence() -> None:
     ],
 )
 def test_which_reason_wins(options: dict[str, Any], finish: FinishDetail) -> None:
-    """The text's own reason comes before the limits; the filter's match before all others."""
+    """A reason in the text goes before the limits. A filter's match goes before all others."""
     assert run(**options).finish is finish
 
 
@@ -205,7 +157,7 @@ def test_text_that_was_held_back_comes_with_the_end() -> None:
 
 
 def test_the_seconds_are_those_that_it_took() -> None:
-    """Reading and writing take some of the time, and together no more than all of it."""
+    """Each part takes some of the time. Together they take no more than all of it."""
     began = time.perf_counter()
     seconds = run(b"hello\0").end.seconds
     took = time.perf_counter() - began
@@ -223,7 +175,7 @@ def test_every_token_has_its_chunk() -> None:
 
 
 def test_the_prompt_reports_its_progress_from_the_cached_tokens_on() -> None:
-    """First what is known already, then each slice, in tokens of the prompt."""
+    """Progress is in tokens of the prompt: first the cached ones, then more after each block."""
     result = run(prompt=range(1, 11), cached=2)
     assert [(p.stage, p.done, p.total) for p in result.reports] == [
         ("prompt", 2, 10), ("prompt", 6, 10), ("prompt", 10, 10),
@@ -233,10 +185,10 @@ def test_the_prompt_reports_its_progress_from_the_cached_tokens_on() -> None:
 
 
 def test_a_cancellation_between_slices_of_the_prompt() -> None:
-    """The run ends without text and without a finish detail; no token is drawn."""
-    asked: list[FakeModel] = []
+    """The run ends without text and without a finish detail. No token is drawn."""
+    asked: list[FakeEvaluator] = []
 
-    def after_the_first_slice(model: FakeModel) -> bool:
+    def after_the_first_slice(model: FakeEvaluator) -> bool:
         asked.append(model)
         return True
 
@@ -249,7 +201,7 @@ def test_a_cancellation_between_slices_of_the_prompt() -> None:
 
 
 def test_a_cancellation_between_tokens_keeps_the_text() -> None:
-    """What was generated, held back or not, is given out; there is no finish detail."""
+    """All generated text is given out, held back or not. There is no finish detail."""
     result = run(cancelled=lambda model: len(model.evaluated) == 4, stop="lx")
     assert (result.text, result.finish) == ("hell", None)
     assert result.usage.generated_token_count == 4
@@ -257,16 +209,16 @@ def test_a_cancellation_between_tokens_keeps_the_text() -> None:
 
 
 def test_a_cancelled_run_does_not_let_a_filter_s_match_out() -> None:
-    """The end of an interrupted text is judged like any other, and is still interrupted."""
+    """The end of a cancelled text is judged like any other. The run still counts as cancelled."""
     result = run(cancelled=lambda model: len(model.evaluated) == 4, filters=["ll"])
     assert (result.text, result.finish) == ("he", None)
 
 
 def test_the_prompt_is_penalised_and_so_is_what_was_generated() -> None:
-    """The repeat penalty sees prompt and answer as one context."""
+    """The repeat penalty takes prompt and answer as one context."""
 
-    class Rival(FakeModel):
-        """A second token at 1, which beats a 5 that is divided by 10."""
+    class Rival(FakeEvaluator):
+        """A second token with the logit 1, which is likelier than a logit of 5 divided by 10."""
 
         @property
         def logits(self) -> np.ndarray:
@@ -288,9 +240,9 @@ def test_the_prompt_is_penalised_and_so_is_what_was_generated() -> None:
 
 
 def test_logits_that_are_no_numbers_fail_the_run_after_its_text() -> None:
-    """The chunks so far are out before the error is raised."""
+    """The chunks before the bad logits come out before the error is raised."""
 
-    class Broken(FakeModel):
+    class Broken(FakeEvaluator):
         @property
         def logits(self) -> np.ndarray:
             return super().logits * (np.nan if len(self.evaluated) == 2 else 1)
@@ -306,7 +258,7 @@ def test_logits_that_are_no_numbers_fail_the_run_after_its_text() -> None:
 
 
 def test_tokens_are_recorded_only_where_asked() -> None:
-    """None records nothing, 0 each token with its log-probability, n its alternatives too."""
+    """None records nothing, 0 records each token's log-probability, and n its alternatives too."""
     assert run(top_logprobs=None).tokens == []
     plain = run(top_logprobs=0)
     assert b"".join(token.bytes for token in plain.tokens) == b"hello world"
@@ -323,7 +275,7 @@ def test_tokens_are_recorded_only_where_asked() -> None:
 
 
 def test_the_parts_are_timed() -> None:
-    """Seconds of the prompt and of decoding, where they took place."""
+    """`seconds` has the prompt and the decoding, where they took place."""
     assert set(run().end.seconds) == {"prompt", "decode"}
     assert set(run(max_tokens=0).end.seconds) == set()
     assert all(value >= 0 for value in run().end.seconds.values())

@@ -1,4 +1,4 @@
-"""The vocabularies of files in the formats before GGUF, sound and broken."""
+"""Sound and damaged vocabularies of files from before GGUF."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llmwit_magic.engines.backends.ctransformers.backend import OLD_FORMATS
+from llmwit_magic.engines.backends.ctransformers.ggml import check_old_vocabulary
 from llmwit_magic.errors import ModelDamaged
-from llmwit_magic.models.checks import OLD_FORMATS
-from llmwit_magic.models.ggml import check_old_vocabulary
 from tests.support.tiny_ggml import HEADERS, MODEL_TYPES, ModelType, write_ggml
 
 
@@ -30,14 +30,14 @@ def replaced(data: bytes, place: int, number: int) -> bytes:
 
 
 def test_every_format_is_known() -> None:
-    """Those that can be named are those that are looked through."""
+    """Every format that `--model-type` can name is checked."""
     assert sorted(OLD_FORMATS) == sorted(MODEL_TYPES)
 
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @pytest.mark.parametrize("count", [0, 10**6, 2**31 - 1, 2**31, 2**32 - 1])
 def test_counts_beyond_the_file(model_type: ModelType, count: int, path: Path) -> None:
-    """The loader would read tokens until all memory is gone."""
+    """With such a count, the loader would read tokens until all memory is taken."""
     write_ggml(path, model_type)
     check_old_vocabulary(path, model_type)
     place = 4 * HEADERS[model_type].split().index("vocabulary")
@@ -47,7 +47,7 @@ def test_counts_beyond_the_file(model_type: ModelType, count: int, path: Path) -
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 @pytest.mark.parametrize("length", [10**7, 2**31 - 1, 2**31, 2**32 - 1])
 def test_tokens_longer_than_the_file(model_type: ModelType, length: int, path: Path) -> None:
-    """The loader would ask for that much memory, for each of them."""
+    """With such a length, the loader would ask for that much memory for each token."""
     write_ggml(path, model_type)
     place = 4 * len(HEADERS[model_type].split())
     refusal(path, replaced(path.read_bytes(), place, length), model_type)
@@ -55,7 +55,10 @@ def test_tokens_longer_than_the_file(model_type: ModelType, length: int, path: P
 
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_a_file_that_ends_before_its_vocabulary_does(model_type: ModelType, path: Path) -> None:
-    """Wherever that is; noise in its place is refused too."""
+    """A file may be cut off anywhere before its vocabulary ends.
+
+    Noise in place of it is refused too.
+    """
     write_ggml(path, model_type)
     whole = path.read_bytes()
     for length in (4, 20, 27, 32, 36, 40, 48, 100, 800):
@@ -65,7 +68,7 @@ def test_a_file_that_ends_before_its_vocabulary_does(model_type: ModelType, path
 
 
 def test_a_vocabulary_is_looked_through_fast(path: Path) -> None:
-    """50,000 tokens take less than a quarter of a second."""
+    """Checking 50,000 tokens takes less than a quarter of a second."""
     write_ggml(path, "gpt2", vocab=[b"%d" % number for number in range(50_000)], blocks=1)
     begin = time.process_time()
     check_old_vocabulary(path, "gpt2")

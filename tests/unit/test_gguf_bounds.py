@@ -1,4 +1,4 @@
-"""The memory and the time that a header takes, against the size of its file."""
+"""Reading a header takes memory and time in proportion to the size of the file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HONEST: dict[str, Callable[[int], Parts]] = {
 @pytest.mark.parametrize("size", [100_000, 2_000_000])
 @pytest.mark.parametrize("kind", HONEST)
 def test_memory_and_time_grow_with_the_file(kind: str, size: int, tmp_path: Path) -> None:
-    """Whatever the header is full of: seven bytes and half a microsecond a byte are enough."""
+    """Seven bytes of memory and half a microsecond per byte are enough, whatever the header holds."""
     parts = HONEST[kind](size)
     path = tmp_path / "m.gguf"
     path.write_bytes(parts.join())
@@ -82,7 +82,7 @@ def test_a_lie_costs_no_more_than_the_truth(kind: int, lie: int, tmp_path: Path)
     ],
 )
 def test_a_file_that_has_room_for_its_lies(kind: int, payload: bytes, tmp_path: Path) -> None:
-    """Of a file of 16 GB, most of it holes, no more is read than any honest header has."""
+    """Of a sparse file of 16 GB, no more is read than the longest header that is allowed."""
     path = tmp_path / "m.gguf"
     path.write_bytes(Parts([(b"k", kind, payload)], [], b"").join())
     os.truncate(path, 2**34)
@@ -94,7 +94,7 @@ def test_a_file_that_has_room_for_its_lies(kind: int, payload: bytes, tmp_path: 
 
 @pytest.mark.parametrize("counts", [(MAX_TENSORS + 1, 0), (0, MAX_VALUES + 1)])
 def test_more_values_than_any_model_has(counts: tuple[int, int], tmp_path: Path) -> None:
-    """Where the file has room for them too."""
+    """Too many values or tensors are refused, even if the file has room for them."""
     path = tmp_path / "m.gguf"
     path.write_bytes(b"GGUF\3\0\0\0" + struct.pack("<QQ", *counts) + bytes(4_000_000))
     assert peak_of(path, refused="there can be 65,536 and 65,536") < 1_000_000
@@ -102,7 +102,7 @@ def test_more_values_than_any_model_has(counts: tuple[int, int], tmp_path: Path)
 
 @pytest.mark.parametrize("left", [100, 5_001, 9_000])
 def test_a_file_that_shrinks_while_it_is_read(left: int, tmp_path: Path) -> None:
-    """It is damaged, wherever it ends now."""
+    """A file that shrinks while it is read is damaged, wherever it ends now."""
     path = tmp_path / "m.gguf"
     path.write_bytes(with_array(STRING, 1000, text("ab") * 1000).join())
     with path.open("rb", buffering=0) as file:
@@ -113,7 +113,7 @@ def test_a_file_that_shrinks_while_it_is_read(left: int, tmp_path: Path) -> None
 
 
 def peak_of(path: Path, refused: str | None = None) -> int:
-    """The most memory at any time of reading a header that is sound, or is refused with a text."""
+    """The peak of memory, in bytes, while a header is read, or is refused with the text `refused`."""
     tracemalloc.start()
     try:
         if refused is None:

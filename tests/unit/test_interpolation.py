@@ -1,4 +1,4 @@
-"""`{{name}}` in a cell: what is replaced, what stays, what is refused."""
+"""`{{name}}` in a text: what is replaced, what stays, and what is refused."""
 
 import time
 from contextlib import suppress
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.magics.interpolation import Columns, fill, interpolate, literal, names_in
+from llmwit_magic.requests.interpolation import Columns, fill, interpolate, literal, names_in
 
 VARIABLES: dict[str, Any] = {
     "name": "Ada",
@@ -67,12 +67,12 @@ def refused(text: str, namespace: dict[str, Any] = VARIABLES) -> str:
     ],
 )
 def test_variables_attributes_and_subscripts_are_replaced(text: str, wanted: str) -> None:
-    """By the text of their values."""
+    """The text of the value stands in their place."""
     assert interpolate(text, VARIABLES) == wanted
 
 
 def test_a_value_is_not_looked_at_again() -> None:
-    """Braces in a value are text."""
+    """Double braces in a value are text."""
     assert interpolate("{{braces}}", VARIABLES) == "{{name}}"
 
 
@@ -89,7 +89,7 @@ def test_single_braces_stay(text: str) -> None:
 
 
 def test_a_brace_around_a_place_stays() -> None:
-    """As in LaTeX or in JSON around a value."""
+    """LaTeX and JSON have a value inside single braces."""
     assert interpolate("{{{name}}}", VARIABLES) == "{Ada}"
 
 
@@ -105,13 +105,13 @@ def test_a_brace_around_a_place_stays() -> None:
     ],
 )  # fmt: skip
 def test_whatever_could_run_code_is_refused(expression: str) -> None:
-    """One line that shows the place, says what may stand there and how to keep the braces."""
+    """The error is one line: it shows the place, and says what may stand there."""
     message = refused("Hello {{" + expression + "}}!")
     assert "only a variable" in message or "TypeError" in message
 
 
 def test_an_unknown_name_lists_near_ones() -> None:
-    """The names that are alike, none that begins with an underscore."""
+    """The error lists similar names, but none that begins with an underscore."""
     message = refused("{{nmae}} {{name}}")
     assert "there is no variable 'nmae': did you mean name?" in message
     assert "did you mean" not in refused("{{_hiddn}}")
@@ -130,7 +130,7 @@ def test_an_unknown_name_lists_near_ones() -> None:
     ],
 )
 def test_a_value_that_cannot_be_had_is_one_line(expression: str, why: str) -> None:
-    """The error's name and text, whatever lines that text has."""
+    """The error is one line with the exception's name and text."""
     message = refused("{{" + expression + "}}", VARIABLES | {"lazy": Lazy()})
     assert message.startswith("{{" + expression + "}}: " + why)
 
@@ -144,14 +144,14 @@ places = st.lists(text, max_size=4).map(lambda parts: "{{".join(parts) + "}}")
 @given(text.filter(lambda value: "{{" not in value))
 @settings(max_examples=200, deadline=None)
 def test_text_without_double_braces_is_unchanged(value: str) -> None:
-    """Whatever else it contains."""
+    """It may contain anything else."""
     assert interpolate(value, VARIABLES) == value
 
 
 @given(text | places)
 @settings(max_examples=400, deadline=None)
 def test_any_text_is_replaced_or_refused_in_one_line(value: str) -> None:
-    """Nothing but `InvalidInput` is raised."""
+    """Only `InvalidInput` is raised, and its message is one line."""
     try:
         message = interpolate(value, VARIABLES) and ""
     except InvalidInput as error:
@@ -172,13 +172,13 @@ def test_any_text_is_replaced_or_refused_in_one_line(value: str) -> None:
     ],
 )
 def test_values_are_spans_of_data(text: str, data: Any) -> None:
-    """Positions in characters of the text that is made; values that touch are one span."""
+    """A span has positions in characters of the new text. Values that touch are one span."""
     assert fill(text, VARIABLES).data == data
 
 
 @given(st.text(), st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_has_a_place_that_stands_for_it(before: str, value: str) -> None:
-    """What `literal` writes is read back as that text, on one line, behind any single braces."""
+    """The place that `literal` writes is one line, and is read back as the text."""
     before = before.replace("{{", "{").replace("\r", "")
     place = literal(value)
     assert "\n" not in place
@@ -188,7 +188,7 @@ def test_any_text_has_a_place_that_stands_for_it(before: str, value: str) -> Non
 
 
 def test_columns_are_compared_as_they_are_written() -> None:
-    """Python's parser takes nº for no; a row has a column for each."""
+    """Python's parser turns nº into no, but a row may have a column of each name."""
     names = ["nº", "no", "µ", "μ", "\ufb01n", "fin", "e\u0301", "\xe9", "ＡＢ", "AB"]
     row = Columns({name: ascii(name) for name in names})
     for name in names:
@@ -212,7 +212,7 @@ def test_variables_and_attributes_of_python_are_found_as_python_finds_them() -> 
 
 
 def test_reading_takes_a_time_that_grows_with_the_length() -> None:
-    """Also where quotes open and never close."""
+    """It does so also where quotes are opened and never closed."""
     for unit in ("{{'", "{{'\"", "{{", "{{'a'", "{{it's", "'{{\"", "{{''"):
         begin = time.monotonic()
         text = unit * 200_000

@@ -1,4 +1,4 @@
-"""What is no whole model is told as what it is, and not as a damaged one."""
+"""A file that is not a whole model is described as what it is, and not called damaged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from llmwit_magic.errors import ModelNotSupported
-from llmwit_magic.models.checks import check_runnable
+from llmwit_magic.models.catalog import find
 from llmwit_magic.models.gguf import Header, read_header
+from llmwit_magic.models.kinds import not_a_model
 from tests.support.headers import with_metadata
 from tests.support.tiny_models import write_llama_gguf
 
@@ -22,15 +23,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Header:
 
 
 def refusal(header: Header) -> str:
-    with pytest.raises(ModelNotSupported) as caught:
-        check_runnable(header)
-    assert type(caught.value) is ModelNotSupported  # and not damaged
-    assert "fetch it again" not in str(caught.value)
-    return str(caught.value)
+    what = not_a_model(header)
+    assert what is not None
+    return what
 
 
 def bare(header: Header, **metadata: Any) -> Header:
-    """A file with these values alone, none of those of a model."""
+    """A header with only these metadata values, and none of a model's."""
     values = {key.replace("_", ".", 1): value for key, value in metadata.items()}
     return with_metadata(replace(header, metadata={}, types={}), values)
 
@@ -48,42 +47,42 @@ def bare(header: Header, **metadata: Any) -> Header:
     ],
 )
 def test_files_beside_a_model(metadata: dict[str, str], what: str, model: Header) -> None:
-    """Adapters, importance matrices, projectors and control vectors are told by their names."""
+    """Adapters, importance matrices, projectors and control vectors are called by their names."""
     assert what in refusal(bare(model, **metadata))
 
 
 def test_a_model_of_a_type_that_is_none(model: Header) -> None:
-    """A file with all of a model that says that it is something else is believed."""
+    """A whole model whose `general.type` says that it is something else is not run."""
     assert "a LoRA adapter" in refusal(with_metadata(model, {"general.type": "adapter"}))
     for value in (7, array("I", [1]), [b"model"], ""):
         assert "only a file of the type 'model'" in refusal(
             with_metadata(model, {"general.type": value})
         )
-    check_runnable(with_metadata(model, {"general.type": None}))
+    assert not not_a_model(with_metadata(model, {"general.type": None}))
 
 
 def test_a_vocabulary_alone(model: Header) -> None:
-    """A file without tensors, as llama.cpp has them for its tests, is a vocabulary."""
+    """A file without tensors is called a vocabulary. llama.cpp has such files for its tests."""
     assert "a vocabulary without a model" in refusal(replace(model, tensors=[]))
 
 
 def test_parts_of_a_split_model(model: Header) -> None:
-    """One part of several is refused with what to do; the only part of one is not."""
+    """One part of a split model is refused, and the message says what to do. A single part is run."""
     first = replace(with_metadata(model, {"split.count": 3}), tensors=[])
     for part in (with_metadata(model, {"split.count": 3}), first):
         assert "llama-gguf-split" in refusal(part)
-    check_runnable(with_metadata(model, {"split.count": 1}))
-    check_runnable(with_metadata(model, {"split.count": 0}))
+    assert not not_a_model(with_metadata(model, {"split.count": 1}))
+    assert not not_a_model(with_metadata(model, {"split.count": 0}))
 
 
 @pytest.mark.parametrize("value", ["2", array("H", [2, 3]), [b"2"], 2.5])
 def test_split_count_of_a_wrong_type(value: Any, model: Header) -> None:
-    """A count that is no number is an objection, not an accident."""
+    """A part count of the wrong type is refused, and does not crash."""
     refusal(with_metadata(model, {"split.count": value}))
 
 
 def test_a_real_adapter(tmp_path: Path) -> None:
-    """The form that llama.cpp's converter writes: a type, an alpha, and tensors in pairs."""
+    """An adapter as llama.cpp's converter writes it, with a type, an alpha and pairs of tensors."""
     from gguf import GGUFWriter
     from numpy import zeros
 
@@ -98,4 +97,6 @@ def test_a_real_adapter(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    assert "lora.gguf: a LoRA adapter" in refusal(read_header(path))
+    with pytest.raises(ModelNotSupported, match=r"^lora\.gguf: a LoRA adapter") as caught:
+        find(str(path), {}, lambda progress: None)
+    assert type(caught.value) is ModelNotSupported  # and not damaged

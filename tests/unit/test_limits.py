@@ -1,4 +1,4 @@
-"""The memory that a block of code may take."""
+"""How much memory is available, and a limit for a block of code."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmwit_magic.engines import limits
-from llmwit_magic.engines.limits import available_memory, limited_memory
+from llmwit_magic.engines import memory as limits
+from llmwit_magic.engines.memory import available_memory, limited_memory
 
 resource = pytest.importorskip("resource")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces a limit")
 
 
 def test_more_than_the_limit_is_a_memory_error() -> None:
-    """In the block; what is less is given, and afterwards there is no limit."""
+    """Only the block is limited. Less than the limit is given, and afterwards there is no limit."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with limited_memory(64 * 2**20):
         assert len(bytes(32 * 2**20)) == 32 * 2**20
@@ -27,7 +27,7 @@ def test_more_than_the_limit_is_a_memory_error() -> None:
 
 
 def test_the_limit_ends_with_a_failure_too() -> None:
-    """Whatever the block raises."""
+    """The limit ends with the block, whatever the block raises."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(MemoryError), limited_memory(2**20):
         bytes(128 * 2**20)
@@ -53,7 +53,7 @@ def write_group(folder: Path, version: int, limit: str, taken: int, cache: int) 
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the control groups are; `own` beside it says which are those of this process."""
+    """The folder of the control groups. The file `own` beside it names those of this process."""
     monkeypatch.setattr(limits, "_GROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(limits, "_OWN_GROUPS", tmp_path / "own")
     return tmp_path / "cgroup"
@@ -74,14 +74,17 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_more_is_available_than_the_container_may_take(
     groups: Path, version: int, own: str, folder: str
 ) -> None:
-    """Its limit, less what is taken and is no file cache; also that of a group around it."""
+    """A container's limit counts, less what it has taken without file cache.
+
+    So does the limit of a group around it.
+    """
     (groups.parent / "own").write_text(own, encoding="utf-8", errors="surrogateescape")
     write_group(groups / folder, version, str(300 * MB), 120 * MB, 20 * MB)
     assert available_memory() == 200 * MB
 
 
 def test_a_full_container_has_nothing(groups: Path) -> None:
-    """A limit that was lowered below what is taken gives zero, not less."""
+    """A limit below what is already taken leaves zero bytes, and no negative number."""
     (groups.parent / "own").write_text("0::/\n")
     write_group(groups, 2, str(MB), 4 * MB, MB)
     assert available_memory() == 0
@@ -89,7 +92,7 @@ def test_a_full_container_has_nothing(groups: Path) -> None:
 
 @pytest.mark.parametrize("stat", [None, "odd\n"])
 def test_a_limit_counts_though_the_cache_is_not_told(groups: Path, stat: str | None) -> None:
-    """Then nothing of what is taken is taken for cache."""
+    """Where the file cache is not told, none of the taken memory counts as cache."""
     (groups.parent / "own").write_text("0::/\n")
     write_group(groups, 2, str(300 * MB), 120 * MB, 20 * MB)
     (groups / "memory.stat").unlink()
@@ -100,7 +103,10 @@ def test_a_limit_counts_though_the_cache_is_not_told(groups: Path, stat: str | N
 
 @pytest.mark.parametrize("own", ["0::/\n", "4:memory:/\n", "3:cpuset:/a\n", ""])
 def test_without_a_limit_it_is_what_the_machine_has(groups: Path, own: str) -> None:
-    """`max` and version 1's largest number are no limits, and other controllers say nothing."""
+    """`max` and version 1's largest number are no limits.
+
+    Other controllers' groups do not count.
+    """
     (groups.parent / "own").write_text(own)
     write_group(groups, 2, "max", MB, MB)
     write_group(groups / "memory", 1, str(2**63 - 4096), MB, MB)

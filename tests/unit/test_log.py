@@ -18,14 +18,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmwit_magic.errors import EngineDied, InvalidInput, LogError, RunNotFound
-from llmwit_magic.protocol import Chunk, Emit, Request
-from llmwit_magic.runlog.columns import COLUMNS
-from llmwit_magic.runlog.frame import frame_of_rows
-from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.rows import row_of
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.wit import (
+from llmwit_magic.contract.events import Chunk, Emit
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import (
     DeviceInfo,
     FinishDetail,
     InferencingParams,
@@ -33,6 +28,12 @@ from llmwit_magic.wit import (
     TokenAlternative,
     TokenInfo,
 )
+from llmwit_magic.errors import EngineDied, InvalidInput, LogError, RunNotFound
+from llmwit_magic.runlog.columns import COLUMNS
+from llmwit_magic.runlog.frame import frame_of_rows
+from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.running.results import row_of
+from llmwit_magic.running.run import Run
 from tests.support.fake import MODEL, FakeEngine, FakeSession, end, prepared
 
 REQUEST = Request(
@@ -45,7 +46,7 @@ def test_the_row_is_there_when_the_run_starts(tmp_path: Path) -> None:
     """A row is written before the engine is asked, with the prompt and all params."""
     log = RunLog(tmp_path / "log.sqlite3")
     run = Run(REQUEST)
-    run.run_id = log.begin(run)
+    run.run_id = log.begin(run.row("running"))
     (row,) = RunLog(tmp_path / "log.sqlite3").rows()
     assert row["status"] == "running"
     assert row["prompt"] == REQUEST.prompt
@@ -114,7 +115,7 @@ def test_a_run_of_a_dead_kernel_reads_lost(tmp_path: Path) -> None:
     """A row that still runs while its process is gone is lost; a living one's is not."""
     path = tmp_path / "log.sqlite3"
     log = RunLog(path)
-    log.begin(Run(REQUEST))
+    log.begin(Run(REQUEST).row())
     assert RunLog(path).rows()[0]["status"] == "running"
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE sessions SET process_started = 1")
@@ -127,14 +128,14 @@ def test_a_run_of_a_dead_kernel_reads_lost(tmp_path: Path) -> None:
 def test_the_file_is_private(tmp_path: Path) -> None:
     """Prompts are nobody else's: mode 0600."""
     log = RunLog(tmp_path / "deep" / "log.sqlite3")
-    log.begin(Run(REQUEST))
+    log.begin(Run(REQUEST).row())
     assert stat.S_IMODE((tmp_path / "deep" / "log.sqlite3").stat().st_mode) == 0o600
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     """A log of a later version is not touched; the message says what to do."""
     path = tmp_path / "log.sqlite3"
-    RunLog(path).begin(Run(REQUEST))
+    RunLog(path).begin(Run(REQUEST).row())
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -344,7 +345,7 @@ def test_text_that_cannot_be_kept_is_refused(session: FakeSession) -> None:
     with pytest.raises(InvalidInput, match=r"note: .* has a lone surrogate"):
         session.log[1].note("\ud800")
     with pytest.raises(LogError, match="cannot be used"):
-        session.log._update(1, {"note": "\ud800"})
+        session.log._writer.update(1, {"note": "\ud800"})
 
 
 # House-keeping ----------------------------------------------------------------------
@@ -356,7 +357,7 @@ def test_pruning_removes_what_is_old(tmp_path: Path) -> None:
     log = session.log
     for _ in range(4):
         session.finish(REQUEST)
-    log.begin(Run(REQUEST))
+    log.begin(Run(REQUEST).row())
     _set(log, "started_at = '2020-01-01T00:00:00.000000+00:00'", "run_id != 4")
     removed, freed = log.prune("90d")
     assert removed == 3
@@ -364,7 +365,7 @@ def test_pruning_removes_what_is_old(tmp_path: Path) -> None:
     assert [row["run_id"] for row in log.rows()] == [4, 5]
     assert log.rows()[1]["status"] == "running"
     assert log.size < 200_000
-    assert log.begin(Run(REQUEST)) == 6
+    assert log.begin(Run(REQUEST).row()) == 6
     session.close()
 
 
@@ -380,8 +381,8 @@ def test_pruning_removes_lost_runs(tmp_path: Path) -> None:
     """A running row of a dead kernel is no running run."""
     path = tmp_path / "log.sqlite3"
     dead, alive = RunLog(path), RunLog(path)
-    dead.begin(Run(REQUEST))
-    alive.begin(Run(REQUEST))
+    dead.begin(Run(REQUEST).row())
+    alive.begin(Run(REQUEST).row())
     _set(alive, "process_started = 1", f"session_id = '{dead.session_id}'", "sessions")
     assert RunLog(path).prune("0s", status="lost")[0] == 1
     assert [row["run_id"] for row in alive.rows()] == [2]

@@ -15,11 +15,11 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import EngineDied, LogError, ModelNotSupported, RunNotFound
 from llmwit_magic.magics import extension, infer
-from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.run import Run
+from llmwit_magic.running.run import Run
 from llmwit_magic.views.table import LogTable
 from tests.support.fake import FakeEngine, FakeSession
 
@@ -41,7 +41,7 @@ def shell(session: FakeSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for line in ("--tag k=v --temperature 0", "--temperature 0.5", "-m other"):
         shell.run_cell_magic("infer", f"--quiet --seed 3 {line}", "a prompt\n")
     other = RunLog(session.log.path)
-    other.begin(Run(Request(model="theirs", prompt="p")))
+    other.begin(Run(Request(model="theirs", prompt="p")).row())
     other.close()
     session.log.rate(2, -1)
     return shell
@@ -85,7 +85,7 @@ def refused(shell: Any, magic: str, line: str) -> str:
     ],
 )
 def test_filters_choose_the_rows(shell: Any, line: str, wanted: list[int]) -> None:
-    """This kernel's runs, or everyone's, that meet all options; variables are filled in."""
+    """The table has this kernel's runs, or all, that meet all options. Variables are put in."""
     shell.user_ns["group"] = "g"
     table = infer_log(shell, line)
     assert isinstance(table, LogTable)
@@ -100,7 +100,7 @@ def test_a_sweep_is_found_by_its_group(shell: Any) -> None:
 
 
 def test_columns_are_chosen(shell: Any) -> None:
-    """Those that are named, in their order; all; the number of the run is there in any case."""
+    """They stand in the order of their names on the line. The run's number is always there."""
     assert list(infer_log(shell, "--columns seed,text").columns) == ["seed", "text"]
     assert list(infer_log(shell, "--columns 'run_id, note'").columns) == ["note"]
     everything = infer_log(shell, "--columns all")
@@ -112,14 +112,14 @@ def test_columns_are_chosen(shell: Any) -> None:
 
 
 def test_a_table_shows_in_a_notebook(shell: Any) -> None:
-    """What ends a cell has HTML and text, cut and whole."""
+    """At the end of a cell, a table shows as HTML and as text."""
     data, _ = shell.display_formatter.format(infer_log(shell, "--columns text,status"))
     assert "Hello world" in data["text/html"]
     assert "Hello world" in data["text/plain"]
 
 
 def test_output_keeps_it(shell: Any) -> None:
-    """`-o` puts the table, or the figure, into a variable and shows nothing."""
+    """`-o` puts the table or the figure into a variable, and shows nothing."""
     assert infer_log(shell, "--model other -o kept") is None
     assert shell.user_ns["kept"].index.tolist() == [3]
     assert type(shell.user_ns["kept"]) is pandas.DataFrame
@@ -152,12 +152,12 @@ def test_output_keeps_it(shell: Any) -> None:
     ],
 )
 def test_wrong_lines_are_refused(shell: Any, line: str, message: str) -> None:
-    """One line, in the words of the options."""
+    """The error is one line, in the words of the options."""
     assert message in refused(shell, "infer_log", line)
 
 
 def test_help_says_what_there_is(shell: Any) -> None:
-    """`%infer_log?` lists the options, and how CSV is made harmless."""
+    """`%infer_log?` lists the options, and says how CSV is made harmless."""
     text = " ".join(shell.find_line_magic("infer_log").__doc__.split())
     for piece in ("--grep TEXT", "--prune", "an apostrophe stands before what a spreadsheet"):
         assert piece in text
@@ -168,7 +168,7 @@ def test_help_says_what_there_is(shell: Any) -> None:
 
 
 def test_runs_are_exported(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--export` writes what the filters choose, and says how much and where."""
+    """`--export` writes the selected runs, and says how many and where."""
     infer_log(shell, "--all --export runs.csv")
     infer_log(shell, "--last 1 --export 'my runs.jsonl'")
     assert capsys.readouterr().out == "4 runs written to runs.csv\n1 run written to my runs.jsonl\n"
@@ -178,19 +178,19 @@ def test_runs_are_exported(shell: Any, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_runs_are_exported_for_otel(shell: Any) -> None:
-    """`--schema otel` has the names of the conventions."""
+    """`--schema otel` writes the names of OpenTelemetry's conventions."""
     infer_log(shell, "--export runs.jsonl --schema otel --last 1")
     assert json.loads(Path("runs.jsonl").read_text())["gen_ai.request.model"] == "other"
 
 
 def test_an_export_that_fails_is_one_line(shell: Any) -> None:
-    """A folder that is not there."""
+    """Its folder does not exist."""
     with pytest.raises(LogError, match="cannot be written: No such file"):
         infer_log(shell, "--export no/runs.csv")
 
 
 def test_the_log_is_copied(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--copy` copies all runs of all kernels; onto the log itself it is refused."""
+    """`--copy` copies all runs of all kernels. The log itself is refused as its target."""
     infer_log(shell, "--copy 'my copy.sqlite3'")
     assert capsys.readouterr().out == "4 runs copied to my copy.sqlite3\n"
     copy = RunLog("my copy.sqlite3")
@@ -201,7 +201,7 @@ def test_the_log_is_copied(shell: Any, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_runs_are_plotted(shell: Any) -> None:
-    """`--plot` alone draws all; with a kind and a column, that one; an image in the notebook."""
+    """`--plot` draws all; a kind and a column draw one plot. A notebook shows an image."""
     figure = infer_log(shell, "--plot")
     assert len(figure.axes) == 5
     data, _ = shell.display_formatter.format(infer_log(shell, "--plot finish --by model"))
@@ -212,7 +212,7 @@ def test_runs_are_plotted(shell: Any) -> None:
 def test_old_runs_are_pruned(
     shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a question; what goes on stays; it says what was removed."""
+    """`--prune` does not ask. Runs that go on stay, and it says what was removed."""
     infer_log(shell, "--prune")
     infer_log(shell, "--prune 0s --model other")
     infer_log(shell, "--prune 0s")
@@ -225,7 +225,7 @@ def test_old_runs_are_pruned(
 def test_the_place_of_the_log_is_said(
     shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--info` names the file, its runs and its size."""
+    """`--info` names the file, and says its number of runs and its size."""
     infer_log(shell, "--info")
     path, said = capsys.readouterr().out.rsplit(": ", 1)
     assert path == session.log.path
@@ -238,7 +238,7 @@ def test_the_place_of_the_log_is_said(
 def test_a_replay_is_the_run_again(
     shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same request reaches the engine; the row says which run it repeats."""
+    """The same request reaches the engine. The new row says which run it repeats."""
     result = replay(shell, "2")
     assert result.identical
     first, again = session.engine.requests[1], session.engine.requests[-1]
@@ -254,7 +254,7 @@ def test_a_replay_is_the_run_again(
 def test_a_replay_shows_a_difference(
     shell: Any, session: FakeSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Quiet while it runs, and then both answers."""
+    """With --quiet nothing shows while it runs. At the end of the cell, both answers do."""
     session.engine.chunks = ["Hello", " there"]
     result = replay(shell, "--quiet 1 --with --temperature 1 --max-tokens none --tag a=b")
     assert capsys.readouterr().out == ""
@@ -269,14 +269,14 @@ def test_a_replay_shows_a_difference(
 
 
 def test_the_newest_run_and_a_variable_can_be_meant(shell: Any) -> None:
-    """`-1` counts from the end, over all kernels; `{n}` is a variable."""
+    """`-1` counts from the end, over all kernels. `{n}` is a variable."""
     shell.user_ns["n"] = 3
     assert replay(shell, "{n} --quiet").original.run_id == 3
     assert replay(shell, "-1 --quiet").original.run_id == 5
 
 
 def test_a_replay_that_fails_raises(shell: Any, session: FakeSession) -> None:
-    """The error is the cell's; the row is there."""
+    """The cell raises the error, and the row is there."""
     session.engine.last = EngineDied("gone")
     with pytest.raises(EngineDied, match="gone"):
         replay(shell, "1 --quiet")
@@ -285,7 +285,7 @@ def test_a_replay_that_fails_raises(shell: Any, session: FakeSession) -> None:
 
 
 def test_another_model_file_needs_anyway(shell: Any, session: FakeSession) -> None:
-    """Refused in one line; `--anyway` runs it, and the verdict says so."""
+    """It is refused in one line. `--anyway` runs it, and the verdict says so."""
     session.model = session.model.model_copy(update={"sha256": "1" * 64})
     with pytest.raises(
         ModelNotSupported, match=r"is not the one of run 1 .*: --accept file runs it"
@@ -306,7 +306,7 @@ def test_another_model_file_needs_anyway(shell: Any, session: FakeSession) -> No
     ],
 )
 def test_a_replay_may_have_a_longer_context(shell: Any, session: FakeSession, line: str) -> None:
-    """Before `--with` or after it; `--anyway`, which errors once advised, is heard as well."""
+    """`--accept` may stand before `--with` or after it. `--anyway` works too."""
     verdict = replay(shell, line).verdict
     assert verdict == "identical to run 1 · changed: context length"
     request = session.engine.requests[-1]
@@ -326,7 +326,7 @@ def test_another_model_file_is_accepted_by_name(
 
 
 def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> None:
-    """A function filter is taken from the configuration, and missed where it is gone."""
+    """A filter that is a function comes from the configuration. A missing one is an error."""
     magics = shell.find_cell_magic("infer").__self__
 
     def secret(text: str) -> int | None:
@@ -363,19 +363,19 @@ def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> 
     ],
 )
 def test_wrong_replays_are_refused(shell: Any, line: str, message: str) -> None:
-    """One line, in the words of the options; nothing is run."""
+    """The error is one line, in the words of the options, and nothing is run."""
     assert message in refused(shell, "infer_replay", line)
 
 
 @pytest.mark.parametrize("number", ["9", "0", "-9", "99999999999999999999"])
 def test_a_run_that_is_not_there_is_said(shell: Any, number: str) -> None:
-    """With the numbers that there are."""
+    """The error has the numbers that exist."""
     with pytest.raises(RunNotFound, match=f"there is no run {number} in the log: it has runs 1 to"):
         replay(shell, number)
 
 
 def test_a_run_of_the_log_shows_as_it_did(shell: Any, session: FakeSession) -> None:
-    """`runs[1]` at the end of a cell: the answer, its status line, its buttons."""
+    """`runs[1]` at the end of a cell shows the answer, its status line and its buttons."""
     data, _ = shell.display_formatter.format(session.log[1])
     assert data["text/plain"].startswith("Hello world\n── stop · end of text · 5 + 2 tokens")
     assert data["text/plain"].endswith("seed 3 · run 1")

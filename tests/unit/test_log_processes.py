@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.protocol import Request
+from llmwit_magic.contract.request import Request
 from llmwit_magic.runlog import processes
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.processes import is_alive, process_started
-from llmwit_magic.runlog.run import Run
+from llmwit_magic.running.run import Run
 
 BOOT, NUMBERS = "boot-1", "pid:[1]"
 PID = os.getpid()
@@ -72,7 +72,7 @@ def test_where_a_living_process_is_looked_for(host: Any, alive: bool | None) -> 
 def log(tmp_path: Path) -> Iterator[RunLog]:
     """A log with a run that goes on in another session."""
     other = RunLog(tmp_path / "runs.sqlite3")
-    other.begin(Run(Request(model="fake", prompt="p")))
+    other.begin(Run(Request(model="fake", prompt="p")).row())
     other.close()
     log = RunLog(tmp_path / "runs.sqlite3")
     yield log

@@ -10,11 +10,11 @@ from typing import Any
 import pandas
 import pytest
 
-from llmwit_magic.protocol import Request
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.runlog.columns import COLUMNS
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.views.table import MAX_ROWS, TEXT_COLUMNS, LogTable
-from llmwit_magic.wit import InferencingParams
 from tests.support.fake import FakeEngine, FakeSession
 
 HOSTILE = "<script>alert(1)</script>\n$x$\t\x1b[31m\u202e & " + "long " * 100
@@ -31,7 +31,7 @@ def log() -> Iterator[RunLog]:
                 params=InferencingParams(max_tokens=None, temperature=temperature, seed=2**53),
             )
         )  # fmt: skip
-        session.log._update(run.run_id or 0, {"started_at": STARTED.isoformat()})
+        session.log._writer.update(run.run_id or 0, {"started_at": STARTED.isoformat()})
     yield session.log
     session.close()
 

@@ -16,7 +16,7 @@ from traitlets.config import Config
 
 from llmwit_magic.errors import EngineDied, InvalidInput
 from llmwit_magic.magics import extension, infer
-from llmwit_magic.runlog.run import Run
+from llmwit_magic.running.run import Run
 from tests.support.fake import FakeEngine, FakeSession, prepared
 
 
@@ -40,7 +40,7 @@ def cell(shell: Any, line: str, text: str = "a prompt\n") -> Any:
 
 
 def test_a_cell_reaches_the_engine_as_a_request(shell: Any, engine: FakeEngine) -> None:
-    """Options, variables and the prompt without the notebook's newline arrive."""
+    """The engine gets options, variables, and the prompt without the notebook's newline."""
     shell.user_ns["name"] = "Ada"
     cell(shell, "--temperature 0.5 --stop '\\n' --tag a=b -o answer", "Hello {{name}}\n")
     (request,) = engine.requests
@@ -53,7 +53,7 @@ def test_a_cell_reaches_the_engine_as_a_request(shell: Any, engine: FakeEngine) 
 
 
 def test_runs_of_a_sweep_share_a_seed(shell: Any, engine: FakeEngine) -> None:
-    """Settings are compared with one seed, unless the seed is what varies."""
+    """The runs of a sweep have one seed, unless the seed is what varies."""
     cell(shell, "--temperature 0,1,2")
     assert len({request.params.seed for request in engine.requests}) == 1
     assert len({request.group_id for request in engine.requests}) == 1
@@ -61,7 +61,7 @@ def test_runs_of_a_sweep_share_a_seed(shell: Any, engine: FakeEngine) -> None:
 
 
 def test_defaults_are_configured(shell: Any, engine: FakeEngine) -> None:
-    """`%config InferMagics.…` sets what a cell leaves open; the line overrides it."""
+    """`%config InferMagics.…` sets the value of what a cell leaves open; the line overrides it."""
     shell.run_line_magic("config", "InferMagics.temperature = 0.25")
     shell.run_line_magic("config", "InferMagics.max_tokens = 7")
     cell(shell, "")
@@ -71,7 +71,7 @@ def test_defaults_are_configured(shell: Any, engine: FakeEngine) -> None:
 
 
 def test_a_bad_default_is_refused_when_it_is_set(shell: Any) -> None:
-    """The old value stays, and the message is the contract's."""
+    """The old value stays, and the message is that of the contract."""
     magics = shell.find_cell_magic("infer").__self__
     with pytest.raises(TraitError, match=r"temperature: -1\.0 is not valid"):
         magics.temperature = -1
@@ -83,26 +83,26 @@ def test_a_bad_default_is_refused_when_it_is_set(shell: Any) -> None:
 
 
 def test_idle_models_are_configured(shell: Any) -> None:
-    """`None` keeps models; what is no span of time is refused, and the old one stays."""
+    """`None` keeps models in memory. A bad span of time is refused, and the old one stays."""
     magics = shell.find_cell_magic("infer").__self__
-    assert magics.session.engines.idle_unload_minutes is None
+    assert magics.session.local.pool.idle_unload_minutes is None
     shell.run_line_magic("config", "InferMagics.idle_unload_minutes = 30")
-    assert magics.session.engines.idle_unload_minutes == 30
+    assert magics.session.local.pool.idle_unload_minutes == 30
     with pytest.raises(TraitError):
         magics.idle_unload_minutes = -1
     with pytest.raises(InvalidInput, match="idle_unload_minutes: nan is not valid"):
-        magics.session.engines.idle_unload_minutes = float("nan")
-    assert magics.session.engines.idle_unload_minutes == 30
-    magics.session.engines.idle_unload_minutes = float("inf")
+        magics.session.local.pool.idle_unload_minutes = float("nan")
+    assert magics.session.local.pool.idle_unload_minutes == 30
+    magics.session.local.pool.idle_unload_minutes = float("inf")
     shell.run_line_magic("config", "InferMagics.idle_unload_minutes = None")
-    assert magics.session.engines.idle_unload_minutes is None
+    assert magics.session.local.pool.idle_unload_minutes is None
 
 
 @pytest.mark.parametrize("line", ["", "--temperature 0,1"])
 def test_an_interrupt_before_the_first_run_is_one(
     shell: Any, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing else is raised where there is no result yet, and no run is left behind."""
+    """Only the interrupt is raised where there is no result yet, and no run is left behind."""
     session = shell.find_cell_magic("infer").__self__.session
 
     def torn(run: Run, *arguments: Any) -> None:
@@ -117,7 +117,7 @@ def test_an_interrupt_before_the_first_run_is_one(
 
 
 def test_failures_raise(shell: Any, engine: FakeEngine) -> None:
-    """An engine's failure is an exception of the cell; the partial result is in `_infer`."""
+    """A failure of the engine is an exception of the cell. The partial result is in `_infer`."""
     engine.last = EngineDied("gone")
     with pytest.raises(EngineDied, match="gone"):
         cell(shell, "")
@@ -126,7 +126,7 @@ def test_failures_raise(shell: Any, engine: FakeEngine) -> None:
 
 
 def test_errors_show_one_line(shell: Any, engine: FakeEngine) -> None:
-    """Neither a failure nor wrong input shows a stack of ours."""
+    """A failure and a wrong input show no traceback."""
     assert EngineDied("gone")._render_traceback_() == ["EngineDied: gone"]
     with pytest.raises(UsageError) as caught:
         cell(shell, "--temprature 1")
@@ -134,21 +134,21 @@ def test_errors_show_one_line(shell: Any, engine: FakeEngine) -> None:
 
 
 def test_quiet_shows_nothing(shell: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--quiet` leaves the screen alone."""
+    """`--quiet` shows no output."""
     cell(shell, "--quiet")
     assert capsys.readouterr().out == ""
 
 
 def test_help_lists_every_option(shell: Any) -> None:
-    """`%%infer?` is made from the table: flags, help and ranges."""
+    """`%%infer?` has the flags, the help and the range of each option."""
     text = shell.find_cell_magic("infer").__doc__
     for piece in ("--max-tokens", "--repeat-penalty-last-n-token-count", "0 < p", "--dry-run"):
         assert piece in text
 
 
 def test_completion_knows_options_and_models(shell: Any) -> None:
-    """Tab completes options, words such as none, and model names."""
-    from llmwit_magic.magics.cell_args import complete
+    """Tab completes options, words such as none, and names of models."""
+    from llmwit_magic.requests.line import complete
 
     assert "--temperature" in complete(["--te"], list)
     assert complete(["--max-tokens", "n"], list) == ["none"]
@@ -156,7 +156,7 @@ def test_completion_knows_options_and_models(shell: Any) -> None:
 
 
 def test_infer_log_gives_a_frame(shell: Any) -> None:
-    """`%infer_log` shows this kernel's runs, `-o` keeps them."""
+    """`%infer_log` shows this kernel's runs, and `-o` keeps them."""
     cell(shell, "--quiet")
     frame = shell.run_line_magic("infer_log", "")
     assert frame["text"].tolist() == ["Hello world"]
@@ -167,7 +167,7 @@ def test_infer_log_gives_a_frame(shell: Any) -> None:
 def test_a_dry_run_asks_for_no_run(
     shell: Any, engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--dry-run` shows prompt, counts and params; the engine runs nothing."""
+    """`--dry-run` shows prompt, counts and params, and the engine runs nothing."""
     cell(shell, "--dry-run --seed 4")
     out = capsys.readouterr().out
     assert "5 prompt tokens" in out
@@ -178,19 +178,19 @@ def test_a_dry_run_asks_for_no_run(
 
 @pytest.mark.parametrize("line", ["a b.gguf", "'a b.gguf'", '"a b.gguf"', '  "a b".gguf '])
 def test_a_model_with_a_space_is_named_with_quotes_or_without(shell: Any, line: str) -> None:
-    """`%infer_unload` reads words as the other lines do: quotes are no part of the name."""
+    """`%infer_unload` takes quotes off its words, as the other lines do."""
     with pytest.raises(UsageError, match=r"the model a b\.gguf is not in memory \(loaded: none\)"):
         shell.run_line_magic("infer_unload", line)
 
 
 def test_an_open_quote_unloads_nothing(shell: Any) -> None:
-    """It is not taken for "all models"."""
+    """It is an error, and does not mean all models."""
     with pytest.raises(UsageError, match="a quote is not closed"):
         shell.run_line_magic("infer_unload", "'a")
 
 
 def test_unloading_takes_the_magics_away(shell: Any) -> None:
-    """After `%unload_ext` there is no `%%infer`; loading again works."""
+    """After `%unload_ext` there is no `%%infer`, and the extension can be loaded again."""
     extension.unload(shell)
     assert shell.find_cell_magic("infer") is None
     extension.load(shell)
@@ -217,7 +217,7 @@ def test_a_dry_run_says_what_there_is_to_know(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Notices of the prompt stand under it, as they do under an answer."""
+    """The notices of a prompt stand under it, as they do under an answer."""
     monkeypatch.setattr(
         engine, "prepare",
         lambda request, emit, cancel: replace(prepared(request), notices=("moved",)),

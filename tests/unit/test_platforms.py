@@ -13,7 +13,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from llmwit_magic import children
+from llmwit_magic.base import children
 
 PACKAGE = Path(__file__).parents[2] / "llmwit_magic"
 
@@ -68,8 +68,8 @@ def starts(tree: ast.Module) -> list[ast.Call]:
 def test_processes_start_in_one_way() -> None:
     """Each of the package's: by `children.start`, with the options that this system needs."""
     found = {name: starts(tree) for name, tree in modules()}
-    assert {name for name, begun in found.items() if begun} == {"children.py"}
-    (call,) = found["children.py"]
+    assert {name for name, begun in found.items() if begun} == {"base/children.py"}
+    (call,) = found["base/children.py"]
     assert "_HOW" in [ast.unparse(word.value) for word in call.keywords if word.arg is None]
 
 
@@ -79,7 +79,7 @@ def test_nobody_else_says_how_a_process_starts() -> None:
         words = {word.arg for call in calls(tree) for word in call.keywords}
         options = {"start_new_session", "creationflags", "preexec_fn", "startupinfo", "shell",
                    "process_group"}  # fmt: skip
-        assert not words & options or name == "children.py", name
+        assert not words & options or name == "base/children.py", name
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def on_windows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0x08000000, raising=False)
     monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0x200, raising=False)
     assert children.__file__
-    spec = importlib.util.spec_from_file_location("llmwit_magic.there", children.__file__)
+    spec = importlib.util.spec_from_file_location("llmwit_magic.base.there", children.__file__)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy
 import pytest
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import FinishDetail, InferencingParams
 from llmwit_magic.errors import EngineDied, InvalidInput, LogError
-from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.plots import KINDS, MAX_GROUPS
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.wit import FinishDetail, InferencingParams
+from llmwit_magic.running.run import Run
 from tests.support.fake import FakeEngine, FakeSession, end
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -84,7 +84,7 @@ def test_speed_shows_each_run_of_each_model(log: RunLog) -> None:
 
 def test_finish_counts_every_run_that_ended(log: RunLog) -> None:
     """Bars add up to the runs of a setting; pieces differ in hatch and colour, also for errors."""
-    log.begin(Run(Request(model="one", prompt="goes on")))
+    log.begin(Run(Request(model="one", prompt="goes on")).row())
     (axes,) = log.plot("finish").axes
     assert texts(axes) == ["0", "0.5", "1.5"]
     frame = log.to_frame()[lambda frame: frame.status != "running"]
@@ -201,7 +201,7 @@ def test_what_cannot_be_plotted_is_said(log: RunLog) -> None:
         log.plot(by="heat")
     with pytest.raises(InvalidInput, match="no run to plot"):
         log.plot(model="none")
-    log.begin(Run(Request(model="new", prompt="p")))
+    log.begin(Run(Request(model="new", prompt="p")).row())
     with pytest.raises(InvalidInput, match="none of these runs has ended"):
         log.plot(model="new")
 

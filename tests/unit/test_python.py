@@ -1,4 +1,4 @@
-"""What a user's program and its tools see of the package."""
+"""What a user's program, and its tools, see of the package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 import llmwit_magic
 from llmwit_magic import api
+from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.protocol import Request
-from llmwit_magic.replays import replay_request
+from llmwit_magic.running.replay import replay_request
 from tests.support.fake import FakeEngine, FakeSession
 
 USER_CODE = Path(__file__).parents[1] / "support" / "typed" / "user_code.py"
@@ -28,7 +28,7 @@ def test_dir_names_all_that_is_public() -> None:
 
 @pytest.mark.timeout(240)
 def test_a_users_program_is_typed(tmp_path: Path) -> None:
-    """mypy, strict and without pydantic's plugin, finds no error in a program of a user's."""
+    """mypy, strict and without pydantic's plugin, finds no error in a user's program."""
     pytest.importorskip("mypy")  # the fast tests with the lowest versions have none
     settings = tmp_path / "mypy.ini"
     settings.write_text("[mypy]\nstrict = true\n[mypy-pyarrow.*]\nignore_missing_imports = true\n")
@@ -61,14 +61,14 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 def test_a_bad_pattern_is_refused_before_an_engine_starts(
     engine: FakeEngine, function: str, pattern: str
 ) -> None:
-    """`infer()` names it at once; no engine hears of it."""
+    """`infer()` raises the error at once, and no engine gets the request."""
     with pytest.raises(InvalidInput, match="content filter "):
         getattr(llmwit_magic, function)(None, "p", content_filters=["good", pattern])
     assert engine.requests == []
 
 
 def test_a_bad_pattern_leaves_no_row() -> None:
-    """As with any other bad value, nothing was run; in a replay, too."""
+    """Nothing is run, as with any other bad value. A replay does the same."""
     session = FakeSession(FakeEngine())
     session.finish(Request(model="fake", prompt="p"))
     request, _ = replay_request(session, session.log[1], {"content_filters": ["("]})

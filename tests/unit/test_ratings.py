@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.protocol import Request
+from llmwit_magic.contract.request import Request
 from llmwit_magic.views.live import PageWidget
 from tests.support.fake import FakeEngine, FakeSession
 

@@ -1,4 +1,4 @@
-"""A run again: the request that repeats it, and what is said of the result."""
+"""A replay: the request that repeats a run, and the verdict on its result."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic.contract.request import ALL_ACCEPTED, Request
+from llmwit_magic.contract.wit import FinishDetail, InferencingParams, ModelInfo
 from llmwit_magic.errors import InvalidInput, ModelNotFound, ModelNotSupported
-from llmwit_magic.protocol import Request
-from llmwit_magic.replays import Replay, replay_request
-from llmwit_magic.runlog.logged import LoggedRun
+from llmwit_magic.runlog.logged_run import LoggedRun
+from llmwit_magic.running.replay import Replay, replay_request
 from llmwit_magic.views.comparison import replay_html
-from llmwit_magic.wit import FinishDetail, InferencingParams, ModelInfo
 from tests.support.fake import MODEL, FakeEngine, FakeSession, end
 
 ASKED = Request(
@@ -42,7 +42,7 @@ def logged(session: FakeSession, text: str = "Hello", last: Any = None, **fields
 
 
 def test_the_request_is_the_same_again(session: FakeSession) -> None:
-    """Model, prompt, params and seed, and the number of the run; its group is another one's."""
+    """It has the same fields, no group, and the run's number as `replay_of`."""
     original = logged(session)
     request, notice = replay_request(session, original, {})
     assert notice == ""
@@ -53,14 +53,14 @@ def test_the_request_is_the_same_again(session: FakeSession) -> None:
 
 
 def test_a_replay_of_a_replay_names_that_one(session: FakeSession) -> None:
-    """`replay_of` is the run that was meant, and no chain."""
+    """`replay_of` is the run that was named, and not the first of a chain."""
     first = logged(session)
     session.finish(replay_request(session, first, {})[0])
     assert replay_request(session, session.log[2], {})[0].replay_of == 2
 
 
 def test_changes_go_where_they_belong(session: FakeSession) -> None:
-    """Fields of params and of the request may be others; a bad one is refused."""
+    """Fields of the params and of the request may be changed. A bad one is refused."""
     original = logged(session)
     changes = {"temperature": 0.0, "stop": ("z",), "threads": 1, "tags": {"n": "m"}}
     request, _ = replay_request(session, original, changes)
@@ -74,18 +74,18 @@ def test_changes_go_where_they_belong(session: FakeSession) -> None:
 
 
 def test_another_file_is_refused(session: FakeSession) -> None:
-    """The hash decides; `anyway` runs it, and says so."""
+    """The hash decides. Where the file is accepted, it runs, and the notice says so."""
     original = logged(session)
     session.model = MODEL.model_copy(update={"sha256": "1" * 64, "path": "/new.gguf"})
     said = r"the model file /new.gguf is not the one of run 1 \(sha256 1{12}…, was 0{12}…\)"
     with pytest.raises(ModelNotSupported, match=f"{said}: --accept file"):
         replay_request(session, original, {})
-    _, notice = replay_request(session, original, {}, anyway=True)
+    _, notice = replay_request(session, original, {}, accept=ALL_ACCEPTED)
     assert notice.startswith("the model file /new.gguf is not the one of run 1")
 
 
 def test_another_model_may_be_asked_for(session: FakeSession) -> None:
-    """Whoever names a model wants that one: no hash is compared."""
+    """Where the caller names a model, no hash is compared."""
     original = logged(session)
     session.model = MODEL.model_copy(update={"sha256": "1" * 64})
     request, notice = replay_request(session, original, {"model": "other"})
@@ -93,20 +93,20 @@ def test_another_model_may_be_asked_for(session: FakeSession) -> None:
 
 
 def test_a_run_that_reached_no_model_has_no_hash(session: FakeSession) -> None:
-    """It is run as it was asked for."""
+    """The request is repeated as it was."""
     run = session.finish(ASKED)
     with session.log._database._lock:
-        session.log._update(run.run_id or 0, {"model_sha256": None})
+        session.log._writer.update(run.run_id or 0, {"model_sha256": None})
     assert replay_request(session, session.log[1], {})[0].model == "fake"
 
 
 def test_a_model_is_found_where_it_was(
     session: FakeSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that leads nowhere now (another folder, another kernel's alias) has its path still."""
+    """A name that leads nowhere now, such as another kernel's alias, still has its path."""
     path = tmp_path / "fake.gguf"
     original = logged(session)
-    session.log._update(1, {"model_path": str(path)})
+    session.log._writer.update(1, {"model_path": str(path)})
     original = session.log[1]
 
     def find(request: Request, show: Any = None) -> ModelInfo:
@@ -122,14 +122,14 @@ def test_a_model_is_found_where_it_was(
 
 
 def test_function_filters_must_be_there(session: FakeSession) -> None:
-    """The log knows their names: those that are there are used, a missing one stops the replay."""
+    """The log has their names. Known functions are used, and a missing one is an error."""
     keep = partial(len)
     original = logged(session, content_filters=("a+", len, keep))
     request, _ = replay_request(session, original, {}, ("b+", keep, len, max))
     assert request.content_filters == ("a+", len, keep)
     with pytest.raises(InvalidInput, match="the content filter <function len>, which is not"):
         replay_request(session, original, {}, (keep,))
-    request, _ = replay_request(session, original, {}, (keep,), anyway=True)
+    request, _ = replay_request(session, original, {}, (keep,), accept=ALL_ACCEPTED)
     assert request.content_filters == ("a+", keep)
     request, _ = replay_request(session, original, {"content_filters": ()})
     assert request.content_filters == ()
@@ -174,21 +174,21 @@ STOP_X, STOP_Y = (end(1, FinishDetail.STOP_SEQUENCE, stop) for stop in "xy")
 def test_the_verdict_says_where_it_differs(
     session: FakeSession, was: Any, now: Any, identical: bool, said: str
 ) -> None:
-    """Text, ending and stop sequence are compared; of a run that was cut off, what there is."""
+    """It compares text, ending and stop sequence; of a run that was cut off, only the text."""
     original = logged(session, *was)
     replay = Replay(original, logged(session, *now))
     assert (replay.identical, replay.verdict) == (identical, said)
 
 
 def test_the_verdict_says_what_was_changed(session: FakeSession) -> None:
-    """Other settings and another file explain a difference; tags do not."""
+    """Other settings and another model file may explain a difference; tags do not."""
     original = logged(session)
     replay = Replay(original, original, ("max_tokens", "tags", "stop"), "another file")
     assert replay.verdict == "identical to run 1 · changed: max tokens, stop · another file"
 
 
 def test_a_difference_shows_both_answers(session: FakeSession) -> None:
-    """What is the same needs no second look; else the answers stand side by side, as text."""
+    """An identical replay shows one line. Different answers stand side by side, as text."""
     original, other = logged(session, "<i>the one"), logged(session, "<i>the two")
     same = replay_html("identical to run <1>", True, [original, original])
     assert "identical to run &lt;1&gt;" in same

@@ -16,11 +16,11 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams, InferencingResult
 from llmwit_magic.errors import RunNotFound
-from llmwit_magic.protocol import Request
-from llmwit_magic.replays import Replay
-from llmwit_magic.runlog.run import Results
-from llmwit_magic.wit import InferencingParams, InferencingResult
+from llmwit_magic.running.replay import Replay
+from llmwit_magic.running.results import Results
 from tests.support.fake import FakeEngine, FakeSession
 
 
@@ -85,7 +85,7 @@ WAYS: dict[str, Callable[[Any, Path], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_sweep_is_kept_as_it_is(sweep: Results, tmp_path: Path, way: str) -> None:
-    """Its results, its table and its name."""
+    """Its results, its table and its group are kept."""
     kept = WAYS[way](sweep, tmp_path)
     assert kept == sweep
     assert kept.group_id == "g"
@@ -96,7 +96,7 @@ def test_a_sweep_is_kept_as_it_is(sweep: Results, tmp_path: Path, way: str) -> N
 def test_a_run_of_the_log_is_kept(
     session: FakeSession, sweep: Results, tmp_path: Path, way: str
 ) -> None:
-    """With its request, and still of its log: what is written there is seen."""
+    """It keeps its request and its log: what is written there later is seen."""
     run = session.log[2]
     kept = WAYS[way](run, tmp_path)
     assert kept == run
@@ -108,7 +108,7 @@ def test_a_run_of_the_log_is_kept(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_replay_is_kept(session: FakeSession, sweep: Results, tmp_path: Path, way: str) -> None:
-    """With its verdict."""
+    """It keeps its verdict."""
     replay = Replay(session.log[1], sweep[2], ("temperature",), "another file")
     kept = WAYS[way](replay, tmp_path)
     assert kept == replay
@@ -119,7 +119,7 @@ def test_a_replay_is_kept(session: FakeSession, sweep: Results, tmp_path: Path, 
 def test_a_run_that_goes_elsewhere_is_whole(
     session: FakeSession, sweep: Results, tmp_path: Path, where: str
 ) -> None:
-    """In another process it has its result; its log is the file, or an empty one in memory."""
+    """In another process it has its result. Its log is the same file, or an empty one in memory."""
     if where == "memory":
         session = FakeSession(FakeEngine())
         session.finish(Request(model="fake", prompt="p"))
@@ -145,7 +145,7 @@ def test_a_run_that_goes_elsewhere_is_whole(
 
 
 def in_step(sweep: Results) -> None:
-    """The table's rows are those of the results."""
+    """Checks that the rows of the table are those of the results."""
     frame = sweep.to_frame()
     assert frame.index.tolist() == [result.run_id for result in sweep]
     assert frame["text"].tolist() == [result.text for result in sweep]
@@ -165,7 +165,7 @@ def in_step(sweep: Results) -> None:
 def test_a_part_has_its_own_table(
     sweep: Results, part: Callable[[Results], Any], wanted: list[int]
 ) -> None:
-    """Slices and sums are sweeps, each in step with its table."""
+    """Slices and sums are `Results`, each with the table of its own results."""
     made = part(sweep)
     assert isinstance(made, Results)
     assert [result.run_id for result in made] == wanted
@@ -175,7 +175,7 @@ def test_a_part_has_its_own_table(
 
 
 def test_a_sum_has_a_name_where_both_have_it(sweep: Results) -> None:
-    """`group_id` finds the runs in the log, so it says nothing of runs of another sweep."""
+    """`group_id` finds the runs in the log, so the sum of two different sweeps has none."""
     assert (sweep[:1] + sweep[1:]).group_id == "g"
     assert (sweep + Results(group_id="h")).group_id is None
 
@@ -186,7 +186,7 @@ def test_a_sum_has_a_name_where_both_have_it(sweep: Results) -> None:
      "__delitem__", "__iadd__", "__imul__"],
 )  # fmt: skip
 def test_what_would_break_the_table_is_not_offered(sweep: Results, name: str) -> None:
-    """A sweep does not change; `sorted` and `list` make lists of it."""
+    """`Results` do not change. `sorted` and `list` make lists of them."""
     assert not hasattr(sweep, name)
     ordered = sorted(sweep, key=lambda result: result.text)
     assert [len(result.text) for result in ordered] == [1, 2, 3, 4]
@@ -194,7 +194,7 @@ def test_what_would_break_the_table_is_not_offered(sweep: Results, name: str) ->
 
 
 def test_a_sweep_reads_as_a_list_does(sweep: Results) -> None:
-    """Places from both ends, membership, iteration, comparison with a list of the same."""
+    """It has places from both ends, membership, iteration, and comparison with a list."""
     assert sweep[0] is next(iter(sweep))
     assert sweep[-1].run_id == 4
     assert sweep[1] in sweep
@@ -217,7 +217,7 @@ def test_a_sweep_reads_as_a_list_does(sweep: Results) -> None:
 
 
 def test_a_deleted_run_leaves_the_sweep_whole(session: FakeSession, sweep: Results) -> None:
-    """A sweep holds what its runs were, wherever their rows have gone."""
+    """A sweep holds the rows of its runs, even if they are deleted from the log."""
     session.log.prune("0s")
     with pytest.raises(RunNotFound):
         session.log[1]

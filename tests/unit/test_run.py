@@ -1,4 +1,4 @@
-"""A run: once, in its own thread, replayed from its buffer."""
+"""A run: its thread, its events, its result, and its end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import time
 
 import pytest
 
+from llmwit_magic.contract.events import Chunk, Progress
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import FinishDetail, FinishReason
 from llmwit_magic.errors import EngineDied, EngineFailed, Interrupted
-from llmwit_magic.protocol import Chunk, Progress, Request
-from llmwit_magic.runlog.run import Run
-from llmwit_magic.wit import FinishDetail, FinishReason
+from llmwit_magic.running.run import Run
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 
 REQUEST = Request(model="fake", prompt="p")
 
 
 def test_a_run_replays_its_events() -> None:
-    """Whoever iterates later sees the same events again."""
+    """Whoever iterates later gets the same events again."""
     events = [Progress("load"), prepared(REQUEST), Chunk("a", 1), Chunk("b", 2), end(2)]
     run = run_of(events)
     assert list(run) == events
@@ -39,7 +40,7 @@ def test_nothing_is_written_before_the_prompt_is_read() -> None:
 
 
 def test_a_result_comes_from_the_events() -> None:
-    """Text, reason, usage and timings of the result are those that the engine told."""
+    """Text, finish reason, usage and timings are those of the engine's events."""
     run = run_of([prepared(REQUEST), Chunk("a", 1), Chunk("b", 2),
                   end(2, FinishDetail.STOP_SEQUENCE, ".")])  # fmt: skip
     result = run.result
@@ -54,16 +55,16 @@ def test_a_result_comes_from_the_events() -> None:
 
 
 def test_a_failed_run_keeps_its_text_and_raises() -> None:
-    """The text before a failure stays; following the run raises the failure."""
+    """The text before a failure stays. Following the run raises the failure."""
     run = run_of([prepared(REQUEST), Chunk("partial", 1), EngineDied("gone")])
     assert (run.status, run.text) == ("error", "partial")
     assert run.result.finish_reason is None
     with pytest.raises(EngineDied, match="gone"):
-        run.follow(0.01, lambda run: None)
+        run.follow(lambda run: None)
 
 
 def test_an_unexpected_error_does_not_look_like_a_run_that_goes_on() -> None:
-    """A defect ends the run as failed, with its name."""
+    """The run ends as failed, and the error has the exception's name."""
     run = run_of([RuntimeError("surprise")])
     assert run.status == "error"
     with pytest.raises(EngineFailed, match="unexpected RuntimeError: surprise"):
@@ -71,26 +72,26 @@ def test_an_unexpected_error_does_not_look_like_a_run_that_goes_on() -> None:
 
 
 def test_following_draws_the_last_state_always() -> None:
-    """However fast the events come, the last drawing sees the whole text, and few are made."""
+    """However fast the events come, there are few drawings, and the last one has all text."""
     session = FakeSession(FakeEngine(["x"] * 500))
     drawn: list[str] = []
-    session.run(REQUEST).follow(0.05, lambda run: drawn.append(run.text))
+    session.run(REQUEST).follow(lambda run: drawn.append(run.text), 0.05)
     assert drawn[-1] == "x" * 500
     assert len(drawn) < 50
 
 
 def test_drawings_keep_their_distance() -> None:
-    """Two drawings are at least the interval apart, but for the last one."""
+    """Two drawings are at least the interval apart, except the last one."""
     session = FakeSession(FakeEngine(["x"] * 60, pause=0.005))
     times: list[float] = []
-    session.run(REQUEST).follow(0.05, lambda run: times.append(time.monotonic()))
+    session.run(REQUEST).follow(lambda run: times.append(time.monotonic()), 0.05)
     gaps = [later - earlier for earlier, later in itertools.pairwise(times[:-1])]
     assert gaps
     assert min(gaps) >= 0.045
 
 
 def test_an_interrupt_cancels_and_keeps_the_text() -> None:
-    """KeyboardInterrupt while following: the run is cancelled, drawn once more, `Interrupted`."""
+    """An interrupt while following cancels the run, draws it once more and raises `Interrupted`."""
     session = FakeSession(FakeEngine(["x"] * 1000, pause=0.005))
     run = session.run(REQUEST)
     drawn: list[str] = []
@@ -101,7 +102,7 @@ def test_an_interrupt_cancels_and_keeps_the_text() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="stopped after"):
-        run.follow(0.01, draw)
+        run.follow(draw)
     assert drawn[-1] == "interrupted"
     assert 5 < len(run.text) < 1000
     assert run.result.status == "interrupted"
@@ -126,7 +127,7 @@ def test_a_run_can_be_read_from_other_threads() -> None:
 
 
 def test_a_seed_is_drawn_and_recorded_at_once() -> None:
-    """A request without a seed gets one before the row is written."""
+    """A request without a seed gets one before its row is written."""
     session = FakeSession(FakeEngine())
     run = session.run(REQUEST)
     assert run.request.params.seed is not None

@@ -1,4 +1,4 @@
-"""Logits to tokens: exact against a slow reference, and the draws against their distribution."""
+"""From logits to tokens: compared with a slow reference, and draws with their distribution."""
 
 import math
 import sys
@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.sampling import (
     Sampler,
     candidates,
@@ -19,7 +20,6 @@ from llmwit_magic.engines.sampling import (
     refuse_blank,
 )
 from llmwit_magic.errors import EngineFailed
-from llmwit_magic.wit import InferencingParams
 
 F32_MAX = float(np.finfo(np.float32).max)
 DRAWS = 4000
@@ -30,7 +30,7 @@ huge = st.sampled_from([F32_MAX, -F32_MAX, 1e30, -1e30, 1e-40, 0.0, -0.0, 3.5])
 
 @st.composite
 def logit_lists(draw: st.DrawFn) -> list[float]:
-    """Three or more logits with ties, -inf and huge values; at least one is finite."""
+    """Three or more logits with ties, -inf and huge values. At least one is finite."""
     values = draw(st.lists(floats | huge | st.just(-math.inf), min_size=2, max_size=12))
     return [*values, draw(floats | huge)]
 
@@ -53,7 +53,7 @@ contexts = st.lists(st.integers(0, 2), max_size=10)
 def slow_scores(
     logits: Sequence[float], context: Sequence[int], params: InferencingParams
 ) -> list[float]:
-    """The repeat penalty, token by token."""
+    """The repeat penalty, applied token by token."""
     n = params.repeat_penalty_last_n_token_count
     recent = set(context[max(len(context) - n, 0) :])
     scores = []
@@ -77,7 +77,7 @@ def distribution(
 def slow_distribution(
     logits: Sequence[float], context: Sequence[int], params: InferencingParams
 ) -> dict[int, float]:
-    """Penalty, temperature, top-k, softmax, top-p: one plain step after the other."""
+    """Penalty, temperature, top-k, softmax and top-p, each in a plain step."""
     scores = slow_scores(logits, context, params)
     order = sorted(range(len(scores)), key=lambda token: (-scores[token], token))
     if params.temperature == 0:
@@ -90,7 +90,7 @@ def slow_distribution(
     kept: dict[int, float] = {}
     for token, weight in zip(order, weights, strict=True):
         kept[token] = weight / total
-        # Sums that differ by rounding alone count as equal, as documented.
+        # Sums that differ only by rounding count as equal, as documented.
         if params.top_p < 1 and math.fsum(kept.values()) >= params.top_p - 1e-12:
             break
     total = math.fsum(kept.values())
@@ -112,7 +112,7 @@ def array(logits: Sequence[float]) -> np.ndarray:
 def test_the_distribution_equals_the_reference(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
-    """The same tokens may be drawn, with the same probabilities to twelve digits."""
+    """The same tokens may be drawn, with probabilities that agree to twelve digits."""
     logits = array(logits).tolist()
     ids, probabilities = distribution(array(logits), context, params)
     wanted = slow_distribution(logits, context, params)
@@ -129,7 +129,10 @@ def test_the_distribution_equals_the_reference(
 def test_a_large_vocabulary_gives_the_reference_too(
     top_k: int, top_p: float, temperature: float
 ) -> None:
-    """Among thousands of logits, equal ones among them, not all are sorted: the choice is the same."""
+    """Of thousands of logits, with equal ones among them, not all are sorted.
+
+    The choice is the same.
+    """
     random = np.random.default_rng(top_k + int(10 * top_p + 100 * temperature))
     for rounded in (False, True):
         logits = (3 * random.normal(size=5_000)).astype(np.float32)
@@ -150,7 +153,7 @@ def test_a_large_vocabulary_gives_the_reference_too(
 def test_candidates_come_likeliest_first_wherever_there_is_an_order(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
-    """With top-k or top-p on, probabilities fall, and equal scores stand in the order of ids."""
+    """With top-k or top-p on, probabilities fall. Equal scores come in the order of their ids."""
     ids, probabilities = distribution(array(logits), context, params)
     if params.top_p < 1 or 0 < params.top_k < len(logits):
         scores = slow_scores(array(logits).tolist(), context, params)
@@ -164,7 +167,10 @@ def test_candidates_come_likeliest_first_wherever_there_is_an_order(
 def test_greedy_is_the_argmax_after_the_penalty(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
-    """Temperature 0 takes the highest score, the smallest id among equals, whatever the rest is."""
+    """Temperature 0 takes the highest score, whatever the other params are.
+
+    Of equal scores it takes the smallest id.
+    """
     scores = slow_scores(array(logits).tolist(), context, params)
     assert Sampler(params).next(array(logits), context) == scores.index(max(scores))
 
@@ -174,7 +180,7 @@ def test_greedy_is_the_argmax_after_the_penalty(
 def test_a_draw_is_the_quantile_of_the_distribution(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
-    """The token drawn is the one in whose stretch of [0, 1) the seed's next number lies."""
+    """The drawn token is the one whose part of [0, 1) has the next number of the seed."""
     ids, probabilities = distribution(array(logits), context, params)
     quantile = Sampler(params).quantile()
     token = Sampler(params).next(array(logits), context)
@@ -189,20 +195,20 @@ def test_a_draw_is_the_quantile_of_the_distribution(
 def test_last_n_zero_switches_the_penalty_off(
     logits: list[float], context: list[int], penalty: float
 ) -> None:
-    """`repeat_penalty_last_n_token_count=0` looks at no token, not at all of them."""
+    """`repeat_penalty_last_n_token_count=0` penalises no token, and not all of them."""
     off = InferencingParams(repeat_penalty=penalty, repeat_penalty_last_n_token_count=0)
     assert (penalised(array(logits), context, off) == array(logits)).all()
 
 
 def test_the_penalty_looks_at_the_last_n_tokens_once_each() -> None:
-    """Older tokens are free, and a token that occurs twice is not punished twice."""
+    """Older tokens are not penalised. A token that occurs twice is penalised once."""
     params = InferencingParams(repeat_penalty=2, repeat_penalty_last_n_token_count=3)
     scores = penalised(array([4, 4, -4, 4]), [3, 0, 0, 2], params)
     assert scores.tolist() == [2, 4, -8, 4]
 
 
 def test_the_penalty_leaves_the_logits_as_they_were() -> None:
-    """The logits are a view of the engine's memory and are never written to."""
+    """The logits are a view of the engine's memory, and are never written to."""
     logits = array([1, 2, 3])
     logits.flags.writeable = False
     params = InferencingParams(repeat_penalty=2, seed=1, temperature=1)
@@ -225,7 +231,7 @@ def test_the_penalty_leaves_the_logits_as_they_were() -> None:
     ],
 )
 def test_which_tokens_stay(params: dict[str, float], tokens: list[int]) -> None:
-    """Over probabilities 0.1, 0.4, 0.4, 0.1: what top-k and top-p leave, ties by id."""
+    """What top-k and top-p leave of the probabilities 0.1, 0.4, 0.4, 0.1. Ties go by id."""
     logits = np.log(np.array([0.1, 0.4, 0.4, 0.1])).astype(np.float64)
     ids, _ = distribution(logits, [], InferencingParams(temperature=1, **params))
     assert sorted(ids.tolist()) == tokens
@@ -237,18 +243,21 @@ def test_which_tokens_stay(params: dict[str, float], tokens: list[int]) -> None:
     [(0.5, 1), (0.5 + 0.7e-12, 1), (0.5 + 1.5e-12, 2), (0.75 + 0.7e-12, 2), (0.75 + 1.5e-12, 3)],
 )
 def test_how_far_from_top_p_counts_as_reached(p: float, count: int, top_k: int) -> None:
-    """A share that is short of it by 1e-12, as rounding may leave it, and no more than that."""
+    """A sum that is short of top-p by 1e-12 counts as reaching it, since rounding may cause it.
+
+    A larger gap does not.
+    """
     logits = np.array([math.log(4), math.log(2), math.log(2), -100.0])  # 0.5, 0.25, 0.25
     params = InferencingParams(temperature=1, top_k=top_k, top_p=p)
     assert len(distribution(logits, [], params)[0]) == count
 
 
 def test_top_p_is_applied_after_temperature_and_top_k() -> None:
-    """A low temperature sharpens what top-p sees, and top-p's share is of the top-k's sum."""
+    """Top-p applies to probabilities after the temperature, and to those that top-k leaves."""
     logits = np.log(np.array([0.4, 0.3, 0.2, 0.1]))
     cold = InferencingParams(temperature=0.25, top_k=0, top_p=0.7)
     assert distribution(logits, [], cold)[0].tolist() == [0]
-    # Of 0.4 + 0.3 the first has 0.571.
+    # The first token has 0.571 of the sum 0.4 + 0.3.
     two = InferencingParams(temperature=1, top_k=2, top_p=0.55)
     assert distribution(logits, [], two)[0].tolist() == [0]
 
@@ -259,7 +268,7 @@ def draws(seed: int, logits: np.ndarray, count: int, **params: object) -> list[i
 
 
 def test_equal_seeds_give_equal_draws() -> None:
-    """Two samplers with one seed agree in every draw; with another seed they part."""
+    """Two samplers with the same seed agree in every draw. With another seed they differ."""
     logits = array(range(20)) / 10
     first = draws(7, logits, 100, temperature=1)
     assert first == draws(7, logits, 100, temperature=1)
@@ -268,7 +277,7 @@ def test_equal_seeds_give_equal_draws() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63 - 1])
 def test_the_nth_draw_depends_on_seed_and_n_alone(seed: int) -> None:
-    """Other logits and settings before it do not move the n-th number; greedy tokens use none."""
+    """The n-th number does not depend on earlier logits and params. Greedy tokens use no number."""
     logits = array([0, 1, 2, 3, 4])
     params = InferencingParams(seed=seed, temperature=1.5)
     wanted = draws(seed, logits, 10, temperature=1.5)
@@ -281,7 +290,7 @@ def test_the_nth_draw_depends_on_seed_and_n_alone(seed: int) -> None:
 
 
 def test_the_stream_of_a_seed_is_the_one_that_was_recorded() -> None:
-    """PCG64's numbers for seed 42, to the last bit: a run can be repeated years later."""
+    """The numbers for seed 42 are PCG64's to the last bit, so a run can be repeated years later."""
     sampler = Sampler(InferencingParams(seed=42))
     numbers = [sampler.quantile() for _ in range(130)]
     assert numbers[:3] == [0.7739560485559633, 0.4388784397520523, 0.8585979199113825]
@@ -296,14 +305,17 @@ def test_the_stream_of_a_seed_is_the_one_that_was_recorded() -> None:
 def test_which_token_a_number_draws(
     monkeypatch: pytest.MonkeyPatch, quantile: float, token: int
 ) -> None:
-    """The one in whose stretch [below, below + p) it lies; a token of probability 0 has none."""
+    """A token with the probability p has a part [below, below + p).
+
+    With the probability 0 it has none.
+    """
     sampler = Sampler(InferencingParams(seed=1, temperature=1, top_k=0, top_p=1))
     monkeypatch.setattr(sampler, "quantile", lambda: quantile)
     assert sampler.next(array([-math.inf, 0, -math.inf, 0, 0, 0]), []) == token
 
 
 def test_a_sampler_needs_a_seed() -> None:
-    """A seed that was not recorded could not be repeated."""
+    """A run with a seed that was not recorded could not be repeated."""
     with pytest.raises(ValueError, match="seed"):
         Sampler(InferencingParams())
 
@@ -314,7 +326,7 @@ def test_a_sampler_needs_a_seed() -> None:
 def test_logits_that_are_no_numbers_are_an_error(
     bad: float, place: int, temperature: float
 ) -> None:
-    """NaN and infinity anywhere say that the model is broken, in one line."""
+    """NaN or infinity in any place means that the model is broken. The error is one line."""
     logits = array([1, 2, 3])
     logits[place] = bad
     with pytest.raises(EngineFailed, match="NaN or infinite") as caught:
@@ -323,14 +335,14 @@ def test_logits_that_are_no_numbers_are_an_error(
 
 
 def test_logits_without_a_single_number_are_an_error() -> None:
-    """A model that forbids every token has nothing to draw from."""
+    """A model that forbids every token leaves nothing to draw from."""
     with pytest.raises(EngineFailed):
         Sampler(InferencingParams(seed=1)).next(array([-math.inf] * 3), [])
 
 
 @pytest.mark.parametrize("logits", [[0, 0, 0], [5, 5, 5], [-3e38, -3e38], [0, 1e-4, -2e-4]])
 def test_logits_that_are_all_equal_are_an_error(logits: list[float]) -> None:
-    """A model that likes no token better has learnt nothing; one line says what to do."""
+    """A model that finds all tokens equally likely has learnt nothing. One line says what to do."""
     with pytest.raises(EngineFailed, match="fetch the file again") as caught:
         refuse_blank(array(logits))
     assert "\n" not in str(caught.value)
@@ -338,7 +350,10 @@ def test_logits_that_are_all_equal_are_an_error(logits: list[float]) -> None:
 
 @pytest.mark.parametrize("logits", [[7], [0, 1], [0, -math.inf, 0], [-3e38, 3e38], [0, math.nan]])
 def test_other_logits_are_not(logits: list[float]) -> None:
-    """Forbidden tokens count as others; NaN has its own message; one token is a choice too."""
+    """Forbidden tokens count as different ones.
+
+    NaN has its own message. A single token is allowed.
+    """
     refuse_blank(array(logits))
 
 
@@ -346,7 +361,10 @@ def test_other_logits_are_not(logits: list[float]) -> None:
 @example([1.0] * 9, None)
 @settings(max_examples=200, deadline=None)
 def test_log_probabilities_equal_scipy_s(logits: list[float], data: st.DataObject | None) -> None:
-    """Softmax of the unchanged logits; rank and order by logit, then by id."""
+    """Log-probabilities are the softmax of the unchanged logits.
+
+    Rank and order go by logit, then id.
+    """
     token = data.draw(st.integers(0, len(logits) - 1)) if data else 8
     top = data.draw(st.integers(0, len(logits) + 3)) if data else 4
     exact = special.log_softmax(array(logits).astype(np.float64)).tolist()
@@ -360,7 +378,8 @@ def test_log_probabilities_equal_scipy_s(logits: list[float], data: st.DataObjec
     )
 
 
-# Draws against their distribution. The seeds are fixed: these tests pass or fail for good.
+# Draws compared with their distribution. The seeds are fixed, so each test always passes or always
+# fails.
 
 RANDOM_LOGITS = np.random.default_rng(5).normal(0, 2, 300).astype(np.float32)
 SETTINGS = [
@@ -377,12 +396,15 @@ def ours(seed: int, logits: np.ndarray, count: int, params: dict[str, float]) ->
 
 
 def reseeded(seed: int, logits: np.ndarray, count: int, params: dict[str, float]) -> list[int]:
-    """ctransformers' scheme: the generator starts anew with the same seed at every token."""
+    """ctransformers' scheme: the generator is seeded again with the same seed for every token."""
     return [draws(seed, logits, 1, **params)[0] for _ in range(count)]
 
 
 def chi_square(tokens: list[int], expected: dict[int, float]) -> float:
-    """The p-value; tokens that are expected under five times are counted together."""
+    """The p-value of a chi-square test.
+
+    Tokens that are expected less than five times are put together.
+    """
     counts = Counter(tokens)
     if set(counts) - set(expected):
         return 0.0
@@ -407,7 +429,7 @@ def chi_square(tokens: list[int], expected: dict[int, float]) -> float:
 def test_draws_follow_the_distribution(
     seed: int, logits: np.ndarray, params: dict[str, float]
 ) -> None:
-    """Chi-square of 4,000 draws against the exact probabilities, ours and the reference's."""
+    """Chi-square of 4,000 draws against the exact probabilities, our own and the reference's."""
     tokens = ours(seed, logits, DRAWS, params)
     settings_ = InferencingParams(**params)
     ids, probabilities = distribution(logits, [], settings_)
@@ -421,7 +443,7 @@ def uniform_p(numbers: Sequence[float]) -> float:
 
 
 def lag_one(numbers: Sequence[float]) -> float:
-    """Correlation of neighbours; 1 where all numbers are equal."""
+    """The correlation of neighbours, and 1 where all numbers are equal."""
     values = np.asarray(numbers)
     if values.std() == 0:
         return 1.0
@@ -430,7 +452,7 @@ def lag_one(numbers: Sequence[float]) -> float:
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 2**40])
 def test_one_run_s_numbers_are_uniform_and_independent(seed: int) -> None:
-    """Kolmogorov-Smirnov against the uniform distribution; neighbours are not correlated."""
+    """The numbers are uniform by Kolmogorov-Smirnov, and neighbours are not correlated."""
     sampler = Sampler(InferencingParams(seed=seed))
     numbers = [sampler.quantile() for _ in range(DRAWS)]
     assert uniform_p(numbers) > 0.001
@@ -438,14 +460,17 @@ def test_one_run_s_numbers_are_uniform_and_independent(seed: int) -> None:
 
 
 def test_neighbouring_seeds_give_independent_numbers() -> None:
-    """The first numbers of seeds 0, 1, 2 … are a uniform sample too: a sweep over seeds is one."""
+    """The first numbers of the seeds 0, 1, 2 … are a uniform sample.
+
+    So a sweep over seeds is one too.
+    """
     numbers = [Sampler(InferencingParams(seed=seed)).quantile() for seed in range(1000)]
     assert uniform_p(numbers) > 0.001
     assert abs(lag_one(numbers)) < 3.3 / math.sqrt(1000)
 
 
 def test_the_same_tests_find_a_generator_that_is_seeded_at_every_token() -> None:
-    """The negative control: ctransformers' scheme fails all three."""
+    """The negative control: ctransformers' scheme fails all three tests."""
     params = SETTINGS[0]
     exact = slow_distribution(RANDOM_LOGITS.tolist(), [], InferencingParams(**params))
     assert chi_square(ours(1, RANDOM_LOGITS, 500, params), exact) > 0.001

@@ -1,4 +1,4 @@
-"""What a notebook keeps reads well where no style sheet, script or data attribute is left of it."""
+"""Saved outputs are readable without style sheets, scripts and data attributes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter, LatexExporter, MarkdownExporter
 
-from llmwit_magic.magics.snippets import forms
-from llmwit_magic.protocol import Chunk, Request
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import (
+    InferencingParams,
+    InferencingResult,
+    TokenAlternative,
+    TokenInfo,
+)
+from llmwit_magic.requests.snippets import forms
 from llmwit_magic.views import html
 from llmwit_magic.views.comparison import comparison_html, differences, replay_html
 from llmwit_magic.views.table import LogTable
 from llmwit_magic.views.text import plain, plain_table
-from llmwit_magic.wit import InferencingParams, InferencingResult, TokenAlternative, TokenInfo
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 
 LINES = "\n\n  Here *is* a list:\n\n\n    - <b>one</b>\n \n- two & $three$"
@@ -43,7 +49,7 @@ def extras(result: InferencingResult) -> html.Extras:
 
 @cache
 def views() -> dict[str, tuple[str, str]]:
-    """HTML and plain text of each kind of output that a notebook keeps."""
+    """The HTML and the plain text of each kind of output that a notebook keeps."""
     one, other = result_of(LINES), result_of("Another text altogether", 0.0)
     session = FakeSession(FakeEngine([LINES]))
     session.finish(Request(model="fake", prompt=LINES))
@@ -72,7 +78,7 @@ def notebook(kind: str) -> Any:
 
 
 class Elements(HTMLParser):
-    """Names of elements, and the text outside of markup."""
+    """The names of a page's elements, and its text."""
 
     def __init__(self, markup: str) -> None:
         super().__init__()
@@ -89,17 +95,20 @@ class Elements(HTMLParser):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_views_are_made_of_what_all_readers_know(kind: str) -> None:
-    """No style sheet, no script, no button: only elements that nbconvert's sanitizer keeps."""
+    """Views consist of elements that nbconvert's sanitizer keeps.
+
+    They have no style sheet, no script and no button.
+    """
     markup, _ = views()[kind]
     assert Elements(markup).names <= html.ELEMENTS
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sanitized_page_shows_text_alone(kind: str) -> None:
-    """`nbconvert --sanitize_html` shows no tag, no attribute, no style and no button as text."""
+    """`nbconvert --sanitize_html` turns no tag, attribute, style or button into text."""
     body, _ = HTMLExporter(sanitize_html=True).from_notebook_node(notebook(kind))
     output = Elements(body.split('class="jp-Cell-outputWrapper"')[1])
-    # The parser puts it into each table, and the sanitizer does not know it.
+    # The parser adds `tbody` to each table, and the sanitizer does not know it.
     shown = re.sub(r"</?tbody>", "", output.text)
     for word in ("llmwit", "style", "data-", "<div", "<pre", "<span", "<t", "Copy", "WAVE"):
         assert word not in shown
@@ -110,7 +119,7 @@ def test_a_sanitized_page_shows_text_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_line_of_html_is_blank(kind: str) -> None:
-    """In Markdown a blank line would end the HTML, and the rest of an answer would be Markdown."""
+    """No line is blank: in Markdown it would end the HTML, and the rest would be Markdown."""
     markup, _ = views()[kind]
     body, _ = MarkdownExporter().from_notebook_node(notebook(kind))
     assert markup in body
@@ -120,14 +129,14 @@ def test_no_line_of_html_is_blank(kind: str) -> None:
 
 
 def test_the_white_space_of_an_answer_is_kept() -> None:
-    """Whatever reads the HTML gets the answer's own lines out of `<pre>`, its first ones too."""
+    """`<pre>` has exactly the answer's lines, also the first ones."""
     for markup in (views()["answer"][0], views()["tokens"][0]):
         [inside] = re.findall(r"<pre[^>]*>\n(.*?)</pre>", markup, re.DOTALL)
         assert Elements(inside).text == LINES
 
 
 def test_latex_gets_the_plain_text() -> None:
-    """Answer and status line, and no HTML."""
+    """LaTeX gets the answer and the status line as plain text, and no HTML."""
     body, _ = LatexExporter().from_notebook_node(notebook("answer"))
     assert "Here *is* a list:" in body
     assert "stop · end of text" in body
@@ -135,7 +144,7 @@ def test_latex_gets_the_plain_text() -> None:
 
 
 def test_only_the_improbable_is_shaded() -> None:
-    """Tokens under 10%, 3% and 1% have a colour each, which the legend names; others have none."""
+    """Tokens under 10%, 3% and 1% each have a colour that the legend shows; others have none."""
     markup = html.html_of(result_of("one two three four", tokens=True))
     colours = re.findall(r'llmwit-token"(?: style="background-color:([^"]+)")?', markup)
     darkest, middle, lightest = (colour for _, colour in html.SHADES)
@@ -148,13 +157,13 @@ def test_only_the_improbable_is_shaded() -> None:
 
 
 def test_blank_lines_before_an_answer_take_no_room_in_a_table() -> None:
-    """They are left out there; the answer itself keeps them."""
+    """A table leaves out the blank lines before an answer."""
     result = result_of(LINES)
     assert re.search(r"<pre[^>]*>\n {2}Here", comparison_html([result]))
 
 
 def test_marks_are_left_out_where_almost_nothing_is_shared() -> None:
-    """Under a quarter of the words: no piece is marked, and the line below says why."""
+    """If less than a quarter of the words is shared, nothing is marked, and a line says why."""
     assert differences("the cat sat there", "the cat sat here") == [
         ("the cat sat ", False), ("there", True),
     ]  # fmt: skip
@@ -168,7 +177,7 @@ def test_marks_are_left_out_where_almost_nothing_is_shared() -> None:
 
 
 def test_the_same_answers_have_no_marks() -> None:
-    """Nothing is marked, and nothing is said to be unlike."""
+    """Between equal answers nothing is marked, and no line says that marks are missing."""
     said = comparison_html([result_of("the cat sat"), result_of("the cat sat", 0)])
     assert "llmwit-mark" not in said
     assert "not marked" not in said

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.protocol import Request
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.run import Run
 from llmwit_magic.runlog.selection import Filter, holds, moment
+from llmwit_magic.running.run import Run
 
 # What is in the log: the fields of a request, then the columns that a row gets besides.
 RUNS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -41,11 +41,11 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunLog]:
         run = Run(Request(**fields))
         if age:
             run.started_at -= age
-        run_id = log.begin(run)
+        run_id = log.begin(run.row("running"))
         if columns:
-            log.complete_row(run_id, columns)
+            log.complete(run_id, columns)
     for kernel in (other, dead):
-        kernel.begin(Run(Request(model="c", prompt="p")))
+        kernel.begin(Run(Request(model="c", prompt="p")).row())
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE sessions SET process_started = 1 WHERE session_id = ?",
                            [dead.session_id])  # fmt: skip

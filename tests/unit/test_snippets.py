@@ -1,4 +1,4 @@
-"""A run's forms: each says the same request."""
+"""The forms of a request that a person can copy: each of them is the same request."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmwit_magic.magics.cell_args import DEFAULTS, OPTIONS, read_cell
-from llmwit_magic.magics.snippets import cell_text, forms, python_text, wave_text
-from llmwit_magic.models.fetch import DEFAULT_NAME
-from llmwit_magic.protocol import Request
-from llmwit_magic.wit import InferencingParams
+from llmwit_magic.contract.request import DEFAULT_MODEL, Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.magics.cell import read_cell
+from llmwit_magic.requests.options import DEFAULTS, OPTIONS
+from llmwit_magic.requests.snippets import cell_text, forms, python_text, wave_text
 
 STANDARD: dict[str, Any] = {
     option.dest: option.field.default for option in OPTIONS if option.dest in DEFAULTS
-} | {"model": DEFAULT_NAME}
+} | {"model": DEFAULT_MODEL}
 
 
 def read_back(text: str, defaults: dict[str, Any]) -> Request:
@@ -46,8 +46,8 @@ configured = st.sampled_from([{}, {"temperature": 0.0}, {"max_tokens": 7}, {"top
 def test_the_cell_runs_the_same_request(
     prompt: str, params: InferencingParams, system: str | None, configured: dict[str, Any], chat: bool
 ) -> None:  # fmt: skip
-    """Read back in a notebook with whatever defaults, the cell gives the request again."""
-    request = Request(model=DEFAULT_NAME, prompt=prompt, params=params, system=system, chat=chat)
+    """A notebook reads the cell back as the same request, whatever its defaults are."""
+    request = Request(model=DEFAULT_MODEL, prompt=prompt, params=params, system=system, chat=chat)
     defaults = STANDARD | configured
     again = read_back(cell_text(request, defaults), defaults)
     # What cannot be typed is put in as a value, and so is data.
@@ -58,9 +58,9 @@ def test_the_cell_runs_the_same_request(
 
 @pytest.mark.parametrize("text", ["--top-p", "--top-p=5", "--x y", "--", "--it's", '--"\\n\n'])
 def test_values_that_look_like_options(text: str) -> None:
-    """A stop sequence, a system message or a tag that begins as an option does is read back."""
+    """A stop sequence, a system message or a tag that begins like an option is read back."""
     request = Request(
-        model=DEFAULT_NAME, prompt="A", params=InferencingParams(stop=(text, "b"), seed=1),
+        model=DEFAULT_MODEL, prompt="A", params=InferencingParams(stop=(text, "b"), seed=1),
         system=text, tags={"--seed": "1"},
     )  # fmt: skip
     assert read_back(cell_text(request, STANDARD), STANDARD).model_dump() == request.model_dump()
@@ -70,7 +70,7 @@ def test_values_that_look_like_options(text: str) -> None:
 def test_the_python_makes_the_same_call(
     prompt: str, params: InferencingParams, system: str | None
 ) -> None:
-    """Executed, the text calls `infer` with the same model, prompt and params."""
+    """The text calls `infer` with the same model, prompt and params."""
     request = Request(model="m", prompt=prompt, params=params, system=system)
     called: list[Any] = []
     code = python_text(request).replace("from llmwit_magic import infer", "")
@@ -83,7 +83,7 @@ def test_the_python_makes_the_same_call(
 
 @given(params=params)
 def test_the_wave_text_has_every_field(params: InferencingParams) -> None:
-    """A record of the WIT's fields in their order; an option says some or none."""
+    """It is a record of the WIT's fields in their order. An optional value is some or none."""
     text = wave_text(params)
     places = [text.index(name) for name in (
         "{max-tokens: ", ", repeat-penalty: ", ", repeat-penalty-last-n-token-count: ", ", stop: [",
@@ -95,9 +95,9 @@ def test_the_wave_text_has_every_field(params: InferencingParams) -> None:
 
 
 def test_the_forms_of_a_plain_request() -> None:
-    """What a person gets who copies the first cell of the README."""
+    """These are the forms of the README's first cell."""
     request = Request(
-        model=DEFAULT_NAME, prompt="The capital of France is",
+        model=DEFAULT_MODEL, prompt="The capital of France is",
         params=InferencingParams(temperature=0, stop=".", max_tokens=None, seed=7),
     )  # fmt: skip
     made = forms(request, STANDARD)
@@ -111,8 +111,8 @@ def test_the_forms_of_a_plain_request() -> None:
 
 @pytest.mark.parametrize("prompt", ["{{name}}", "a\n\n", " lead", "trail \n"])
 def test_prompts_survive_as_they_are(prompt: str) -> None:
-    """Braces are not read as variables again, and line ends stay."""
-    request = Request(model=DEFAULT_NAME, prompt=prompt, params=InferencingParams(seed=1))
+    """Braces are not read as variables when the cell runs again, and line ends stay."""
+    request = Request(model=DEFAULT_MODEL, prompt=prompt, params=InferencingParams(seed=1))
     assert read_back(cell_text(request, STANDARD), STANDARD).prompt == prompt
 
 
@@ -120,10 +120,10 @@ def test_prompts_survive_as_they_are(prompt: str) -> None:
 def test_values_are_read_back_as_values(
     data: str, before: str, behind: str, system: str | None
 ) -> None:
-    """A prompt with data in it is a cell with quoted texts, which are data again."""
+    """A cell has data of its prompt as quoted texts in braces, which are data again."""
     before = before.replace("\r", "")
     request = Request(
-        model=DEFAULT_NAME, prompt=before + data + behind, system=system,
+        model=DEFAULT_MODEL, prompt=before + data + behind, system=system,
         data_spans=((len(before), len(before) + len(data)),), tags={"{{k": "v"},
         params=InferencingParams(stop=("{{x}}",), seed=1),
     )  # fmt: skip
@@ -136,9 +136,9 @@ def test_values_are_read_back_as_values(
 
 
 def test_forms_of_a_prompt_with_data() -> None:
-    """Each has the spans, and a run without any looks as it was typed."""
+    """Each form has the spans. The forms of a prompt without data have none."""
     request = Request(
-        model=DEFAULT_NAME, prompt="a <s> b", data_spans=((2, 5),), control_tokens="none",
+        model=DEFAULT_MODEL, prompt="a <s> b", data_spans=((2, 5),), control_tokens="none",
         params=InferencingParams(seed=1), chat_template="rag",
     )  # fmt: skip
     made = forms(request, STANDARD)
@@ -148,7 +148,7 @@ def test_forms_of_a_prompt_with_data() -> None:
     assert "chat_template='rag', control_tokens='none', data_spans=((2, 5),)" in made["Python"]
     assert json.loads(made["JSON"])["data_spans"] == [[2, 5]]
     plain = forms(
-        Request(model=DEFAULT_NAME, prompt="a", params=InferencingParams(seed=1)), STANDARD
+        Request(model=DEFAULT_MODEL, prompt="a", params=InferencingParams(seed=1)), STANDARD
     )
     assert plain["cell"] == "%%infer --seed 1\na\n"
     assert "data_spans" not in plain["Python"] + plain["JSON"]
@@ -156,9 +156,9 @@ def test_forms_of_a_prompt_with_data() -> None:
 
 @pytest.mark.parametrize(("penalty", "said"), [(1.0, ""), (1.1, " --repeat-penalty 1.1")])
 def test_a_greedy_run_says_its_penalty_where_it_has_one(penalty: float, said: str) -> None:
-    """Without a penalty it is what temperature 0 means; in Python it is said, to be read alike."""
+    """The cell says a penalty only where there is one. Python says it in any case."""
     params = InferencingParams(temperature=0, repeat_penalty=penalty, seed=1)
-    request = Request(model=DEFAULT_NAME, prompt="a", params=params)
+    request = Request(model=DEFAULT_MODEL, prompt="a", params=params)
     made = forms(request, STANDARD)
     assert made["cell"] == f"%%infer --temperature 0{said} --seed 1\na\n"
     namespace: dict[str, Any] = {"infer": lambda *arguments: arguments}

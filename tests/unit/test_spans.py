@@ -1,4 +1,4 @@
-"""Parts of a text that are data: their order, and what an edit of the text does to them."""
+"""Spans of data: their order, and what an edit of the text does to them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.spans import common, joined, moved, touched
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.protocol import Request
-from llmwit_magic.spans import common, joined, moved, touched
 
 SPANS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)).map(sorted).map(tuple))
 
 
 @given(SPANS)
 def test_joined_spans_cover_the_same_positions(spans: list[tuple[int, int]]) -> None:
-    """In order, apart from one another, none empty."""
+    """They are in order and apart from one another, and none is empty."""
     found = joined(spans)
     covered = {place for start, end in spans for place in range(start, end)}
     assert {place for start, end in found for place in range(start, end)} == covered
@@ -26,7 +26,7 @@ def test_joined_spans_cover_the_same_positions(spans: list[tuple[int, int]]) -> 
 
 
 def test_touched_spans_have_a_part_in_a_place() -> None:
-    """A border alone is none."""
+    """A common border alone does not count."""
     spans = ((0, 2), (4, 6), (8, 9))
     assert touched(spans, [(2, 4), (5, 8)]) == ((4, 6),)
     assert touched(spans, [(1, 9)]) == spans
@@ -48,20 +48,20 @@ def test_touched_spans_have_a_part_in_a_place() -> None:
 def test_what_is_written_anew_is_no_data(
     old: str, new: str, spans: tuple[tuple[int, int], ...], wanted: tuple[tuple[int, int], ...]
 ) -> None:
-    """What is left of a span before and behind an edit is still data."""
+    """The parts of a span before and after an edit are still data."""
     assert moved(spans, old, new) == wanted
 
 
 @given(st.text("ab"), st.text("ab"))
 def test_common_beginnings(one: str, other: str) -> None:
-    """The number of characters that are the same from the start."""
+    """The result is the number of characters that are the same from the start."""
     count = common(one, other)
     assert one[:count] == other[:count]
     assert one[count : count + 1] != other[count : count + 1] or one == other
 
 
 def test_a_request_has_its_spans_in_order() -> None:
-    """Lists, as JSON has them, are taken; what is no span is refused in one line."""
+    """It takes lists, as JSON has them. A bad span is refused in one line."""
     request = Request(model="m", prompt="0123456789", data_spans=[[5, 7], [1, 3], [3, 4]])  # type: ignore[arg-type]
     assert request.data_spans == ((1, 4), (5, 7))
     assert Request.model_validate_json(request.model_dump_json()) == request

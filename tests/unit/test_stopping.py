@@ -1,4 +1,4 @@
-"""Bytes of tokens to text that may be shown, against plain references over the whole text."""
+"""From token bytes to text that may be shown, compared with plain references over whole texts."""
 
 import itertools
 import time
@@ -9,10 +9,10 @@ import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from llmwit_magic.contract.wit import FinishDetail
 from llmwit_magic.engines import content_filters
 from llmwit_magic.engines.stopping import SafeText, StopSequence
 from llmwit_magic.errors import EngineFailed, InvalidInput
-from llmwit_magic.wit import FinishDetail
 
 REPLACEMENT = "�"
 LETTERS = "ab"
@@ -39,7 +39,7 @@ filter_texts = st.text("abcd", max_size=25) | st.text("ab cd\né日本😀", max
 
 @st.composite
 def split_texts(draw: st.DrawFn, strategy: st.SearchStrategy[str]) -> tuple[str, list[bytes]]:
-    """A text and its UTF-8 in pieces, cut anywhere."""
+    """A text, and its UTF-8 in pieces that are cut anywhere."""
     text = draw(strategy)
     data = text.encode()
     cuts = sorted(draw(st.sets(st.integers(0, len(data)), max_size=12)))
@@ -66,7 +66,10 @@ def outcome_of(
 
 
 def before_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the occurrence that ends first, the longest among equals."""
+    """The text before the occurrence that ends first.
+
+    Of several that end there, the longest counts.
+    """
     found = [(text.find(item) + len(item), -len(item), item) for item in stop if item in text]
     if not found:
         return text, None
@@ -75,7 +78,7 @@ def before_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
 
 
 def held_back(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of the text with which a stop sequence begins."""
+    """The length of the longest end of the text that is also the beginning of a stop sequence."""
     lengths = (n for item in stop for n in range(len(item)) if text.endswith(item[:n]))
     return max(lengths, default=0)
 
@@ -85,7 +88,7 @@ def held_back(text: str, stop: Sequence[str]) -> int:
 @example(("aaab", [b"aaab"]), ["aab", "aaab"])
 @settings(max_examples=200, deadline=None)
 def test_stop_sequences_equal_the_reference(case: tuple[str, list[bytes]], stop: list[str]) -> None:
-    """The text ends before the stop sequence that is completed first, the longest among equals."""
+    """The text ends before the stop sequence that is completed first, the longest of several."""
     text, pieces = case
     wanted, which = before_stop(text, stop)
     assert outcome(pieces, stop) == (wanted, STOP if which else None, which)
@@ -96,7 +99,7 @@ def test_stop_sequences_equal_the_reference(case: tuple[str, list[bytes]], stop:
 def test_the_split_into_tokens_does_not_matter(
     case: tuple[str, list[bytes]], stop: list[str]
 ) -> None:
-    """One token, one byte a token, or any split: the same text and the same reason."""
+    """One token, a token for each byte and any other split give the same text and reason."""
     text, pieces = case
     assert outcome(pieces, stop) == outcome([text.encode()], stop) == outcome(bytewise(text), stop)
 
@@ -124,7 +127,7 @@ def test_text_is_given_out_as_soon_as_it_is_safe(
 @example("aabaaaa", "aabaaab")
 @settings(max_examples=200, deadline=None)
 def test_the_automaton_counts_what_has_been_written_of_the_sequence(stop: str, text: str) -> None:
-    """`matched` is the length of the longest beginning of the sequence that ends the text."""
+    """`matched` is the length of the longest beginning of the sequence with which the text ends."""
     automaton = StopSequence(stop)
     for end in range(1, len(text) + 1):
         completed = automaton.feed(text[end - 1])
@@ -140,14 +143,15 @@ def test_the_automaton_counts_what_has_been_written_of_the_sequence(stop: str, t
 @example([b"\xf0\x9f", b"\x98", b"\x80\xf0"])
 @settings(max_examples=150, deadline=None)
 def test_invalid_bytes_become_replacement_characters(pieces: list[bytes]) -> None:
-    """Any bytes in any pieces give what Python's decoder gives for them at once."""
+    """Any bytes in any pieces give the text that Python's decoder gives for all of them at once."""
     assert outcome(pieces)[0] == b"".join(pieces).decode(errors="replace")
 
 
 def test_how_much_has_been_read_and_given_out() -> None:
-    """An unfinished character counts as read, once, and is given out when it is whole.
+    """An unfinished character counts as one that was read. It is given out when it is complete.
 
-    So a token that ends inside a character is not told before the character is.
+    So a token that ends inside a character is not recorded before that character is given
+    out.
     """
     stream = SafeText(["zz"])
     counts = []
@@ -159,7 +163,10 @@ def test_how_much_has_been_read_and_given_out() -> None:
 
 @pytest.mark.parametrize("character", ["é", "日", "😀"])
 def test_an_unfinished_character_at_the_end_becomes_one_replacement(character: str) -> None:
-    """It is held back while it may be completed, and shown as U+FFFD when nothing follows."""
+    """An unfinished character is held back while it may be completed.
+
+    At the end it is shown as U+FFFD.
+    """
     for end in range(1, len(character.encode())):
         stream = SafeText()
         assert stream.push(b"caf" + character.encode()[:end]) == "caf"
@@ -167,7 +174,7 @@ def test_an_unfinished_character_at_the_end_becomes_one_replacement(character: s
 
 
 def test_a_stop_sequence_may_contain_the_replacement_character() -> None:
-    """The end's U+FFFD is text like any other and completes a stop sequence."""
+    """The U+FFFD at the end is text like any other, and may complete a stop sequence."""
     assert outcome([b"a\xc3"], [REPLACEMENT]) == ("a", STOP, REPLACEMENT)
 
 
@@ -187,7 +194,7 @@ def test_nothing_comes_after_the_end() -> None:
 def test_a_filter_cuts_where_the_reference_does(
     pattern: str, case: tuple[str, list[bytes]]
 ) -> None:
-    """What is given out is the text before the leftmost match in the whole text, to the letter."""
+    """Exactly the text before the leftmost match in the whole text is given out."""
     text, pieces = case
     match = regex.search(pattern, text)
     wanted = (text[: match.start()], FILTER, None) if match else (text, None, None)
@@ -202,7 +209,7 @@ def test_a_filter_cuts_where_the_reference_does(
 def test_several_filters_cut_at_the_leftmost_match_of_any(
     several: list[str], case: tuple[str, list[bytes]]
 ) -> None:
-    """Filters do not depend on each other's order, nor on the split."""
+    """The result depends neither on the order of the filters nor on the split into tokens."""
     text, pieces = case
     starts = [m.start() for pattern in several if (m := regex.search(pattern, text))]
     wanted = (text[: min(starts)], FILTER, None) if starts else (text, None, None)
@@ -221,7 +228,7 @@ def test_several_filters_cut_at_the_leftmost_match_of_any(
     ],
 )  # fmt: skip
 def test_what_stands_around_a_match(pattern: str, text: str) -> None:
-    """Look arounds, moved beginnings and fuzzy matches depend on no split either."""
+    """Look-arounds, moved beginnings and fuzzy matches do not depend on the split either."""
     match = regex.search(pattern, text)
     wanted = (text[: match.start()], FILTER, None) if match else (text, None, None)
     for cut in range(len(text)):
@@ -231,13 +238,13 @@ def test_what_stands_around_a_match(pattern: str, text: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(?r)ab", "(?R)?ab(?r)"])
 def test_a_pattern_that_searches_backwards_is_refused(pattern: str) -> None:
-    """It would find the last match, and let the first one out."""
+    """A backward search would find the last match, and let the first one pass."""
     with pytest.raises(InvalidInput, match="backwards"):
         SafeText((), [pattern])
 
 
 def test_a_pattern_that_calls_itself_for_ever_fails_in_one_line() -> None:
-    """By memory or by time, whichever this machine has less of."""
+    """Such a pattern fails for memory or for time, whichever this machine has less of."""
     with pytest.raises(EngineFailed, match=r"ran out of memory|took over 2 s"):
         outcome([b"dd"], filters=["(?R)?ab"])
 
@@ -248,7 +255,7 @@ def test_a_pattern_that_calls_itself_for_ever_fails_in_one_line() -> None:
 def test_stop_and_filter_together(
     pattern: str, stop: list[str], case: tuple[str, list[bytes]]
 ) -> None:
-    """The filter sees the text before the stop sequence; its match there is the reason to end."""
+    """The filter judges the text before the stop sequence. Its match there is the reason to end."""
     text, pieces = case
     kept, which = before_stop(text, stop)
     match = regex.search(pattern, kept)
@@ -260,7 +267,7 @@ def test_stop_and_filter_together(
 
 
 def test_a_filter_lets_pass_what_no_match_can_begin_in() -> None:
-    """Text is not held longer than a match may still come of it."""
+    """Text is held back only as long as a match may come of it."""
     stream = SafeText((), ["secret"])
     assert stream.push(b"a word ") == "a word "
     assert stream.push(b"sec") == ""
@@ -271,7 +278,7 @@ def test_a_filter_lets_pass_what_no_match_can_begin_in() -> None:
 
 
 def test_a_function_gives_nothing_before_the_end() -> None:
-    """A function may object to anything yet, so its text comes at the end, cut or whole."""
+    """A function may object to any text later, so its text comes at the end, cut or whole."""
     stream = SafeText((), [lambda text: None])
     assert stream.push(b"one ") == stream.push(b"two") == ""
     assert stream.finish() == "one two"
@@ -290,21 +297,21 @@ def test_a_function_s_cut_is_held_to_the_text(cut: int, kept: str) -> None:
 
 
 def test_a_function_s_cut_does_not_let_another_filter_s_match_out() -> None:
-    """The text before the cut is judged as an end by the patterns."""
+    """For the patterns, the text before a function's cut is a finished text."""
     cut_at_six = lambda text: 6 if len(text) >= 6 else None  # noqa: E731
     assert outcome([b"xx abc", b"d"], filters=["abc", cut_at_six]) == ("xx ", FILTER, None)
     assert outcome([b"xx abc", b"d"], filters=["abc.*z", cut_at_six]) == ("xx abc", FILTER, None)
 
 
 def test_a_pattern_s_match_ends_the_run_beside_a_function() -> None:
-    """A function that never objects does not keep a decided match waiting."""
+    """A pattern's match is not held back by a function that never objects."""
     stream = SafeText((), ["abc", lambda text: None])
     assert stream.push(b"xx abcd") == "xx "
     assert stream.ended is FILTER
 
 
 def test_a_stop_sequence_asks_functions_about_the_text_before_it() -> None:
-    """The last question to a function is about the text without the stop sequence."""
+    """The last text that a function judges is the one without the stop sequence."""
     asked: list[str] = []
     result = outcome([b"one", b" two###x"], ["###"], [lambda text: asked.append(text)])
     assert result == ("one two", STOP, "###")
@@ -313,7 +320,7 @@ def test_a_stop_sequence_asks_functions_about_the_text_before_it() -> None:
 
 @pytest.mark.parametrize("pattern", ["", "a*", "a?", "x|", "(?:ab)*", "^", "$", "^$", r"\s*"])
 def test_a_pattern_that_matches_nothing_at_all_is_refused(pattern: str) -> None:
-    """It would cut every text at its beginning."""
+    """A pattern that matches the empty text would cut every text at its beginning."""
     with pytest.raises(InvalidInput, match="empty"):
         SafeText((), [pattern])
 
@@ -322,7 +329,7 @@ def test_a_pattern_that_matches_nothing_at_all_is_refused(pattern: str) -> None:
     "pattern", ["(", "[a", "*a", "(?P<a", r"\p{foo}", "(?V0)(?V1)a", "(" * 3000 + ")" * 3000]
 )
 def test_a_broken_pattern_is_refused_in_one_line(pattern: str) -> None:
-    """Whatever the compiler raises becomes one line of `InvalidInput` that shows the pattern."""
+    """Whatever `regex.compile` raises becomes one line of `InvalidInput` with the pattern."""
     with pytest.raises(InvalidInput, match="content filter") as caught:
         SafeText((), [pattern])
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""How many threads an evaluation takes."""
+"""How many threads an evaluation uses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llmwit_magic.errors import InvalidInput
 
 
 class Machine:
-    """Cores, what others do on them, and a clock."""
+    """A machine with cores, a load of other programs, and a clock."""
 
     def __init__(self, cores: int, waiting: int = 0) -> None:
         self.now, self.load, self.waiting = 100.0, 0.0, waiting
@@ -41,7 +41,7 @@ class Machine:
         return self.load
 
     def windows(self, load: float, count: int = 1) -> int:
-        """The number of threads after so many windows of that load."""
+        """The number of threads after that many windows with that load."""
         self.load = load
         for _ in range(count):
             self.now += WINDOW_SECONDS
@@ -50,7 +50,7 @@ class Machine:
 
 
 def test_all_cores_of_a_quiet_machine() -> None:
-    """From the first evaluation on, and at most eight."""
+    """All cores of a quiet machine are used from the first evaluation on, but at most eight."""
     assert Machine(2).threads() == 2
     assert Machine(1).threads() == 1
     assert Machine(64).threads() == MOST
@@ -71,19 +71,19 @@ def test_what_others_leave(cores: int, load: float, left: int) -> None:
 
 
 def test_a_core_comes_back_after_two_calm_windows() -> None:
-    """One calm window is not enough, and neither are two with a loud one between."""
+    """One calm window is not enough. Two with a loud window between them are not enough either."""
     machine = Machine(2)
     machine.threads()
     assert machine.windows(1.0) == 1
     assert machine.windows(0.1) == 1
-    assert machine.windows(0.4) == 1  # neither calm nor too much
+    assert machine.windows(0.4) == 1  # neither calm nor too loud
     assert machine.windows(0.1) == 1
     assert machine.windows(0.1) == 2
     assert machine.windows(0.4, 10) == 2
 
 
 def test_nothing_is_looked_at_between_windows() -> None:
-    """Asking before every token costs a look at the clock."""
+    """Between windows, the number of threads costs only a look at the clock."""
     machine = Machine(2)
     machine.threads()
     looks = machine.looks
@@ -94,7 +94,7 @@ def test_nothing_is_looked_at_between_windows() -> None:
 
 
 def test_after_a_pause_the_moment_counts() -> None:
-    """What was measured before it says nothing of now."""
+    """After a pause, the present load counts and an old measurement does not."""
     machine = Machine(4)
     machine.threads()
     assert machine.windows(3.0) == 1
@@ -109,7 +109,7 @@ def test_after_a_pause_the_moment_counts() -> None:
 
 
 def test_a_fixed_number() -> None:
-    """From one to the number of cores."""
+    """A fixed number of threads is from one to the number of cores."""
     cores = usable_cores()
     assert fixed_threads(cores)() == cores
     for number in (0, -1, cores + 1):
@@ -118,7 +118,7 @@ def test_a_fixed_number() -> None:
 
 
 def test_hyper_threads_are_not_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They share the units that multiply."""
+    """Hyper-threads share the units that multiply, so they do not count as cores."""
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
     monkeypatch.setattr(module, "fast_cores", lambda: None)
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 4)
@@ -142,7 +142,7 @@ def test_hyper_threads_are_not_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slow_cores_are_not_counted(
     usable: int, fast: int | None, others: float, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All threads would wait for the one on a slow core."""
+    """Slow cores do not count, since all threads would wait for the one on a slow core."""
     monkeypatch.setattr(module, "usable_cores", lambda: usable)
     monkeypatch.setattr(module, "fast_cores", lambda: fast)
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 5)
@@ -159,7 +159,7 @@ Times = namedtuple("Times", "user nice system idle iowait steal guest")
 
 
 def test_load_is_all_work_but_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the cores that we may use; guests are counted in user time already."""
+    """Only the cores that we may use count. Guests are not added, since user time includes them."""
     idle = Times(0, 0, 0, 0, 0, 0, 0)
     cores = [idle, idle, idle]
     clock = [10.0]
@@ -175,7 +175,7 @@ def test_load_is_all_work_but_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load() == pytest.approx((0.9 - 0.4) / 0.5)
     clock[0] += 0.5
     own[0] += 0.4
-    assert load() == 0  # counted in hundredths: ours may come out a little larger
+    assert load() == 0  # the system rounds to hundredths: our own work may come out larger
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_load_is_all_work_but_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_merely_passes_by_is_no_neighbour(
     looks: tuple[int, ...], others: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three looks at the running tasks the least counts, without the one that looks."""
+    """The least of three counts of running tasks is taken, without the task that counts."""
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(module, "usable_cores", lambda: os.cpu_count() or 1)
     monkeypatch.setattr(module, "_running_tasks", iter(looks).__next__)
@@ -213,7 +213,7 @@ def eventually(holds: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 def test_real_neighbours_are_seen() -> None:
-    """One on each core leaves one thread, at the start of a run and during it."""
+    """With a busy program on each core, one thread is left, at the start of a run and during it."""
     cores = usable_cores()
     with busy_neighbours(cores):
         load = Load()

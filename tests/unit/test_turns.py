@@ -1,4 +1,4 @@
-"""Turns are taken in the order in which they were asked for."""
+"""Turns go to callers in the order in which they asked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from llmwit_magic.engines.turns import Turns
+from llmwit_magic.engines.local.turns import Turns
 
 
 def test_who_came_first_is_first() -> None:
-    """Thirty callers get their turns in the order of their coming, one at a time."""
+    """Thirty callers get their turns in the order in which they came, one at a time."""
     turns, order, inside = Turns(), [], []
 
     def work(number: int) -> None:
@@ -34,7 +34,7 @@ def test_who_came_first_is_first() -> None:
 
 
 def test_who_gives_up_holds_nobody_up() -> None:
-    """A caller whose `waiting` raises leaves the queue; the next one has the turn."""
+    """A caller whose `waiting` raises leaves the queue. The next one gets the turn."""
     turns, had = Turns(), threading.Event()
 
     def give_up() -> None:
@@ -55,7 +55,7 @@ def test_who_gives_up_holds_nobody_up() -> None:
 
 
 def test_a_holder_that_raises_gives_the_turn_back() -> None:
-    """Whatever happens to it."""
+    """The turn goes on, whatever the holder raises."""
     turns = Turns()
     for error in (ValueError, KeyboardInterrupt):
         with pytest.raises(error), turns.taken():

@@ -14,10 +14,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from llmwit_magic import api
-from llmwit_magic.batch import run_batch
+from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import LogWarning
 from llmwit_magic.magics import extension, infer
-from llmwit_magic.protocol import Request
+from llmwit_magic.running.batch import run_batch
 from tests.support.fake import FakeEngine, FakeSession
 
 PROBLEM = "database or disk is full"

@@ -1,4 +1,4 @@
-"""What a person sees: the status line, and model output that stays text."""
+"""The views of a run: the status line, tables, and model output that stays text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmwit_magic.base.printable import visible
-from llmwit_magic.protocol import Chunk, Progress, Request
+from llmwit_magic.contract.events import Chunk, Progress
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import FinishDetail, InferencingParams, InferencingResult
 from llmwit_magic.runlog.log import RunLog
-from llmwit_magic.runlog.run import Results, Run
-from llmwit_magic.views import Guarded, text
+from llmwit_magic.running.results import Results
+from llmwit_magic.running.run import Run
+from llmwit_magic.views import text
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import html_of
-from llmwit_magic.wit import FinishDetail, InferencingParams, InferencingResult
+from llmwit_magic.views.opening import Guarded
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 
 REQUEST = Request(model="fake", prompt="p", params=InferencingParams(seed=9))
@@ -31,7 +34,7 @@ def result_of(answer: str, detail: FinishDetail = FinishDetail.EOS) -> Inferenci
 
 
 def test_the_status_line_says_all() -> None:
-    """Reason and detail, tokens, times, model, device and layers, seed."""
+    """The status line has reason and detail, tokens, times, model, device and layers, and seed."""
     run = run_of([prepared(REQUEST), Chunk("a", 1), end(1, FinishDetail.STOP_SEQUENCE, "\n\n")],
                  REQUEST)  # fmt: skip
     line = text.plain(run.result).splitlines()[-1]
@@ -42,7 +45,10 @@ def test_the_status_line_says_all() -> None:
 
 @pytest.mark.parametrize("form", [html_of, lambda result: comparison_html([result])])
 def test_model_output_is_never_markup(form) -> None:  # type: ignore[no-untyped-def]
-    """Tags and entities of an answer are escaped in every HTML form; controls are pictures."""
+    """Tags and entities of an answer are escaped in every HTML form.
+
+    Control characters are shown as pictures.
+    """
     markup = form(result_of(HOSTILE))
     assert "<img" not in markup
     assert "<script" not in markup
@@ -54,25 +60,25 @@ def test_model_output_is_never_markup(form) -> None:  # type: ignore[no-untyped-
 
 @pytest.mark.parametrize("form", [html_of, lambda result: comparison_html([result])])
 def test_model_output_is_no_formula(form) -> None:  # type: ignore[no-untyped-def]
-    """The dollars of an answer are not typeset: MathJax is told to leave it alone."""
+    """Classes tell MathJax to leave an answer alone, so that its dollars begin no formula."""
     markup = form(result_of("it costs $5, not $6"))
     assert re.match(r'<div class="[^"]*\bmathjax_ignore tex2jax_ignore"', markup)
     assert "it costs $5, not $6" in markup
 
 
 def test_a_terminal_is_not_commanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Escape sequences and direction overrides of an answer arrive as visible signs."""
+    """A terminal gets visible signs for an answer's escape sequences and direction overrides."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     view = text.TerminalView(1, ())
-    FakeSession(FakeEngine([HOSTILE])).run(REQUEST).follow(0.01, view.draw)
+    FakeSession(FakeEngine([HOSTILE])).run(REQUEST).follow(view.draw, 0.01)
     assert "␛[31mred␛[0m⟨U+202E⟩txt␇" in out.getvalue()
     assert "\x1b" not in out.getvalue()
 
 
 @given(st.text())
 def test_visible_text_commands_nothing(answer: str) -> None:
-    """Whatever the text: no control character but newline and tab is left; plain text is kept."""
+    """Visible text has no control character but newline and tab. Printable text is unchanged."""
     shown = visible(answer)
     assert not any((ord(c) < 32 and c not in "\n\t") or ord(c) == 127 for c in shown)
     assert not set(shown) & set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -81,23 +87,23 @@ def test_visible_text_commands_nothing(answer: str) -> None:
 
 
 def test_a_terminal_gets_each_character_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """The streamed text is the answer, followed by the status line."""
+    """A terminal gets the streamed answer once, and then the status line."""
     view = text.TerminalView(1, ())
-    FakeSession(FakeEngine(["ab"] * 50, pause=0.001)).run(REQUEST).follow(0.005, view.draw)
+    FakeSession(FakeEngine(["ab"] * 50, pause=0.001)).run(REQUEST).follow(view.draw, 0.005)
     out = capsys.readouterr().out
     assert out.startswith("ab" * 50 + "\n── stop · end of text")
     assert out.count("ab") == 50
 
 
 def test_a_failed_run_shows_its_partial_text() -> None:
-    """What was generated before a failure is on the screen, with a badge that says so."""
+    """The text generated before a failure is shown, with the badge "failed"."""
     run = run_of([prepared(REQUEST), Chunk("partial", 1), RuntimeError("x")], REQUEST)
     assert text.plain(run.result).startswith("partial\n── failed")
     assert "partial" in html_of(run.result)
 
 
 def test_a_sweep_shows_what_varies() -> None:
-    """The table has a column for each setting that differs, and no others."""
+    """A sweep's table has a column for each setting that differs, and for no other setting."""
     runs = []
     for temperature in (0.0, 0.7):
         request = Request(
@@ -115,24 +121,22 @@ def test_a_sweep_shows_what_varies() -> None:
 
 
 def test_progress_has_its_units() -> None:
-    """Fetching is shown in megabytes and per cent, a prompt in tokens."""
-    assert text.progress_text(Progress("fetch", 50_000_000, 100_000_000, "m")) == (
+    """Progress of fetching is in megabytes and per cent, and of reading a prompt in tokens."""
+    assert str(Progress("fetch", 50_000_000, 100_000_000, "m")) == (
         "fetching m: 50 of 100 MB (50%)"
     )
-    assert text.progress_text(Progress("prompt", 1024, 4000)) == (
-        "reading the prompt: 1,024 of 4,000 tokens"
-    )
-    assert text.progress_text(Progress("fetch", 50_000_000, None, "m")) == "fetching m: 50 MB"
-    assert text.progress_text(Progress("load", note="m")) == "loading m …"
+    assert str(Progress("prompt", 1024, 4000)) == ("reading the prompt: 1,024 of 4,000 tokens")
+    assert str(Progress("fetch", 50_000_000, None, "m")) == "fetching m: 50 MB"
+    assert str(Progress("load", note="m")) == "loading m …"
 
 
 def test_an_unlogged_run_says_so() -> None:
-    """A log problem is part of the status line."""
+    """The status line of a run that is not logged says why."""
     assert "not logged: disk full" in text.plain(result_of("x"), "disk full")
 
 
 def test_a_view_that_fails_ends_no_run(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is said once, nothing more is drawn, and what is shown at the end is still tried."""
+    """A failing view is reported once and drawn no more. Its `finish` is still called."""
     calls = []
 
     class Broken:
@@ -146,7 +150,7 @@ def test_a_view_that_fails_ends_no_run(capsys: pytest.CaptureFixture[str]) -> No
 
     view = Guarded(Broken())
     run = FakeSession(FakeEngine(["ab"] * 5, pause=0.02)).run(REQUEST)
-    run.follow(0.01, view.draw)
+    run.follow(view.draw)
     view.finish(Results([run]))
     assert run.status == "ok"
     assert calls == ["draw", "finish"]
@@ -155,7 +159,10 @@ def test_a_view_that_fails_ends_no_run(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_sweep_says_what_there_is_to_know() -> None:
-    """Notices of its prompts stand once under its table, and what was not logged; all as text."""
+    """Under a sweep's table, its prompts' notices stand once, and the runs that are not logged.
+
+    All of it is escaped.
+    """
     request = Request(model="fake", prompt="p")
     made = replace(prepared(request), notices=("moved: <b>&",))
     runs = [run_of([made, Chunk("x", 1), end(1)], request) for _ in range(2)]
@@ -172,7 +179,10 @@ def test_a_sweep_says_what_there_is_to_know() -> None:
 
 
 def test_html_is_drawn_again_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At first, each second, and at the end; while it runs it says how it is stopped, and where it is."""
+    """HTML is drawn at first, then once a second, and at the end.
+
+    While the run goes on, the output says how to stop it, and where its answer will be.
+    """
     from llmwit_magic.views import display
 
     states: list[dict[str, str]] = []

@@ -8,11 +8,12 @@ from wcwidth import wcswidth
 
 from llmwit_magic.base import printable
 from llmwit_magic.base.widths import StandIns, filled, width
-from llmwit_magic.protocol import Chunk, Request
-from llmwit_magic.runlog.run import Results
+from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.running.results import Results
 from llmwit_magic.views import text
 from llmwit_magic.views.table import LogTable
-from llmwit_magic.wit import InferencingParams
 from tests.support.fake import end, prepared, run_of
 
 FAMILY = "👨‍👩‍👧‍👦"

@@ -1,4 +1,4 @@
-"""What ctransformers' libraries need on Windows: read from the libraries, and simulated."""
+"""What ctransformers' libraries need on Windows, read from the libraries and simulated."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines import ctransformers, loading, windows
-from llmwit_magic.engines.windows import RUNTIME, path_to_open
+from llmwit_magic.engines.backends.ctransformers import evaluator as ctransformers
+from llmwit_magic.engines.backends.ctransformers import loading
+from llmwit_magic.engines.backends.ctransformers import windows_paths as windows
+from llmwit_magic.engines.backends.ctransformers.windows_paths import RUNTIME, path_to_open
 from llmwit_magic.errors import EngineFailed
 from tests.support.binaries import imports
 
@@ -21,7 +23,7 @@ NAMES = ["Jörg", "田中", "a b/ß.gguf"]
 
 
 def libraries() -> list[Path]:
-    """Those for Windows of the installed wheel, which is the same on each system."""
+    """The wheel's libraries for Windows. They are the same on each system."""
     spec = importlib.util.find_spec("ctransformers")
     assert spec
     return [
@@ -32,7 +34,7 @@ def libraries() -> list[Path]:
 
 
 def test_what_the_libraries_load() -> None:
-    """Parts of Windows, Microsoft's C++ runtime, and with CUDA that of NVIDIA.
+    """They load parts of Windows, Microsoft's C++ runtime and, for CUDA, NVIDIA's libraries.
 
     So the error that names the runtime names all that can be missing.
     """
@@ -46,9 +48,9 @@ def test_what_the_libraries_load() -> None:
 
 
 def test_the_libraries_share_the_locale_of_python() -> None:
-    """They open files by the C library that is part of Windows, and none of their own.
+    """They open files with the C library that is part of Windows, not with one of their own.
 
-    That C++'s streams do so too is in Microsoft's C++ runtime, which is not here.
+    Microsoft's C++ runtime, which is not here, makes C++'s streams do so too.
     """
     for path in libraries():
         functions = imports(path)
@@ -58,7 +60,7 @@ def test_the_libraries_share_the_locale_of_python() -> None:
 
 @pytest.fixture
 def before_1803(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A Windows whose C library knows no UTF-8; the other paths that it has for a file."""
+    """A Windows whose C library knows no UTF-8, with the other paths that it has for a file."""
     others: list[str] = []
 
     def refuse(*arguments: Any) -> str:
@@ -74,7 +76,7 @@ def before_1803(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_path_that_is_not_ascii_is_told_in_utf8(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The C library is set to it before the path reaches it."""
+    """The C library is set to UTF-8 before it gets the path."""
     asked: list[Any] = []
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(locale, "setlocale", lambda *arguments: asked.append(arguments))
@@ -85,7 +87,7 @@ def test_a_path_that_is_not_ascii_is_told_in_utf8(
 def test_other_paths_leave_the_locale_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ASCII is the same in each code page, and other systems pass bytes on as they are."""
+    """ASCII is the same in each code page. Other systems pass bytes on unchanged."""
     monkeypatch.setattr(locale, "setlocale", None)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.chdir(tmp_path)
@@ -98,7 +100,7 @@ def test_other_paths_leave_the_locale_alone(
 def test_a_short_or_a_relative_path_where_there_is_no_utf8(
     before_1803: list[str], tmp_path: Path
 ) -> None:
-    """The first that is ASCII; where none is, one line says what to do."""
+    """The first path that is ASCII is taken. Where none is, one line says what to do."""
     path = str(tmp_path / "Jörg" / "m.gguf")
     before_1803[:] = ["C:/JRG~1/m.gguf", "../m.gguf"]
     assert path_to_open(path) == "C:/JRG~1/m.gguf"
@@ -114,7 +116,7 @@ def test_a_short_or_a_relative_path_where_there_is_no_utf8(
 
 
 def test_a_relative_path_of_the_same_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From below the folder that is not ASCII, the rest of the path is; Windows goes through it."""
+    """The path from inside a folder that is not ASCII may be ASCII, and Windows opens it."""
     here = tmp_path / "田中" / "notebooks"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
@@ -123,7 +125,7 @@ def test_a_relative_path_of_the_same_drive(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_library_gets_that_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`LogitsModel` has no other way to open a file."""
+    """`CTransformersEvaluator` opens files in no other way."""
 
     class Opened(Exception):
         pass
@@ -134,12 +136,17 @@ def test_the_library_gets_that_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctransformers, "_library", lambda: (open_, dict))
     monkeypatch.setattr(ctransformers, "path_to_open", lambda path: f"{path}, in ASCII")
     with pytest.raises(Opened, match=r"^m.gguf, in ASCII$"):
-        ctransformers.LogitsModel("m.gguf", model_type=None, context_length=1, gpu_layers=0)
+        ctransformers.CTransformersEvaluator(
+            "m.gguf", model_type=None, context_length=1, gpu_layers=0
+        )
 
 
 @pytest.mark.parametrize("missing", [["MSVCP140.dll"], ["VCRUNTIME140_1.dll", "MSVCP140.dll"], []])
 def test_a_missing_runtime_is_named(missing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With where it is to be had; where nothing is missing, Windows' own words stay."""
+    """The error names the missing runtime and where to get it.
+
+    Without that, Windows' words stay.
+    """
     words = "Could not find module 'C:\\ctransformers.dll' (or one of its dependencies)."
 
     def fail(*arguments: Any, **options: Any) -> None:
@@ -149,11 +156,11 @@ def test_a_missing_runtime_is_named(missing: list[str], monkeypatch: pytest.Monk
         if name in missing:
             raise FileNotFoundError(name)
 
-    monkeypatch.setattr(loading, "LogitsModel", fail)
+    monkeypatch.setattr(loading, "CTransformersEvaluator", fail)
     monkeypatch.setattr(ctypes, "CDLL", load)
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(EngineFailed, match=r"ctransformers could not load m.gguf: ") as caught:
-        loading._open("m.gguf", None, 1, 0)
+        loading._open(Path("m.gguf"), None, 1, 0)
     said = str(caught.value).partition("load m.gguf: ")[2]
     if missing:
         names = ", ".join(sorted(missing))

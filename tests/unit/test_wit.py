@@ -1,4 +1,4 @@
-"""The contract's values: defaults, ranges, messages, and the way to JSON and back."""
+"""The contract's values: their defaults, ranges and messages, and JSON there and back."""
 
 import math
 from decimal import Decimal
@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from llmwit_magic import errors
-from llmwit_magic.errors import InferenceError, InvalidInput, error_named
-from llmwit_magic.protocol import Request
-from llmwit_magic.wit import (
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import (
     DeviceInfo,
     EmbeddingsResult,
     EmbeddingsUsage,
@@ -29,6 +28,7 @@ from llmwit_magic.wit import (
     TokenInfo,
     params_from,
 )
+from llmwit_magic.errors import InferenceError, InvalidInput, error_named
 
 U32_MAX = 2**32 - 1
 F32_MAX = 3.4028234663852886e38
@@ -118,7 +118,7 @@ def test_values_out_of_range_are_refused_in_one_line(name: str, value: Any) -> N
 
 
 def test_a_field_that_does_not_exist_is_refused() -> None:
-    """The message lists the ones that do."""
+    """The message lists the fields that exist."""
     with pytest.raises(InvalidInput) as caught:
         InferencingParams(temprature=1)  # type: ignore[call-arg]
     assert message(caught).startswith("InferencingParams has no field 'temprature'")
@@ -126,20 +126,20 @@ def test_a_field_that_does_not_exist_is_refused() -> None:
 
 
 def test_a_field_that_is_missing_is_named() -> None:
-    """Records without a default for each field say which one is needed."""
+    """Where a field has no default, the message says that it is needed."""
     with pytest.raises(InvalidInput, match="Request needs 'prompt'"):
         Request(model="m")  # type: ignore[call-arg]
 
 
 def test_what_is_no_record_at_all_is_refused() -> None:
-    """Text in the place of params is said to be wrong by its own name."""
+    """A text in the place of params is refused with the name of the record."""
     with pytest.raises(InvalidInput) as caught:
         Request(model="m", prompt="", params="hot")  # type: ignore[arg-type]
     assert message(caught).startswith("InferencingParams: 'hot' is not valid")
 
 
 def test_a_message_of_the_library_is_a_sentence() -> None:
-    """A field without a range in words still has a message that can be read."""
+    """A field without a range in words still has a message that a person can read."""
     with pytest.raises(InvalidInput) as caught:
         Request(model=5, prompt="")  # type: ignore[arg-type]
     assert message(caught) == "model: 5 is not valid: input should be a valid string"
@@ -162,7 +162,7 @@ class Unprintable:
     ids=["lines", "unprintable", "matrix", "floats", "integers", "decimal"],
 )
 def test_strange_objects_are_refused_in_one_line(name: str, value: Any) -> None:
-    """Arrays, and values whose text has lines or cannot be made, give `InvalidInput` too."""
+    """Arrays, and objects whose `repr` has lines or fails, raise `InvalidInput` too."""
     with pytest.raises(InvalidInput) as caught:
         InferencingParams(**{name: value})
     assert message(caught).startswith(f"{name}: ")
@@ -170,7 +170,7 @@ def test_strange_objects_are_refused_in_one_line(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint8, np.uint64])
 def test_numpy_integers_are_integers(kind: type) -> None:
-    """Also zero-dimensional arrays; what is kept is a plain int."""
+    """Zero-dimensional arrays are integers too. The record keeps a plain int."""
     for value in (kind(7), np.array(7, dtype=kind)):
         params = InferencingParams(max_tokens=value, top_k=value, seed=value, temperature=value)
         assert (params.max_tokens, params.top_k, params.seed) == (7, 7, 7)
@@ -182,7 +182,7 @@ def test_numpy_integers_are_integers(kind: type) -> None:
     "kind", [np.float16, np.float32, np.float64, np.longdouble, np.array, Fraction, Decimal]
 )
 def test_real_numbers_of_other_libraries_are_floats(kind: Any) -> None:
-    """What is kept is a plain float."""
+    """The record keeps a plain float."""
     value = kind(0.5)
     params = InferencingParams(temperature=value, top_p=value, repeat_penalty=value)
     assert (params.temperature, params.top_p, params.repeat_penalty) == (0.5, 0.5, 0.5)
@@ -192,7 +192,7 @@ def test_real_numbers_of_other_libraries_are_floats(kind: Any) -> None:
 @pytest.mark.parametrize("value", [np.True_, np.str_("1"), np.float64(1), np.bytes_(b"1")])
 @pytest.mark.parametrize("name", ["max_tokens", "top_k", "seed"])
 def test_numpy_s_other_scalars_are_no_integers(name: str, value: Any) -> None:
-    """Booleans, texts and floats are refused whatever library they are of."""
+    """Booleans, texts and floats are refused, of whatever library they are."""
     with pytest.raises(InvalidInput):
         InferencingParams(**{name: value})
 
@@ -200,19 +200,19 @@ def test_numpy_s_other_scalars_are_no_integers(name: str, value: Any) -> None:
 @pytest.mark.parametrize("value", [np.True_, np.str_("1"), np.bytes_(b"1"), np.complex64(1)])
 @pytest.mark.parametrize("name", ["temperature", "top_p", "repeat_penalty"])
 def test_numpy_s_other_scalars_are_no_reals(name: str, value: Any) -> None:
-    """Booleans, texts and complex numbers are refused whatever library they are of."""
+    """Booleans, texts and complex numbers are refused, of whatever library they are."""
     with pytest.raises(InvalidInput):
         InferencingParams(**{name: value})
 
 
 def test_a_plain_string_is_one_stop_sequence() -> None:
-    """A string is not taken for a list of its letters; lists become tuples."""
+    """A string is not read as a list of its letters. A list becomes a tuple."""
     assert InferencingParams(stop="ab").stop == ("ab",)  # type: ignore[arg-type]
     assert InferencingParams(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
 
 
 def test_values_are_frozen() -> None:
-    """No field of a record can be set, and params can stand in a set."""
+    """No field of a record can be set, and a set can hold params."""
     params = InferencingParams()
     for name in DEFAULTS:
         with pytest.raises(ValidationError, match="frozen"):
@@ -221,7 +221,7 @@ def test_values_are_frozen() -> None:
 
 
 def test_params_from_what_a_caller_has() -> None:
-    """Params, a mapping of some fields, or nothing; all else is refused in one line."""
+    """Params, a mapping of some fields and None are taken; all else is refused in one line."""
     params = InferencingParams(top_k=3)
     assert params_from(params) is params
     assert params_from({"top_k": 3}) == params
@@ -263,7 +263,7 @@ tokens_strategy = st.lists(
 @given(params_strategy)
 @settings(max_examples=100, deadline=None)
 def test_params_come_back_from_json(params: InferencingParams) -> None:
-    """To JSON and back gives the same values, to the last bit."""
+    """Params written as JSON and read back have the same values, to the last bit."""
     assert InferencingParams.model_validate_json(params.model_dump_json()) == params
 
 
@@ -272,7 +272,7 @@ def test_params_come_back_from_json(params: InferencingParams) -> None:
 def test_results_come_back_from_json(
     params: InferencingParams, tokens: list[TokenInfo], detail: FinishDetail | None
 ) -> None:
-    """Also tokens whose bytes are no UTF-8 or begin inside a character, and infinite logprobs."""
+    """So do tokens whose bytes are no UTF-8 or begin inside a character, and infinite logprobs."""
     result = InferencingResult(
         text="é",
         finish_reason=detail and detail.reason,
@@ -290,7 +290,7 @@ def test_results_come_back_from_json(
 
 
 def test_embeddings_come_back_from_json() -> None:
-    """Vectors keep every bit."""
+    """The vectors keep every bit."""
     result = EmbeddingsResult(
         embeddings=((0.1, -1e-30), (3.0, 4.0)), usage=EmbeddingsUsage(prompt_token_count=5)
     )
@@ -301,7 +301,7 @@ def test_embeddings_come_back_from_json() -> None:
     "record", [InferencingParams, InferencingResult, EmbeddingsResult, InferencingUsage]
 )
 def test_there_is_a_json_schema(record: type[InferencingParams]) -> None:
-    """With every field; params with their ranges, in numbers and in words."""
+    """The schema has every field. Params have their ranges in it, in numbers and in words."""
     properties = record.model_json_schema()["properties"]
     assert list(properties) == list(record.model_fields)
     if record is InferencingParams:
@@ -331,7 +331,7 @@ def test_a_result_shows_as_its_text() -> None:
     ],
 )
 def test_the_ranges_of_a_request(field: str, good: list[Any], bad: list[Any]) -> None:
-    """What a request adds to params is checked in the same way."""
+    """The fields that a request adds to the params are checked in the same way."""
     for value in good:
         assert getattr(Request(model="m", prompt="", **{field: value}), field) == value
     for value in bad:
@@ -349,7 +349,7 @@ def all_errors() -> list[type[InferenceError]]:
 
 @pytest.mark.parametrize("cls", all_errors())
 def test_errors_cross_a_process_by_name(cls: type[InferenceError]) -> None:
-    """The name gives the class back with its message, shown in IPython as one line."""
+    """The name gives the class back, with its message. IPython shows one line."""
     error = error_named(cls.__name__, "why")
     assert type(error) is cls
     assert str(error) == "why"
@@ -357,7 +357,7 @@ def test_errors_cross_a_process_by_name(cls: type[InferenceError]) -> None:
 
 
 def test_an_unknown_error_is_a_failed_engine() -> None:
-    """Nothing that comes over a process boundary is lost."""
+    """An error of an unknown name becomes `EngineFailed`, and its message stays."""
     assert type(error_named("Exotic", "why")) is errors.EngineFailed
 
 
@@ -376,13 +376,13 @@ def test_the_drawing_of_the_errors_is_their_tree() -> None:
 
 
 def test_finish_reasons_are_the_contract_s() -> None:
-    """Three, as text in JSON."""
+    """There are three, and JSON has them as text."""
     assert [reason.value for reason in FinishReason] == ["stop", "length", "content_filter"]
 
 
 @pytest.mark.parametrize("zero", [0, 0.0, -0.0, np.float32(0), np.int64(0)])
 def test_temperature_0_has_no_penalty_unless_one_is_given(zero: Any) -> None:
-    """The likeliest token is taken; what runs is what the params say, from the first moment."""
+    """The likeliest token is taken, and the params say so from the beginning."""
     assert InferencingParams(temperature=zero).repeat_penalty == 1
     assert InferencingParams.model_validate({"temperature": zero}).repeat_penalty == 1
     assert InferencingParams(temperature=zero, repeat_penalty=1.1).repeat_penalty == 1.1
@@ -395,7 +395,7 @@ def test_temperature_0_has_no_penalty_unless_one_is_given(zero: Any) -> None:
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
 @pytest.mark.parametrize("make", [lambda value: value, np.asarray])
 def test_a_short_number_is_what_it_prints(kind: Any, make: Any) -> None:
-    """numpy's float32 0.1 is 0.1 in params, log and forms, and no 0.10000000149011612."""
+    """numpy's float32 0.1 is 0.1 in params, log and forms, and not 0.10000000149011612."""
     params = InferencingParams(temperature=make(kind(0.1)), top_p=make(kind(0.9)))
     assert (params.temperature, params.top_p) == (0.1, 0.9)
     largest = np.finfo(np.float32).max

@@ -1,4 +1,4 @@
-"""wit/llm.wit against the Python records, through the bindings that componentize-py makes of it."""
+"""`wit/llm.wit` and the Python records agree, by the bindings that componentize-py makes."""
 
 import dataclasses
 import inspect
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from llmwit_magic import api, errors, wit
+from llmwit_magic import api, errors
+from llmwit_magic.contract import wit
 from llmwit_magic.errors import EngineFailed, InferenceError, InvalidInput, ModelNotSupported
 
 WIT = Path(__file__).parents[2] / "wit"
@@ -31,6 +32,9 @@ OURS = {
 }  # fmt: skip
 # An interrupted or failed run has a result without a finish reason; the default model has no name.
 OPTIONAL_IN_PYTHON_ONLY = {("InferencingResult", "finish_reason"), ("infer", "model"),
+                           ("InferencingUsage", "prompt_token_count"),
+                           ("InferencingUsage", "generated_token_count"),
+                           ("InferencingUsage", "cached_token_count"),
                            ("generate_embeddings", "model")}  # fmt: skip
 MORE_PARAMETERS = {"infer": ["options"], "generate_embeddings": ["truncate", "options"]}
 ERRORS = {
@@ -43,7 +47,7 @@ NOT_OF_A_RUN = {errors.LogError, errors.RunNotFound}
 
 @pytest.fixture(scope="module")
 def bindings(tmp_path_factory: pytest.TempPathFactory) -> typing.Iterator[types.ModuleType]:
-    """The generated module of the interface."""
+    """The module that componentize-py generates for the interface."""
     out = tmp_path_factory.mktemp("bindings")
     code = "import sys; from componentize_py import script; sys.exit(script())"
     done = subprocess.run(
@@ -63,7 +67,7 @@ def bindings(tmp_path_factory: pytest.TempPathFactory) -> typing.Iterator[types.
 
 
 def parts(annotation: Any) -> tuple[Any, bool]:
-    """A type without its None and its metadata, and whether None was among it."""
+    """A type without its None and its metadata, and whether None was part of it."""
     if typing.get_origin(annotation) is typing.Annotated:
         return parts(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -73,7 +77,7 @@ def parts(annotation: Any) -> tuple[Any, bool]:
 
 
 def shape(annotation: Any) -> Any:
-    """A type as both sides write it: lists are tuples of any length, records are their names."""
+    """A type in a form that both sides share: any list is a tuple, and a record is its name."""
     kind, _ = parts(annotation)
     if typing.get_origin(kind) in (list, tuple):
         return ["list", shape(typing.get_args(kind)[0])]
@@ -101,14 +105,14 @@ def test_the_records_are_the_same(bindings: types.ModuleType) -> None:
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_fields_are_the_same_in_their_order(bindings: types.ModuleType, name: str) -> None:
-    """The WIT's fields come first, under the same names; then ours, each of them listed here."""
+    """The WIT's fields come first, under the same names. Ours follow; all are listed here."""
     wanted = list(wit_fields(getattr(bindings, name)))
     assert list(getattr(wit, name).model_fields) == wanted + OURS.get(name, [])
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_fields_have_the_same_types(bindings: types.ModuleType, name: str) -> None:
-    """Integer for integer, list for list, record for record, Optional for Optional."""
+    """Integer stands for integer, list for list, record for record, Optional for Optional."""
     python = python_fields(getattr(wit, name))
     for field, annotation in wit_fields(getattr(bindings, name)).items():
         assert shape(python[field]) == shape(annotation), field
@@ -117,7 +121,7 @@ def test_fields_have_the_same_types(bindings: types.ModuleType, name: str) -> No
 
 
 def test_finish_reasons_are_the_same(bindings: types.ModuleType) -> None:
-    """The same cases in the same order; the value is the WIT's name with an underscore."""
+    """The cases are the same, in the same order. A value is the WIT's name with underscores."""
     cases = [case.name for case in bindings.FinishReason]
     assert [reason.name for reason in wit.FinishReason] == cases
     in_the_file = [case.lower() for case in cases]
@@ -137,7 +141,7 @@ def test_the_errors_are_the_same(bindings: types.ModuleType) -> None:
 
 
 def test_every_error_of_a_run_is_one_case_of_the_wit() -> None:
-    """No error of ours is outside the variant, or in two of its cases."""
+    """Each of our errors belongs to exactly one case of the variant."""
     ours = [
         value for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, InferenceError)
@@ -150,7 +154,7 @@ def test_every_error_of_a_run_is_one_case_of_the_wit() -> None:
 
 @pytest.mark.parametrize("name", ["infer", "generate_embeddings"])
 def test_functions_take_and_give_the_same(bindings: types.ModuleType, name: str) -> None:
-    """Parameters by name, order and type, and the result; ours beyond them are keywords."""
+    """Parameters agree in name, order and type, and results too. Our own ones are keywords."""
     theirs, ours = getattr(bindings, name), getattr(api, name)
     hints, our_hints = typing.get_type_hints(theirs), typing.get_type_hints(ours)
     parameters = inspect.signature(ours).parameters

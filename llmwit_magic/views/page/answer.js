@@ -1,7 +1,8 @@
 // Finished views ----------------------------------------------------------------
 //
-// They are plain HTML, in any output of the page, now or later. What can be done with one stands
-// in its data, which JupyterLab keeps where it trusts the output; the buttons are made here.
+// A finished view is plain HTML in an output of the page, now or later. Its data attributes say
+// what can be done with it; JupyterLab keeps them where it trusts the output. This file makes the
+// buttons.
 
 const PAGES = Symbol.for("llmwit.pages");
 const made = new WeakSet();
@@ -14,12 +15,12 @@ function openPage(model) {
     document.addEventListener("click", closeMenus);
     document.addEventListener("focusin", onPoint);
     document.addEventListener("mouseover", onPoint);
-    // Before JupyterLab, which would take the arrow keys to go to another cell.
+    // Capturing: JupyterLab would otherwise get the arrow keys first, and go to another cell.
     window.addEventListener("keydown", onKey, true);
   }
   pages.set(model.get("log"), model);
   document.documentElement.dataset.llmwit = "";
-  model.send({ hello: true }); // whoever runs cells from here has widgets, and updates displays
+  model.send({ hello: true }); // tells the kernel that this client has widgets and updates displays
   model.on("msg:custom", ({ rated, value, refused }) => {
     for (const view of document.querySelectorAll(`.llmwit[data-run="${Number(rated)}"]`)) {
       if (view.dataset.log === model.get("log")) showRating(view, value, refused);
@@ -82,7 +83,7 @@ function makeAnswer(view) {
   if (tools.childElementCount) view.append(tools);
 }
 
-// What scrolls can be reached with the keyboard, and has a name; what does not is no stop for Tab.
+// A box that scrolls has a name and can be reached with Tab. A box that does not is skipped by Tab.
 function keepReachable(box, name) {
   const sizes = new ResizeObserver(() => {
     const scrolls =
@@ -94,7 +95,7 @@ function keepReachable(box, name) {
     }
   });
   sizes.observe(box);
-  if (box.firstElementChild) sizes.observe(box.firstElementChild); // what grows in a live view
+  if (box.firstElementChild) sizes.observe(box.firstElementChild); // the text of a live view grows
 }
 
 function details(view) {
@@ -109,14 +110,14 @@ function makeLine(view) {
   view.append(" ", copyMenu({ cell: () => view.dataset.cell }, "Copy cell"));
 }
 
-// ipywidgets names neither the box of a prompt without a label nor the handle of a slider.
+// ipywidgets gives screen readers no name for a text box without a label, nor for a slider's handle.
 function namePrompt(prompt) {
   const box = prompt.querySelector("textarea");
   if (!box) return made.delete(prompt); // it is not drawn yet
   box.setAttribute("aria-label", "prompt");
 }
 
-// A slider's name, and a mark where its default is, if it has one.
+// Name the parts of a slider, and mark its default, if it has one.
 function makeSlider(slider) {
   const track = slider.querySelector(".noUi-base");
   if (!track) return made.delete(slider); // it is not drawn yet
@@ -140,7 +141,7 @@ function button(label, title, act) {
   return made;
 }
 
-// The forms in which a run can be taken along: one button, and a menu where there are several.
+// A button that copies a run. If the run has several forms, the button opens a menu of them.
 function copyMenu(forms, label = "Copy") {
   const names = Object.keys(forms);
   if (names.length === 1) {
@@ -184,13 +185,13 @@ async function copy(button, text) {
   setTimeout(() => (button.textContent = name), 1200);
 }
 
-// Whether the text is in the clipboard now.
+// Write the text to the clipboard; whether that worked.
 async function reachesClipboard(text, button) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Pages that are not served securely have no clipboard object, and a browser may refuse it.
+    // A page that is not served securely has no clipboard object. A browser may also refuse it.
     const area = document.createElement("textarea");
     area.value = text;
     document.body.append(area);
@@ -212,7 +213,7 @@ function thumb(view, value, sign, label) {
     if (!page) return noteOn(view, GONE);
     page.send({ rate: Number(view.dataset.run), value: pressed ? null : value });
     view.waiting = setTimeout(() => {
-      // A kernel reads what a page says between two cells.
+      // A kernel reads the page's messages only between two cells.
       const busy = page.widget_manager?.kernel?.status === "busy";
       noteOn(view, busy ? "not kept yet: the kernel is busy" : GONE);
     }, 1000 * ANSWER_SECONDS);
@@ -225,7 +226,7 @@ function thumb(view, value, sign, label) {
 
 const GONE = "not kept: the kernel that made this run has gone";
 
-// What became of a rating, beside its buttons and for those who do not see it; "" takes it away.
+// Say beside the thumbs what became of a rating, also to screen readers; "" removes the note.
 function noteOn(view, text) {
   clearTimeout(view.waiting);
   view.querySelector(".llmwit-note").textContent = text;
@@ -240,7 +241,7 @@ function showRating(view, value, refused) {
   }
 }
 
-// A box that lies over the page, under its place or else over it.
+// Place a floating box under an element, or over it where there is no room under it.
 function placeBeside(box, place) {
   const { left, top, bottom } = place.getBoundingClientRect();
   const root = document.documentElement;

@@ -9,7 +9,7 @@ function makeTable(view) {
     heading.scope = "col";
     heading.style.textAlign = "left";
     const sort = button("", "sort", () => sortRows(heading));
-    // A long name may break at its underscores, and is read as one.
+    // A name is in pieces, so that it may break at its underscores. Screen readers get it whole.
     sort.setAttribute("aria-label", cell.textContent.trim());
     sort.append(...cell.childNodes);
     heading.append(sort);
@@ -29,7 +29,7 @@ function sortRows(cell) {
   const up = cell.getAttribute("aria-sort") !== "ascending";
   for (const other of cell.parentNode.cells) other.removeAttribute("aria-sort");
   cell.setAttribute("aria-sort", up ? "ascending" : "descending");
-  // Of the tokens, those that were generated: "5 + 16".
+  // A cell with tokens, such as "5 + 16", is sorted by the generated ones.
   const key = (row) => row.cells[column].textContent.replace(/^\d+ \+ (?=\d+$)/, "");
   const order = new Intl.Collator(undefined, { numeric: true });
   const rows = [...body.rows].sort((a, b) => {
@@ -40,7 +40,7 @@ function sortRows(cell) {
   body.append(...rows);
 }
 
-// One control chooses the answer that the others are compared with.
+// The control that chooses the answer with which the others are compared.
 function makeBase(table) {
   const select = element("select", "llmwit-base");
   select.setAttribute("aria-label", "compare with");
@@ -67,7 +67,7 @@ function markDifferences(cell, base) {
   cell.replaceChildren(text);
   if (base === null) return;
   const [a, b] = [words(base).slice(0, 2000), words(text).slice(0, 2000)];
-  // Longest common subsequence, from the end.
+  // The longest common subsequence; `length` is filled from the end.
   const length = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i--) {
     for (let j = b.length - 1; j >= 0; j--) {
@@ -89,7 +89,7 @@ function markDifferences(cell, base) {
       parts.push(mark);
     }
   }
-  // Where almost nothing is shared, marks would cover all and tell nothing.
+  // Where the answers share almost nothing, marks would cover nearly everything.
   if (same < 0.25 * Math.max(a.filter(solid).length, b.filter(solid).length)) return;
   cell.replaceChildren(...parts, words(text).slice(2000).join(""));
 }

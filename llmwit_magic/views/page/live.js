@@ -1,7 +1,7 @@
 // Live view -----------------------------------------------------------------------
 
-// What each live model has said, so that every view of it can show the whole; by the model's key.
-// Each model has a copy of this module: what they share is on the page.
+// By the model's key, all that each live model has said: a new view of it shows it from the start.
+// Each model has its own copy of this module, so the map is kept in the page's global object.
 const LIVES = (globalThis[Symbol.for("llmwit.lives")] ??= new Map());
 const OWN_STOP = "not stopped yet: use the notebook's own Stop";
 const LOST = "lost: its kernel is gone";
@@ -44,11 +44,11 @@ function follow(model) {
   };
 }
 
-// What a screen reader says. Only rare changes are told it: a token at a time would flood it.
+// Tell screen readers what changed. They get rare changes only; single tokens would flood them.
 function announce(message, whole) {
   if (message.alert !== undefined) say(message.alert, "alert");
   if (message.w?.[1] && message.w[1] < message.w[2]) say(`${message.w[1]} of ${message.w[2]}`);
-  // Of a sweep, the stages of its first run are enough.
+  // In a sweep, only the first run announces its stages.
   if (message.a !== undefined && (message.done || !whole?.[1])) say(message.a);
 }
 
@@ -56,7 +56,7 @@ function say(text, role = "status") {
   speaker(role).textContent = text;
 }
 
-// An element that stays: one that comes or goes with its text may not be heard.
+// An element that stays on the page. Screen readers may miss the text of one that comes and goes.
 function speaker(role) {
   const known = document.querySelector(`body > .llmwit-speaker[role="${role}"]`);
   if (known) return known;
@@ -66,7 +66,8 @@ function speaker(role) {
   return made;
 }
 
-// JupyterLab keeps a line of HTML for a run that goes on (`live.py`): it is drawn in there.
+// In JupyterLab the output of a run that goes on is a line of HTML (`live.py`). The live view is
+// drawn in its place.
 const unfinished = document.getElementsByClassName("llmwit-unfinished");
 
 function showInPlaces(state) {
@@ -87,18 +88,18 @@ function showInPlaces(state) {
     clearTimeout(state.lost);
     state.lost = 0;
   } else if (state.cell.isConnected) {
-    // Its output was cleared, and takes no updates any more.
+    // The output was cleared. It takes no more updates, so the view is drawn below the cell.
     const place = state.cell.appendChild(element("div", "llmwit-below"));
     state.places.set(place, drawLive(state, place));
   } else if (!state.lost && state.notebook?.isConnected) {
-    // Its cell was deleted: a run that nobody sees is stopped, unless that is undone.
+    // The cell was deleted. The run is stopped, unless the deletion is undone in time.
     state.lost = setTimeout(() => interrupt(state.kernel).catch(() => {}), UNDO_MS);
   }
 }
 
 function showLives() {
   for (const state of LIVES.values()) showInPlaces(state);
-  // What stands below its cell has been of use once the run has ended and there is another output.
+  // A view below its cell is removed when its run has ended and the cell has another output.
   for (const place of document.querySelectorAll(".llmwit-below[data-ended]")) {
     if (place.parentElement.querySelector(".jp-OutputArea-output")) place.remove();
   }
@@ -134,7 +135,7 @@ function drawLive(state, el) {
       tail = null;
       return;
     }
-    // A block for each paragraph: the browser lays out the last one again, not all of them.
+    // Each line of the text is a block of its own, so that the browser lays out only the last one again.
     for (const [index, piece] of part.split("\n").entries()) {
       if (index || !tail) tail = text.appendChild(document.createElement("div"));
       if (piece && tail.firstChild?.nodeName === "BR") tail.replaceChildren(piece);
@@ -160,7 +161,7 @@ function drawLive(state, el) {
       [wholeText.textContent, wholeBar.value, wholeBar.max] = message.w;
     }
     if (message.done) {
-      // What has the focus is about to go: the keyboard goes on from the cell.
+      // The focused element is about to be removed. The cell gets the focus.
       if (root.contains(document.activeElement)) {
         (root.closest(".jp-Cell") ?? root.parentElement.closest("[tabindex]"))?.focus();
       }
@@ -179,7 +180,7 @@ function drawLive(state, el) {
 }
 
 function canStop({ model, kernel, done }) {
-  // VS Code's kernel in the page has no server: an interrupt goes nowhere.
+  // VS Code gives the page a kernel without a server. Interrupting it has no effect.
   const nowhere = /BOGUS_PVSC/.test(kernel?.serverSettings?.wsUrl);
   return model.get("stoppable") && !done && kernel?.interrupt && !nowhere;
 }
@@ -208,7 +209,7 @@ function makeStop(state) {
   stop.addEventListener("click", () => {
     if (waiting) return;
     waiting = setTimeout(failed, STOP_MS);
-    stop.setAttribute("aria-disabled", "true"); // not `disabled`, which would lose the focus
+    stop.setAttribute("aria-disabled", "true"); // `disabled` would lose the focus
     stop.textContent = "stopping …";
     hint.textContent = "";
     interrupt(state.kernel).catch(failed);

@@ -1,7 +1,9 @@
-// The module of our widgets: this folder's files, one after another. Two kinds of model share it.
-// A `page` is made once for a kernel and never shown: it gives the finished views of this page,
-// which are plain HTML, their buttons. A `live` view shows a run while it goes on. Model output
-// only ever becomes text nodes.
+// The module of our widgets. It is this folder's scripts, joined in one text. Two kinds of widget
+// model use it:
+// - A `page` model is made once for a log, and never shown. It gives the finished views on this
+//   page, which are plain HTML, their buttons.
+// - A `live` model shows a run while it goes on.
+// The output of a language model becomes text nodes, and nothing else.
 
 export default {
   initialize({ model }) {

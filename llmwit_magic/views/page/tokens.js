@@ -1,10 +1,11 @@
 // Tokens ------------------------------------------------------------------------
 
-// Tokens can be pointed at, and gone through with the arrow keys; a button takes the shades away.
+// Let a person point at tokens, or go through them with the arrow keys. The returned button switches
+// their shades off and on.
 function makeTokens(text) {
   for (const token of text.querySelectorAll(".llmwit-token")) {
     token.tabIndex = -1;
-    if (token.dataset.top) token.removeAttribute("title"); // the box says it
+    if (token.dataset.top) token.removeAttribute("title"); // the box with the alternatives shows it
   }
   const first = text.querySelector(".llmwit-token");
   if (first) first.tabIndex = 0;
@@ -52,7 +53,7 @@ function onKey(event) {
   const item = event.target.closest?.(".llmwit-menu [role=menuitem]");
   const token = event.target.closest?.(".llmwit-shaded .llmwit-token");
   if (event.key === "Escape") {
-    hideAlternatives(); // also those that the pointer has opened
+    hideAlternatives(); // also a box that the pointer has opened
     closeMenus();
     item?.parentElement.opener.focus();
   }

@@ -36,7 +36,7 @@ def ask(prompt: str) -> str:
         return ""
     except InferenceError as error:
         return str(error)
-    count: int = result.usage.generated_token_count + (defaults.max_tokens or 0)
+    count: int = (result.usage.generated_token_count or 0) + (defaults.max_tokens or 0)
     if result.finish_reason is FinishReason.LENGTH and count > 3:
         assert result.finish_detail is not FinishDetail.EOS
     with stream(None, prompt, greedy, accept="context") as chunks:

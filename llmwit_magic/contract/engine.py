@@ -1,0 +1,96 @@
+"""The engine: what turns requests into events, and what it can do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import InvalidInput
+from .events import Emit, Prepared
+from .request import ModelSpec, Request
+from .wit import EmbeddingsResult, InferencingParams, ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do.
+
+    A request that asks for more is refused before its run: no setting is dropped silently.
+    """
+
+    exact_seeds: bool = True
+    """Whether the same seed gives the same text on one machine with one model file."""
+    log_probabilities: bool = True
+    """Whether it can say the log-probabilities of the tokens."""
+    prefix_reuse: bool = True
+    """Whether the beginning of a prompt costs nothing where an earlier run has evaluated it."""
+    runs_at_once: int = 1
+    """How many runs on one model go on side by side; further ones wait."""
+    embeddings: bool = True
+    params: Collection[str] = frozenset(InferencingParams.model_fields)
+    """The fields of `InferencingParams` that it honours."""
+    constraints: Collection[str] = frozenset()
+    """The kinds of constraint that it honours."""
+
+
+class Engine(Protocol):
+    """Something that turns requests into events.
+
+    Each call blocks until its work is done. Another thread ends it early by setting `cancel`.
+    A failure raises `InferenceError`. A call that was cancelled before it had a result raises
+    `Cancelled`.
+    """
+
+    capabilities: Capabilities
+
+    def serves(self, spec: ModelSpec) -> bool:
+        """Whether this engine runs models of that name. It asks neither disk nor network."""
+        ...
+
+    def find(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> ModelInfo:
+        """The model that the name leads to. It is fetched and checked where that is possible, but
+        not loaded."""
+        ...
+
+    def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
+        """Hand the run's events to `emit`; the last one is an `End`."""
+        ...
+
+    def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
+        """The request as `run` would begin it; nothing is evaluated."""
+        ...
+
+    def embed(
+        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
+        cancel: threading.Event,
+    ) -> EmbeddingsResult:  # fmt: skip
+        """One vector for each text, by the model and settings of the request.
+
+        A text longer than the context is cut with `truncate`; else it raises `PromptTooLong`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give all memory and connections back. A run after that raises an error."""
+        ...
+
+
+def check_honoured(request: Request, capabilities: Capabilities) -> None:
+    """Raise `InvalidInput` for a setting of the request that the engine cannot honour.
+
+    A param with the contract's default value is no reason to refuse a request.
+    """
+    standard = InferencingParams(temperature=request.params.temperature)
+    wanted = [
+        name for name in InferencingParams.model_fields
+        if name not in capabilities.params
+        and getattr(request.params, name) != getattr(standard, name)
+    ]  # fmt: skip
+    if request.top_logprobs is not None and not capabilities.log_probabilities:
+        wanted.append("top_logprobs")
+    if wanted:
+        raise InvalidInput(
+            f"{wanted[0]}: the engine of {request.model} cannot honour it: leave it out"
+        )

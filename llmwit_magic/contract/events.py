@@ -1,0 +1,114 @@
+"""What an engine says while it works.
+
+A run's events come in this order: any number of `Progress` (fetch, adapt, wait,
+load), one `Prepared`, any number of `Progress` of the prompt, any number of
+`Chunk`, one `End`. A run that fails raises an error and has no `End`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .spans import Spans
+from .wit import (
+    DeviceInfo,
+    FinishDetail,
+    InferencingParams,
+    InferencingUsage,
+    ModelInfo,
+    TokenInfo,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage has come.
+
+    `done` and `total` count bytes in the stages `fetch` and `adapt`, and tokens in `prompt`.
+    `total` is None where it is not known.
+    """
+
+    stage: Literal["fetch", "adapt", "wait", "load", "prompt"]
+    done: int = 0
+    total: int | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        """The stage in words, and how far it is."""
+        # A child makes such events and shows none. This import takes it a tenth of its own time.
+        from ..base.printable import on_one_line
+
+        what = _STAGES[self.stage]
+        if self.note:
+            what += f" {on_one_line(self.note)}"
+        if not self.total:
+            return f"{what}: {self.done / 1e6:,.0f} MB" if self.done else f"{what} …"
+        if self.stage == "prompt":
+            return f"{what}: {self.done:,} of {self.total:,} tokens"
+        share = 100 * self.done / self.total
+        return f"{what}: {self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB ({share:.0f}%)"
+
+
+_STAGES = {
+    "fetch": "fetching",
+    "adapt": "rewriting for ctransformers",
+    "wait": "waiting for another run on this model",
+    "load": "loading",
+    "prompt": "reading the prompt",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The request as the engine will run it, before anything is evaluated."""
+
+    prompt: str
+    prompt_token_count: int | None
+    """A count, here and below, is None where the engine cannot know it before the end."""
+    cached_token_count: int | None
+    context_length: int | None
+    params: InferencingParams
+    model: ModelInfo
+    device: DeviceInfo
+    data_spans: Spans = ()
+    """The spans of the request's data that keep a control token from being recognised."""
+    notices: tuple[str, ...] = ()
+    """What a person should know of how the prompt was made. Each is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Text that is safe to show, and the tokens generated with it. The text may be empty."""
+
+    text: str
+    generated_token_count: int | None
+    """All tokens that were generated so far; None where the engine does not count them."""
+    tokens: tuple[TokenInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why the run ended and what it used.
+
+    `finish_detail` is None where the run was cancelled. `seconds` holds how long parts of the
+    engine's work took, by the names of `Timings`: `prompt` and `decode`.
+    """
+
+    finish_detail: FinishDetail | None
+    usage: InferencingUsage
+    stop_sequence: str | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+Event = Progress | Prepared | Chunk | End
+
+
+class Cancelled(Exception):
+    """The run was cancelled. Whoever notices that first raises it; no person sees it."""
+
+
+Emit = Callable[[Event], None]
+Report = Callable[[Progress], None]
+"""Takes the progress of a stage. Raises `Cancelled` where the run was cancelled."""

@@ -1,0 +1,159 @@
+"""A request: one prompt with its model, its params and its labels, checked.
+
+Beside its params, a request has four parts: the model, the prompt, what is recorded, and labels.
+Each part is a record of its own, and `Request` has the fields of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from .record import U32, Record, Setting, Text, lists, strings
+from .spans import Spans, in_order
+from .wit import InferencingParams
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""The model of a request that names none."""
+
+Accept = Literal["context", "file", "filters"]
+"""What would be refused, and is done where a person accepts it."""
+ALL_ACCEPTED: tuple[Accept, ...] = get_args(Accept)
+
+ContentFilter = str | Callable[[str], int | None]
+"""A regular expression, or a function. The function gets the text so far, and returns the position
+(in characters) where it must be cut, or None."""
+
+
+class ModelSpec(Record):
+    """The model, and how it is loaded. Requests with equal specs share one loaded model."""
+
+    model: Annotated[Text, Setting(metavar="NAME", flags=("-m", "--model"), per_cell=True)] = Field(
+        description="path, alias, owner/repo[:file][@revision] or name of a model"
+    )
+    model_type: Annotated[str | None, Setting(metavar="TYPE", per_cell=True)] = Field(
+        default=None, description="format of an old GGML file, such as gpt2; GGUF files need none"
+    )
+    context_length: Annotated[
+        Annotated[U32, Field(ge=1)] | None, Setting("a whole number ≥ 1", "N")
+    ] = Field(
+        default=None,
+        description="tokens of prompt and answer together; by default what the model was trained "
+        "with, or what memory allows, at most 8192",
+    )
+    accept: Annotated[
+        tuple[Accept, ...],
+        Setting("one or more of context, file, filters", per_cell=True),
+        BeforeValidator(strings),
+    ] = Field(
+        default=(),
+        description="take what would be refused: a context longer than the model was trained "
+        "with; in a replay a model file that has changed since, or the loss of content filters "
+        "that were functions",
+    )
+    gpu_layers: Annotated[U32 | Literal["auto"], Setting("a whole number ≥ 0, or auto", "N")] = (
+        Field(
+            default="auto",
+            description="layers to run on the GPU; auto: as many as fit, none without a usable one",
+        )
+    )
+
+    @property
+    def takes_long_context(self) -> bool:
+        """Whether the context may be longer than the model was trained with."""
+        return "context" in self.accept
+
+
+class Prompt(Record):
+    """The prompt, and how it is read."""
+
+    prompt: Text = Field(description="the text to continue; with chat, what the user says")
+    chat: Annotated[bool, Setting()] = Field(
+        default=False, description="put the prompt into the model's own chat template"
+    )
+    system: Annotated[Text | None, Setting(metavar="TEXT", escapes=True)] = Field(
+        default=None, description="the system message of the chat"
+    )
+    chat_template: Annotated[Text | None, Setting(metavar="NAME")] = Field(
+        default=None,
+        description="which of the model's named chat templates; the default one otherwise",
+    )
+    control_tokens: Annotated[Literal["none", "typed", "all"], Setting("none, typed or all")] = (
+        Field(
+            default="typed",
+            description="where a text such as <|im_end|> is a control token: nowhere but in the chat "
+            "template, also where the prompt was typed, or in values and chat messages too",
+        )
+    )
+    data_spans: Annotated[Spans, AfterValidator(in_order), BeforeValidator(lists)] = Field(
+        default=(),
+        description="parts of the prompt that were not typed but put in as values, as pairs of "
+        "positions in characters: no control token is recognised there",
+    )
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompt is put into the model's chat template."""
+        return self.chat or self.system is not None or self.chat_template is not None
+
+
+class Recorded(Record):
+    """What is recorded of the answer, and what content filters cut from it."""
+
+    top_logprobs: Annotated[
+        Annotated[U32, Field(le=100)] | None, Setting("a whole number from 0 to 100", "N")
+    ] = Field(
+        default=None,
+        description="record each token's log-probability, with this many alternatives",
+    )
+    content_filters: Annotated[tuple[ContentFilter, ...], BeforeValidator(strings)] = ()
+
+
+class Labels(Record):
+    """What a person finds the run by in the log."""
+
+    tags: Annotated[
+        Mapping[Text, Text], Setting(metavar="KEY=VALUE", flags=("--tag",), per_cell=True)
+    ] = Field(default={}, description="KEY=VALUE kept with the run in the log")
+    group_id: str | None = None
+    replay_of: int | None = None
+
+
+class Request(ModelSpec, Prompt, Recorded, Labels):
+    """One prompt with its model, params and labels. Raises `InvalidInput` for a bad value."""
+
+    params: InferencingParams = InferencingParams()
+    threads: Annotated[
+        Annotated[U32, Field(ge=1)] | Literal["auto"],
+        Setting("a whole number ≥ 1, or auto", "N"),
+    ] = Field(
+        default="auto",
+        description="processor threads; auto takes as many as other programs leave cores for",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accepts_context(cls, values: Any) -> Any:
+        """Let `anyway` mean `accept=("context",)`, as it did in version 0.1."""
+        if not isinstance(values, Mapping) or "anyway" not in values:
+            return values
+        values = dict(values)
+        if values.pop("anyway"):
+            accepted = strings(values.get("accept") or ())
+            values["accept"] = tuple(dict.fromkeys((*accepted, "context")))
+        return values
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The part of the request that says which model is loaded, and how."""
+        values = {name: getattr(self, name) for name in ModelSpec.model_fields}
+        # The other words of `accept` do not change how a model is loaded.
+        accepted = ("context",) if self.takes_long_context else ()
+        return ModelSpec(**values | {"accept": accepted})
+
+    def with_params(self, **changes: Any) -> Request:
+        """The request with other values for some of its params. Raises `InvalidInput`."""
+        params = InferencingParams(**self.params.model_dump() | changes)
+        return self.model_copy(update={"params": params})

@@ -1,0 +1,204 @@
+"""The child: a process with one loaded model. Commands come in, answers go out.
+
+Commands are lines of JSON on what was standard input. Answers are lines of JSON
+on what was standard output. Both get other descriptors first, since native code
+prints to descriptors 1 and 2. What it prints belongs in the report of a death.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ...contract.events import Prepared
+from ...contract.request import ContentFilter, Request
+from ...contract.wit import ModelInfo
+from ...errors import InferenceError, InvalidInput
+from ..backends.registry import backend_named
+from ..sequence import generate
+from ..stopping import SafeText
+from ..threads import AdaptiveThreads, Threads, fixed_threads
+from .embedding import embed
+from .preparation import prepare
+from .wire import (
+    Answer,
+    Broken,
+    Cancel,
+    Command,
+    Done,
+    Embed,
+    Exit,
+    Failed,
+    Judge,
+    Load,
+    Prepare,
+    Rendering,
+    Run,
+    Started,
+    Vectors,
+    Verdict,
+    decoded,
+    encoded,
+)
+
+if TYPE_CHECKING:
+    from ..backends.base import Evaluator, Loaded
+
+PARENT_POLL_SECONDS = 1.0
+"""How often the child looks whether its parent still lives."""
+
+
+def main(parent: int) -> None:
+    """Serve until the parent goes away or sends `Exit`. `parent` is its process id."""
+    # An interrupt is not for the child: the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A thread that wants the GIL waits for one switch interval, which is 5 ms by default. With
+    # that, loading the model and building its tokenizer would run one after the other. With
+    # 0.2 ms they overlap.
+    sys.setswitchinterval(2e-4)
+    commands, answers = _private_pipes()
+    Child(commands, answers, parent).serve()
+
+
+def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The pipes of commands and of answers, on descriptors that native code does not know.
+
+    Afterwards descriptor 0 reads nothing, and descriptor 1 is the same as 2.
+    """
+    commands = os.fdopen(os.dup(0), "rb")
+    events = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return commands, events
+
+
+class Child:
+    """Carries out one command after another. `Cancel` and `Verdict` reach it meanwhile."""
+
+    def __init__(self, commands: BinaryIO, answers: BinaryIO, parent: int) -> None:
+        self._answers = answers
+        self._loaded: Loaded | None = None
+        self._info = ModelInfo(name="")
+        self._adaptive = AdaptiveThreads()
+        self._pending: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._verdicts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        threading.Thread(target=self._read, args=(commands,), daemon=True).start()
+        if sys.platform != "win32":  # Windows keeps the id of a parent that has ended
+            threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
+
+    def _read(self, commands: BinaryIO) -> None:
+        for line in commands:
+            match command := decoded(line):
+                case Cancel():
+                    self._cancelled.set()
+                case Verdict(cut):
+                    self._verdicts.put(cut)
+                case _:
+                    self._pending.put(command)
+        # The end of the file means that the parent has closed the pipe or is dead. So the child
+        # ends, whatever it is doing.
+        os._exit(0)
+
+    def _watch(self, parent: int) -> None:
+        """End when the parent ends, even where another process inherited its end of the pipe."""
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        os._exit(0)
+
+    def serve(self) -> None:
+        """Carry out one command after another, until `Exit`."""
+        while not isinstance(command := self._pending.get(), Exit):
+            self._cancelled.clear()
+            self._send(Started())
+            try:
+                self._carry_out(command)
+                answer: Answer = Done()
+            except InferenceError as error:
+                answer = Failed(type(error).__name__, str(error))
+            except MemoryError:
+                answer = Failed("OutOfMemory", "the engine ran out of memory")
+            except Exception as error:
+                answer = Broken(f"{type(error).__name__}: {error}")
+            self._send(answer)
+        os._exit(0)
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Load():
+                self._load(command)
+            case Prepare(request):
+                self._send(self._prepared(request)[0])
+            case Run(request, function_count):
+                self._run(request, function_count)
+            case Embed(texts, truncate, threads):
+                cancelled = self._cancelled.is_set
+                found = embed(self._model, texts, truncate, self._threads(threads), cancelled)
+                self._send(Vectors(*found))
+
+    def _send(self, answer: Answer) -> None:
+        try:
+            self._answers.write(encoded(answer))
+            self._answers.flush()
+        except OSError:  # the pipe is closed, for which only POSIX has BrokenPipeError
+            os._exit(0)
+
+    def _load(self, command: Load) -> None:
+        self._info = command.info
+        backend = backend_named(command.backend)
+        source, file = Path(command.source), Path(command.file)
+        self._loaded = backend.open(source, file, command.spec, command.kept_prompts)
+        gc.freeze()
+        gc.enable()
+
+    @property
+    def _model(self) -> Loaded:
+        if self._loaded is None:
+            raise InvalidInput("no model is loaded")
+        return self._loaded
+
+    def _threads(self, asked: int | str) -> Threads:
+        return self._adaptive if asked == "auto" else fixed_threads(int(asked))
+
+    def _prepared(self, request: Request) -> tuple[Prepared, Sequence[int], Evaluator]:
+        threads = self._threads(request.threads)
+        return prepare(self._model, self._info, request, threads, self._tell_rendering)
+
+    def _tell_rendering(self, running: bool) -> None:
+        self._send(Rendering(running))
+
+    def _run(self, request: Request, function_count: int) -> None:
+        prepared, ids, evaluator = self._prepared(request)
+        self._send(prepared)
+        filters: list[ContentFilter] = [*request.content_filters]
+        filters += [self._asker(index) for index in range(function_count)]
+        events = generate(
+            evaluator,
+            self._model.tokenizer,
+            ids,
+            prepared.params,
+            SafeText(prepared.params.stop, filters),
+            threads=self._threads(request.threads),
+            top_logprobs=request.top_logprobs,
+            report=self._send,
+            cancelled=self._cancelled.is_set,
+        )
+        for event in events:
+            self._send(event)
+
+    def _asker(self, index: int) -> Callable[[str], int | None]:
+        """A content filter that asks a function of the kernel, and waits for its verdict."""
+
+        def ask(text: str) -> int | None:
+            self._send(Judge(index, text))
+            return self._verdicts.get()
+
+        return ask

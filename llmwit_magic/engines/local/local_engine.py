@@ -1,0 +1,129 @@
+"""The local engine. Its models are files, and each is loaded in a child process of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from ...base.background import GRACE_SECONDS, in_background
+from ...base.filesystem import current_folder
+from ...contract.engine import Capabilities
+from ...contract.events import Cancelled, Emit, Prepared, Progress
+from ...contract.request import ModelSpec, Request
+from ...contract.wit import EmbeddingsResult, EmbeddingsUsage, ModelInfo
+from ...errors import EngineFailed
+from ..backends.base import Backend
+from ..backends.registry import BACKENDS
+from .model_files import LocalModel, resolve
+from .model_process import ModelProcess
+from .pool import Pool
+
+
+class LocalEngine:
+    """Runs model files with its backends. See `contract.engine.Engine` for its methods."""
+
+    capabilities = Capabilities()
+
+    def __init__(self, backends: Sequence[Backend] = BACKENDS, pool: Pool | None = None) -> None:
+        self.pool = pool or Pool()
+        self._backends = backends
+        self._aliases: Mapping[str, str] = {}
+        self._found: dict[tuple[str, str | None, str], LocalModel] = {}
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """The user's own names of models; each stands for a path or a hub name."""
+        return self._aliases
+
+    @aliases.setter
+    def aliases(self, aliases: Mapping[str, str]) -> None:
+        self._aliases = aliases
+        self._found.clear()
+
+    def serves(self, spec: ModelSpec) -> bool:
+        """Every name is served. `find` says whether there is such a file."""
+        return True
+
+    def find(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> ModelInfo:
+        """Find or fetch the file of the name, check it and hash it. The file is not loaded."""
+        return self._resolve(spec, emit, cancel).info
+
+    def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
+        with self._lease(request.spec, emit, cancel) as process:
+            process.run(request, emit, cancel)
+
+    def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
+        with self._lease(request.spec, emit, cancel) as process:
+            return process.prepare(request, emit, cancel)
+
+    def embed(
+        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
+        cancel: threading.Event,
+    ) -> EmbeddingsResult:  # fmt: skip
+        with self._lease(request.spec, emit, cancel) as process:
+            found = process.embed(texts, truncate, request.threads, emit, cancel)
+        return EmbeddingsResult(
+            embeddings=tuple(map(tuple, found.vectors)),
+            usage=EmbeddingsUsage(prompt_token_count=found.token_count),
+        )
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def _lease(
+        self, spec: ModelSpec, emit: Emit, cancel: threading.Event
+    ) -> AbstractContextManager[ModelProcess]:
+        """The process that has the model loaded, for the time of the block."""
+        return self.pool.lease(
+            spec,
+            lambda: self._resolve(spec, emit, cancel),
+            emit,
+            cancel,
+            start_ahead=_name(spec) not in self._found,
+        )
+
+    def _resolve(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> LocalModel:
+        """The checked file of a name. A known file is looked at again only when it has changed.
+
+        Where a cancelled look at the file does not end, its thread is left behind: a call of the
+        system may never return.
+        """
+        name = _name(spec)
+        deadline: float | None = None
+
+        def report(progress: Progress) -> None:
+            if cancel.is_set():  # the work ends at its next report
+                raise Cancelled
+            emit(progress)
+
+        def find() -> LocalModel:
+            known = self._found.get(name)
+            if known is None or not known.unchanged():
+                backends = self._available()
+                known = resolve(spec.model, spec.model_type, self.aliases, report, backends)
+                self._found[name] = known
+            return known
+
+        def check() -> None:
+            nonlocal deadline
+            if deadline is None and cancel.is_set():
+                deadline = time.monotonic() + GRACE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                raise Cancelled
+
+        return in_background(find, check, 0.05, "llmwit-find")
+
+    def _available(self) -> list[Backend]:
+        """The backends that can run on this machine. Raises `EngineFailed` where none can."""
+        problems = [backend.unavailable() for backend in self._backends]
+        if all(problems):
+            raise EngineFailed("; ".join(problems))
+        pairs = zip(self._backends, problems, strict=True)
+        return [backend for backend, problem in pairs if not problem]
+
+
+def _name(spec: ModelSpec) -> tuple[str, str | None, str]:
+    """What a model's file is known by. A path is one from the current folder."""
+    return spec.model, spec.model_type, str(current_folder() or "")

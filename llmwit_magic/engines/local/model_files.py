@@ -1,0 +1,107 @@
+"""From the name of a local model to a checked file, in the form that a backend loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...contract.events import Progress, Report
+from ...contract.request import ModelSpec
+from ...contract.wit import ModelInfo
+from ...errors import InvalidInput, ModelNotSupported
+from ...models.cache import sha256, state_of
+from ...models.catalog import ModelFile, find, readable
+from ...models.kinds import quantisation
+from ..backends.base import Backend
+from ..backends.registry import BACKENDS
+from .wire import Load
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A checked file, and the form of it that its backend loads."""
+
+    info: ModelInfo
+    source: Path
+    """The file that was found."""
+    file: Path
+    """The file that the backend loads: `source` itself, or its adapted form."""
+    backend: str
+    """The backend's name."""
+    state: tuple[tuple[int, ...], ...]
+    """The states of both files (see `state_of`). When one changes, it is another model."""
+
+    def unchanged(self) -> bool:
+        """Whether both files are still the ones that were checked."""
+        try:
+            return (state_of(self.source), state_of(self.file)) == self.state
+        except OSError:
+            return False
+
+    def load_command(self, spec: ModelSpec, kept_prompts: int) -> Load:
+        """The command that makes a child load the model."""
+        return Load(self.info, self.backend, str(self.source), str(self.file), spec, kept_prompts)
+
+
+def resolve(
+    name: str,
+    model_type: str | None,
+    aliases: Mapping[str, str],
+    report: Report,
+    backends: Sequence[Backend] = BACKENDS,
+) -> LocalModel:
+    """Find or fetch the file of a name, check it, and adapt it where that is needed.
+
+    The first of the backends that has no objection loads it. `model_type` is given for a file
+    from before GGUF only. `aliases` maps the user's own names to paths or hub names. Raises
+    `InvalidInput` for a wrong `model_type`, and `ModelNotSupported` where no backend runs the file.
+    """
+    found = find(name, aliases, report)
+    with readable(found.path):
+        backend = _backend_for(found, model_type, backends)
+        digest = sha256(found.path, lambda: report(Progress("load", note="hashing the file")))
+        file = backend.file(found, digest, report)
+        header = found.header
+        info = ModelInfo(
+            name=name,
+            path=str(found.path),
+            sha256=digest,
+            architecture=header.architecture if header else model_type,
+            quantisation=quantisation(header) if header else "",
+        )
+        return LocalModel(info, found.path, file, backend.name, (found.state, state_of(file)))
+
+
+def _backend_for(found: ModelFile, model_type: str | None, backends: Sequence[Backend]) -> Backend:
+    """The first backend that runs the file.
+
+    Raises `ModelNotSupported` with the objections of all backends, where none runs the file.
+    """
+    types = sorted({name for backend in backends for name in backend.old_formats})
+    if model_type is not None and model_type not in types:
+        raise InvalidInput(
+            f"model_type: {model_type!r} is not valid: it must be one of {', '.join(types)}"
+        )
+    name = found.path.name
+    if found.header is None:
+        if model_type is None:
+            raise ModelNotSupported(
+                f"{name} is an old GGML file, which does not say its architecture: "
+                f"give --model-type, one of {', '.join(types)}"
+            )
+        backend = next(item for item in backends if model_type in item.old_formats)
+        backend.check_old(found.path, model_type)
+        return backend
+    if model_type is not None:
+        raise InvalidInput(
+            f"model_type: {name} is a GGUF file, which says its own architecture: "
+            "leave --model-type out"
+        )
+    objections = []
+    for backend in backends:
+        objection = backend.objection(found.header)
+        if objection is None:
+            return backend
+        objections.append(objection)
+    raise ModelNotSupported(f"{name}: {'; '.join(objections)}")

@@ -1,0 +1,187 @@
+"""The loop of a run: logits to tokens to chunks, until there is a reason to end.
+
+Only what the result needs is evaluated. The prompt is not evaluated where no
+token is wanted, and the last token never is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import abc
+from typing import TYPE_CHECKING, Protocol
+
+from ..contract.events import Chunk, End, Event, Progress
+from ..contract.wit import (
+    FinishDetail,
+    InferencingParams,
+    InferencingUsage,
+    TokenAlternative,
+    TokenInfo,
+)
+from .sampling import Logits, Sampler, log_probabilities, refuse_blank
+from .stopping import SafeText
+from .threads import Threads
+
+if TYPE_CHECKING:
+    from .backends.base import Evaluator
+
+
+class Vocabulary(Protocol):
+    """What a sequence needs of a tokenizer."""
+
+    end_ids: frozenset[int]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of text that a token stands for."""
+        ...
+
+
+class Sequence:
+    """One text being generated: logits in, events out, one step at a time.
+
+    `top_logprobs` is how many alternatives are recorded with each token and its log-probability.
+    None records nothing. `context_length` is in tokens.
+    """
+
+    def __init__(
+        self,
+        prompt: abc.Sequence[int],
+        params: InferencingParams,
+        vocabulary: Vocabulary,
+        stream: SafeText,
+        context_length: int,
+        top_logprobs: int | None = None,
+    ) -> None:
+        self.tokens = list(prompt)
+        """The ids of the prompt and of the generated tokens."""
+        self.cached = 0
+        """Tokens of the prompt that did not have to be evaluated."""
+        self.seconds: dict[str, float] = {}
+        """How long `prompt` and `decode` took; a part that did not take place is missing."""
+        self._prompt_length = len(prompt)
+        self._most = params.max_tokens
+        self._vocabulary, self._stream = vocabulary, stream
+        self._context_length, self._top_logprobs = context_length, top_logprobs
+        self._sampler = Sampler(params)
+        self._withheld: list[tuple[int, TokenInfo]] = []
+        """Tokens that are not given out yet, each with the place in the text where it ends."""
+        self._began: float | None = None
+        self._finish = FinishDetail.MAX_TOKENS if self._most == 0 else None
+
+    @property
+    def generated(self) -> int:
+        """How many tokens were generated. The end-of-text token does not count."""
+        return len(self.tokens) - self._prompt_length
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further token is wanted."""
+        return self._finish is not None or self._stream.ended is not None
+
+    def step(self, logits: Logits) -> list[Event]:
+        """Choose the next token; `logits` are those of the newest one.
+
+        The events are its chunk and, where it is the last token, the end. An end-of-text token
+        has no chunk. Raises `EngineFailed` for logits that no token can be chosen by.
+        """
+        if self._began is None:
+            self._began = time.perf_counter()
+        token = self._sampler.next(logits, self.tokens)
+        if token in self._vocabulary.end_ids:
+            self._finish = FinishDetail.EOS
+            return self.end()
+        self.tokens.append(token)
+        text = self._stream.push(self._vocabulary.token_bytes(token))
+        if self._top_logprobs is not None:
+            info = self._token_info(logits, token, self._top_logprobs)
+            self._withheld.append((self._stream.read_count, info))
+        self.seconds["decode"] = time.perf_counter() - self._began
+        chunk = Chunk(text, self.generated, self._released())
+        if self._stream.ended is None:
+            if self.generated == self._most:
+                self._finish = FinishDetail.MAX_TOKENS
+            elif len(self.tokens) >= self._context_length:
+                self._finish = FinishDetail.CONTEXT_FULL
+        return [chunk, *self.end()] if self.ended else [chunk]
+
+    def end(self) -> list[Event]:
+        """The rest of the text, and the end. A sequence that has not ended counts as cancelled."""
+        cancelled = not self.ended  # asked before `finish`, where a filter may still end the text
+        rest = self._stream.finish()
+        end = End(
+            finish_detail=None if cancelled else self._stream.ended or self._finish,
+            usage=InferencingUsage(
+                prompt_token_count=self._prompt_length,
+                generated_token_count=self.generated,
+                cached_token_count=self.cached,
+            ),
+            stop_sequence=self._stream.stop_sequence,
+            seconds=self.seconds,
+        )
+        return [Chunk(rest, self.generated, self._released()), end] if rest else [end]
+
+    def _released(self) -> tuple[TokenInfo, ...]:
+        """The tokens whose text has been given out completely.
+
+        The text of the others may still belong to a stop sequence or to a filter's match.
+        Nobody may see that, neither in the text nor in the bytes of a token.
+        """
+        given = self._stream.given_count
+        released = [info for end, info in self._withheld if end <= given]
+        del self._withheld[: len(released)]
+        return tuple(released)
+
+    def _token_info(self, logits: Logits, token: int, top: int) -> TokenInfo:
+        logprob, rank, best = log_probabilities(logits, token, top)
+        token_bytes = self._vocabulary.token_bytes
+        return TokenInfo(
+            id=token,
+            bytes=token_bytes(token),
+            logprob=logprob,
+            rank=rank,
+            top=tuple(
+                TokenAlternative(id=other, bytes=token_bytes(other), logprob=value)
+                for other, value in best
+            ),
+        )
+
+
+def generate(
+    evaluator: Evaluator,
+    vocabulary: Vocabulary,
+    prompt: abc.Sequence[int],
+    params: InferencingParams,
+    stream: SafeText,
+    *,
+    threads: Threads,
+    top_logprobs: int | None,
+    report: abc.Callable[[Progress], None],
+    cancelled: abc.Callable[[], bool],
+) -> abc.Iterator[Event]:
+    """Carry out a run over the token ids of its prompt: its chunks, then its end.
+
+    `threads()` gives the number of threads and is called before each evaluation.
+    `report` gets the progress of the prompt. `cancelled()` is called between parts
+    of the prompt and between tokens. A cancelled run ends without a finish detail.
+    Raises `EngineFailed` where the model computes no usable logits.
+    """
+
+    def progress(done: int) -> bool:
+        report(Progress("prompt", done, len(prompt)))
+        return not cancelled()
+
+    started = time.perf_counter()
+    sequence = Sequence(prompt, params, vocabulary, stream, evaluator.context_length, top_logprobs)
+    if not sequence.ended:
+        sequence.cached = evaluator.shared_prefix(sequence.tokens)
+        report(Progress("prompt", sequence.cached, len(prompt)))
+        goes_on = evaluator.evaluate_prompt(sequence.tokens, threads, progress)
+        sequence.seconds["prompt"] = time.perf_counter() - started
+        if goes_on:
+            refuse_blank(evaluator.logits)
+        while goes_on and not cancelled():
+            yield from sequence.step(evaluator.logits)
+            if sequence.ended:
+                return
+            evaluator.evaluate_next(sequence.tokens[-1], threads())
+    yield from sequence.end()

@@ -1,0 +1,191 @@
+"""Reading a `%%infer` cell: its line and its text become requests, or an error of one line."""
+
+from __future__ import annotations
+
+import itertools
+import keyword
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from IPython.core import magic_arguments
+from IPython.core.error import UsageError
+
+from ..contract.request import Request
+from ..contract.wit import InferencingParams
+from ..errors import InvalidInput, one_line
+from ..requests.interpolation import fill, python_name
+from ..requests.line import (
+    MAX_SWEEP,
+    in_words_of_the_line,
+    interpolated,
+    parse,
+    split_line,
+)
+from ..requests.options import BY_DEST, OPTIONS, Option, unsaid
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell after reading: its requests, and what to do with their results.
+
+    `varying` are the params and options that differ in a sweep. `output` is the variable for the
+    result.
+    """
+
+    requests: tuple[Request, ...]
+    is_sweep: bool
+    varying: tuple[str, ...]
+    output: str | None
+    dry_run: bool
+    tune: bool
+    quiet: bool
+
+
+def with_options(function: Any) -> Any:
+    """Give a magic function its help, in the way of IPython's `magic_arguments`."""
+    for option in reversed(OPTIONS):
+        function = _argument(option)(function)
+    function = magic_arguments.magic_arguments()(function)
+    function.parser.prog = "%infer"  # the formatter of the help puts another % in front
+    function.__doc__ = function.parser.format_help()
+    return function
+
+
+def _argument(option: Option) -> Any:
+    help_text = option.help.replace("%", "%%")
+    if option.is_flag:
+        return magic_arguments.argument(
+            *option.flags, dest=option.dest, action="store_const", const=True, help=help_text
+        )
+    if option.valid != "text":
+        help_text += f" ({option.valid})"
+    if option.sweeps:
+        help_text += "; several values make a sweep"
+    return magic_arguments.argument(
+        *option.flags, dest=option.dest, metavar=option.metavar, help=help_text,
+        action="append" if option.many else "store",
+    )  # fmt: skip
+
+
+def read_cell(
+    line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Cell:
+    """Read a cell.
+
+    `namespace` has the variables for `{{name}}`. `defaults` are the values, by `dest`, of options
+    that the line leaves open. Raises `UsageError` with one line that says what was wrong and what
+    to write.
+    """
+    try:
+        return _read_cell(line, cell, namespace, defaults)
+    except InvalidInput as error:
+        raise usage_error(in_words_of_the_line(str(error))) from None
+
+
+def _read_cell(
+    line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Cell:
+    given = parse(split_line(line))
+    if not cell.strip():
+        raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
+    # A cell has the line ends of the file that it comes from, but models know only `\n`. The
+    # notebook puts a line end after the last line, which nobody typed.
+    prompt = cell.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
+    axes = _axes(given)
+    fixed = dict(defaults) | {"prompt": prompt, "tags": {}}
+    fixed |= {name: value for name, value in given.items() if BY_DEST[name].field}
+    if not given.get("no_interpolate"):
+        fixed |= _filled(fixed, namespace)
+    combinations = [
+        dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
+    ]
+    if len(combinations) > 1:
+        fixed["group_id"] = uuid.uuid4().hex[:12]
+    requests = [_request(fixed | chosen, given) for chosen in combinations]
+    varying = [name for name, values in axes.items() if len(values) > 1]
+    if len({request.params.repeat_penalty for request in requests}) > 1:
+        varying.append("repeat_penalty")  # it is off only where the temperature is 0
+    return Cell(
+        requests=tuple(requests),
+        is_sweep=len(requests) > 1,
+        varying=tuple(dict.fromkeys(varying)),
+        output=_variable(given.get("output")),
+        dry_run=bool(given.get("dry_run")),
+        tune=bool(given.get("tune")),
+        quiet=bool(given.get("quiet")),
+    )
+
+
+def _axes(given: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values of each option that makes a sweep where it has several, the model first.
+
+    Raises `InvalidInput` where they make more than `MAX_SWEEP` runs.
+    """
+    axes = {
+        option.dest: given[option.dest] for option in OPTIONS
+        if (option.sweeps or option.dest == "model") and option.dest in given
+    }  # fmt: skip
+    count = math.prod(map(len, axes.values()))
+    if count > MAX_SWEEP:
+        raise InvalidInput(f"a sweep of {count:,} runs: at most {MAX_SWEEP:,} are done in one cell")
+    return axes
+
+
+def _filled(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt, and the options that have `{{…}}` in them, with the values put in."""
+    try:
+        prompt, spans = fill(fields["prompt"], namespace)
+        return {"prompt": prompt, "data_spans": spans} | interpolated(fields, namespace)
+    except InvalidInput as error:
+        hint = "--no-interpolate leaves the braces as they are"
+        raise InvalidInput(f"{error} ({hint})") from None
+
+
+def _request(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Request:
+    """One request of the cell. `given` are the values that its line gives."""
+    standard = InferencingParams()
+    params = {name: fields.get(name, value) for name, value in standard}
+    for name in params.keys() - given.keys():
+        params[name] = unsaid(name, params[name], "stop" in given, params["temperature"])
+    others = {name: value for name, value in fields.items() if name not in params}
+    return Request(**others, params=InferencingParams(**params))
+
+
+def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of params and request that the options in `words` set, each with one value.
+
+    Raises `UsageError` as `read_cell` does.
+    """
+    try:
+        given = parse(words)
+        for dest, value in given.items():
+            option = BY_DEST[dest]
+            if option.field is None:
+                raise InvalidInput(f"{option.flag} says nothing of how a run is done")
+            if option.sweeps or dest == "model":
+                if len(value) > 1:
+                    raise InvalidInput(f"{option.flag}: one value, and no sweep")
+                given[dest] = value[0]
+        return given | interpolated(given, namespace)
+    except InvalidInput as error:
+        raise usage_error(in_words_of_the_line(str(error))) from None
+
+
+def is_variable(name: str) -> bool:
+    """Whether this can be the name of a variable."""
+    return name.isidentifier() and not keyword.iskeyword(name)
+
+
+def _variable(name: str | None) -> str | None:
+    """The variable of `-o`, under the name that Python keeps it."""
+    if name is not None and not is_variable(name):
+        raise InvalidInput(f"-o: '{name}' is not the name of a variable")
+    return name and python_name(name)
+
+
+def usage_error(message: str) -> UsageError:
+    """IPython's error for a wrong line. Its message is one printable line, whatever was typed."""
+    return UsageError(one_line(message))

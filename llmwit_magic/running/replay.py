@@ -1,0 +1,151 @@
+"""A replay: a run of the log runs again, with the same model file, params and seed.
+
+Its verdict says whether the two texts are identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contract.events import Report
+from ..contract.request import ContentFilter, Request
+from ..contract.spans import common
+from ..contract.wit import InferencingResult
+from ..errors import InvalidInput, ModelNotFound, ModelNotSupported
+from ..runlog.logged_run import LoggedRun
+from ..runlog.rows import filter_name, function_filters
+from .session import Session
+
+_AROUND = 30
+"""How many characters are shown from the first difference on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A run and its repetition."""
+
+    original: LoggedRun
+    result: InferencingResult
+    changed: tuple[str, ...] = ()
+    """The names of the settings that the caller changed."""
+    notice: str = ""
+    """What else differs from the original, such as the model file, in words."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether the text and its end are the same.
+
+        An original that was cut off is identical if it has a text, and the new text begins with it.
+        """
+        if self.original.finish_detail is None:
+            return bool(self.original.text) and self.result.text.startswith(self.original.text)
+        return all(
+            getattr(self.original, name) == getattr(self.result, name)
+            for name in ("text", "finish_detail", "stop_sequence")
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One line that says `identical`, or where the difference begins."""
+        name = f"run {self.original.run_id}"
+        if self.original.finish_detail is None and not self.original.text:
+            said = f"{name} has no text to compare with ({self.original.status})"
+        elif self.identical:
+            cut_off = f", as far as that went ({self.original.status})"
+            said = f"identical to {name}" + (cut_off if not self.original.finish_detail else "")
+        else:
+            said = f"differs from {name}: {_difference(self.original, self.result)}"
+        others = ", ".join(name.replace("_", " ") for name in self.changed if name != "tags")
+        return " · ".join(filter(None, [said, others and f"changed: {others}", self.notice]))
+
+
+def _difference(one: InferencingResult, other: InferencingResult) -> str:
+    if one.text == other.text:
+        return f"the same text, ended by {_ending(other)} and not by {_ending(one)}"
+    place = common(one.text, other.text)
+    first, second = (text[place : place + _AROUND] for text in (one.text, other.text))
+    first, second = (repr(text) if text else "the end" for text in (first, second))
+    return f"at character {place + 1:,} it had {first}, now {second}"
+
+
+def _ending(result: InferencingResult) -> str:
+    stop = "" if result.stop_sequence is None else f" {result.stop_sequence!r}"
+    return f"{result.finish_detail}{stop}"
+
+
+def replay_request(
+    session: Session,
+    original: LoggedRun,
+    changes: Mapping[str, Any],
+    functions: tuple[ContentFilter, ...] = (),
+    show: Report | None = None,
+    accept: str | Collection[str] = (),
+) -> tuple[Request, str]:
+    """The request that runs `original` again, and a notice of what differs from it.
+
+    `changes` are new values for fields of the params or the request. `functions` are the functions
+    that may be content filters of the run: the log has only their names. `show` gets the progress
+    of finding the model.
+
+    Raises `ModelNotSupported` where the model's file has changed, unless `accept` has `file`.
+    Raises `InvalidInput` where a content filter is not among `functions`, unless `accept` has
+    `filters`. Raises what finding the model raises, too.
+    """
+    accepted = Request(model="-", prompt="", accept=accept).accept
+    fields = {key: value for key, value in changes.items() if key in Request.model_fields}
+    params = {key: value for key, value in changes.items() if key not in fields}
+    if "prompt" in fields:
+        fields.setdefault("data_spans", ())
+    if "content_filters" not in fields:
+        fields["content_filters"] = _filters(original, functions, "filters" in accepted)
+    request = Request(
+        **{
+            **{name: getattr(original.request, name) for name in Request.model_fields},
+            "accept": tuple(dict.fromkeys((*original.request.accept, *accepted))),
+            **fields,
+            "params": original.request.with_params(**params).params,
+            "group_id": None,
+            "replay_of": original.run_id,
+        }
+    )
+    if "model" in changes or original.model is None or original.model.sha256 is None:
+        return request, ""
+    try:
+        found = session.find(request, show)
+    except ModelNotFound:
+        # The name was a relative path, or an alias of another kernel.
+        if not original.model.path or not Path(original.model.path).is_file():
+            raise
+        request = request.model_copy(update={"model": original.model.path})
+        found = session.find(request, show)
+    if found.sha256 == original.model.sha256:
+        return request, ""
+    said = (
+        f"the model file {found.path} is not the one of run {original.run_id} "
+        f"(sha256 {str(found.sha256)[:12]}…, was {original.model.sha256[:12]}…)"
+    )
+    if "file" not in accepted:
+        raise ModelNotSupported(f"{said}: --accept file runs it with the file that is there now")
+    return request, said
+
+
+def _filters(
+    original: LoggedRun, functions: tuple[ContentFilter, ...], accepted: bool
+) -> tuple[ContentFilter, ...]:
+    """The content filters of the run: its patterns, and its functions as far as they are known.
+
+    Raises `InvalidInput` for an unknown function, unless that is `accepted`.
+    """
+    known = {filter_name(item): item for item in functions if callable(item)}
+    wanted = function_filters(original.row)
+    missing = [name for name in wanted if name not in known]
+    if missing and not accepted:
+        raise InvalidInput(
+            f"run {original.run_id} had the content filter {missing[0]}, which is not among "
+            "InferMagics.content_filters now: define it there, or --accept filters runs without it"
+        )
+    found = tuple(known[name] for name in wanted if name in known)
+    return original.request.content_filters + found

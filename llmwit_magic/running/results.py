@@ -1,0 +1,76 @@
+"""The results of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, SupportsIndex, overload
+
+from ..contract.wit import InferencingResult
+from ..runlog.rows import Row, as_read
+from .run import Run
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Results(Sequence[InferencingResult]):
+    """The results of a sweep, in the order of its runs. A notebook shows them as a comparison.
+
+    They are a value: they do not change, and can be copied and pickled. A slice or a sum is
+    `Results` again, with its own table. `sorted(results, key=…)` is a list.
+    """
+
+    def __init__(self, runs: Iterable[Run] = (), group_id: str | None = None) -> None:
+        ended = [(run.result, row_of(run)) for run in runs]
+        self._results = tuple(result for result, _ in ended)
+        self._rows = tuple(row for _, row in ended)
+        self.group_id = group_id
+
+    def _part(self, results: Iterable[InferencingResult], rows: Iterable[Row]) -> Results:
+        part = Results(group_id=self.group_id)
+        part._results, part._rows = tuple(results), tuple(rows)
+        return part
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> InferencingResult: ...
+    @overload
+    def __getitem__(self, place: slice) -> Results: ...
+    def __getitem__(self, place: SupportsIndex | slice) -> InferencingResult | Results:
+        if isinstance(place, slice):
+            return self._part(self._results[place], self._rows[place])
+        return self._results[place]
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __iter__(self) -> Iterator[InferencingResult]:
+        return iter(self._results)
+
+    def __add__(self, other: object) -> Results:
+        if not isinstance(other, Results):
+            return NotImplemented
+        both = self._part(self._results + other._results, self._rows + other._rows)
+        both.group_id = self.group_id if self.group_id == other.group_id else None
+        return both
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other, `Results` or a list, has the same results in the same order."""
+        if not isinstance(other, Results | list):
+            return NotImplemented
+        return list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Results({list(self._results)!r})"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The runs as rows of a DataFrame, with the columns of the log."""
+        from ..runlog.frame import frame_of_rows
+
+        return frame_of_rows(self._rows)
+
+
+def row_of(run: Run) -> Row:
+    """The row of an ended run in the form that the log reads, whether or not the run is logged."""
+    return as_read(run.row() | {"run_id": run.run_id})

@@ -1,0 +1,335 @@
+"""A run: one request carried out, from its first event to its result.
+
+A run happens once, in a thread of its own. It keeps its events, so whoever looks later sees the
+same. No interrupt of the kernel reaches the thread: an interrupt can neither lose text nor leave a
+row of the log half written.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from ..base.background import STOP_SECONDS, wait_patiently
+from ..contract.events import Cancelled, Chunk, Emit, End, Event, Prepared, Progress
+from ..contract.request import Request
+from ..contract.wit import (
+    DeviceInfo,
+    Ending,
+    InferencingResult,
+    InferencingUsage,
+    RunStatus,
+    Timings,
+    TokenInfo,
+)
+from ..errors import EngineFailed, InferenceError, Interrupted, LogError
+from ..runlog.rows import Row, result_row, started_row
+
+if TYPE_CHECKING:
+    from ..runlog.log import RunLog
+
+INTERVAL = 0.055
+"""Seconds between two drawings. With the last one, which may come early, that makes at most 20 a
+second."""
+
+
+class Run:
+    """A request, its events so far, and at the end its result.
+
+    Any thread may read it while the run goes on.
+    """
+
+    def __init__(self, request: Request, log: RunLog | None = None) -> None:
+        """`log` is where the run is logged, even if the session uses another log later.
+
+        A run with None is not logged.
+        """
+        self.request = request
+        self.log = log
+        self.run_id: int | None = None
+        self.log_problem: str | None = None
+        """Why the run is not logged; None where it is, or shall not be."""
+        self.started_at = datetime.now(UTC)
+        self.error: InferenceError | None = None
+        self.progress: Progress | None = None
+        self.prepared: Prepared | None = None
+        self.end: End | None = None
+        self.generated_token_count: int | None = 0
+        """How many tokens were generated so far; None where the engine does not count them."""
+        self.events: list[Event] = []
+        self._texts: list[str] = []
+        self._tokens: list[TokenInfo] = []
+        self._began = time.perf_counter()
+        self._times: dict[str, float] = {}
+        self._status: RunStatus = "running"
+        self._changed = threading.Condition()
+        self._cancel = threading.Event()
+
+    # What the worker does ------------------------------------------------------
+
+    def start(
+        self,
+        work: Callable[[Emit, threading.Event], None],
+        ended: Callable[[Run], None] = lambda run: None,
+    ) -> None:
+        """Carry `work` out in a thread. The thread begins the row in the log, and completes it.
+
+        `work(emit, cancel)` hands its events to `emit`. `ended(run)` is called in that thread at
+        the end, before anyone who waits for the run goes on.
+        """
+        threading.Thread(
+            target=self._work, args=(work, ended), name="llmwit-run", daemon=True
+        ).start()
+
+    def _work(
+        self, work: Callable[[Emit, threading.Event], None], ended: Callable[[Run], None]
+    ) -> None:
+        status: Ending = "error"
+        try:
+            self._begin_row()
+            work(self.emit, self._cancel)
+            status = "ok" if self.end and self.end.finish_detail else "interrupted"
+        except Cancelled:
+            status = "interrupted"
+        except InferenceError as error:
+            self.error = error
+        except BaseException as error:  # else the run would look as if it went on
+            self.error = EngineFailed(f"unexpected {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+        self._time("total")
+        try:
+            self._complete_row(status)
+        finally:
+            try:
+                ended(self)
+            finally:
+                self._ends(status)
+
+    def _begin_row(self) -> None:
+        try:
+            if self.log is not None:
+                self.run_id = self.log.begin(self.row())
+        except LogError as error:
+            self.log_problem = str(error)
+
+    def _complete_row(self, status: Ending) -> None:
+        try:
+            if self.log is not None:
+                self.run_id = self.log.complete(self.run_id, self.row(status))
+                self.log_problem = None
+        except LogError as error:
+            self.log_problem = str(error)
+
+    def _ends(self, status: Ending) -> None:
+        """Let the run be done. Only the first call sets the status: a run that was left behind
+        stays interrupted, whatever its thread does later."""
+        with self._changed:
+            if not self.done:
+                self._status = status
+            self._changed.notify_all()
+
+    def emit(self, event: Event) -> None:
+        """Take the next event of the engine."""
+        with self._changed:
+            if isinstance(event, Progress):
+                self.progress = event
+            elif isinstance(event, Prepared):
+                self.prepared = event
+                # The log keeps only the spans of data that kept a control token from its effect.
+                self.request = self.request.model_copy(update={"data_spans": event.data_spans})
+                # The engine reads the prompt next. A view says so before the engine does.
+                known, count = event.cached_token_count, event.prompt_token_count
+                self.progress = Progress("prompt", known or 0, count)
+                self._time("load")
+            elif isinstance(event, Chunk):
+                self.progress = None
+                self._time("first_token")
+                self.generated_token_count = event.generated_token_count
+                self._texts.append(event.text)
+                self._tokens.extend(event.tokens)
+            else:
+                self.end = event
+            self.events.append(event)
+            self._changed.notify_all()
+
+    def _time(self, name: str) -> None:
+        self._times.setdefault(name, time.perf_counter() - self._began)
+
+    # What anyone may ask ---------------------------------------------------------
+
+    @property
+    def status(self) -> RunStatus:
+        """The status: `running` until the run is done."""
+        return self._status
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended: well, by an error or by an interrupt."""
+        return self._status != "running"
+
+    @property
+    def text(self) -> str:
+        """The text so far. None of it changes later."""
+        with self._changed:
+            if len(self._texts) > 1:
+                self._texts[:] = ["".join(self._texts)]
+            return self._texts[0] if self._texts else ""
+
+    def cancel(self) -> None:
+        """Ask the run to end, and return at once. The text so far is kept."""
+        self._cancel.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the run has ended, for `timeout` seconds at most. Returns whether it has."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not self.done:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    break
+                # The steps are short, because some systems deliver an interrupt only between waits.
+                self._changed.wait(0.5 if left is None else min(left, 0.5))
+        return self.done
+
+    def __iter__(self) -> Iterator[Event]:
+        """All events from the first one on. While the run goes on, this waits for the next one."""
+        position = 0
+        while True:
+            with self._changed:
+                while position == len(self.events) and not self.done:
+                    self._changed.wait(0.5)
+                fresh = self.events[position:]
+            if not fresh:
+                return
+            yield from fresh
+            position += len(fresh)
+
+    def updates(self, interval: float) -> Iterator[None]:
+        """Step whenever there is something new to draw, at most once in `interval` seconds.
+
+        The last step comes after the end of the run, and may come early. So the last state is
+        always drawn.
+        """
+        seen, next_time = 0, 0.0
+        while True:
+            with self._changed:
+                while not self.done and (len(self.events) == seen or time.monotonic() < next_time):
+                    pause = next_time - time.monotonic() if len(self.events) > seen else 0.5
+                    self._changed.wait(max(pause, 0.001))
+                seen, last = len(self.events), self.done
+            yield
+            if last:
+                return
+            next_time = time.monotonic() + interval
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End the run if it still goes on, as after an interrupt that came before `follow`."""
+        self.stop()
+
+    def follow(
+        self, draw: Callable[[Run], None] = lambda run: None, interval: float = INTERVAL
+    ) -> None:
+        """Draw the run until it has ended, then raise its error if it failed.
+
+        An interrupt cancels the run. Its last state is drawn all the same, and then `Interrupted`
+        is raised.
+        """
+        try:
+            for _ in self.updates(interval):
+                draw(self)
+        except KeyboardInterrupt:
+            self.stop()
+            draw(self)
+            raise self.interrupted() from None
+        except BaseException:
+            self.cancel()  # nobody follows the run any more
+            raise
+        self.raise_failure()
+
+    def stop(self) -> None:
+        """Cancel the run, and wait for its end. A second interrupt does not end the waiting.
+
+        A run that has not ended after `STOP_SECONDS` is left behind: it counts as interrupted.
+        """
+        self.cancel()
+        wait_patiently(self.wait, STOP_SECONDS)
+        self._ends("interrupted")
+
+    def raise_failure(self) -> None:
+        """Raise the error of a failed run, or `Interrupted` for an interrupted one."""
+        if self.error is not None:
+            raise self.error
+        if self.status == "interrupted":
+            raise self.interrupted()
+
+    def interrupted(self) -> Interrupted:
+        """The exception that tells a person where the text so far is kept."""
+        place = f"run {self.run_id} of the log" if self.run_id else "the result"
+        count = self.generated_token_count
+        after = "" if count is None else f" after {count} tokens"
+        return Interrupted(f"stopped{after}; the text is kept in {place}")
+
+    def row(self, status: RunStatus | None = None) -> Row:
+        """The run's row for the log. `status` stands in it instead of the run's own, if given."""
+        status = status or self.status
+        row = started_row(self.request, self.started_at)
+        if status != "running":
+            prepared = self.prepared is not None
+            row |= result_row(self.request, self.result, prepared, self.error)
+        return row | {"status": status}
+
+    @property
+    def result(self) -> InferencingResult:
+        """The result so far. It is complete once the run is done."""
+        with self._changed:
+            prepared, end = self.prepared, self.end
+            seconds = dict(end.seconds) if end else {}
+            decode, generated = seconds.get("decode"), self.generated_token_count
+            usage = (
+                end.usage
+                if end
+                else InferencingUsage(
+                    prompt_token_count=prepared.prompt_token_count if prepared else 0,
+                    generated_token_count=generated,
+                    cached_token_count=prepared.cached_token_count if prepared else 0,
+                )
+            )
+            detail = end.finish_detail if end else None
+            wanted = self.request.top_logprobs is not None
+            text, tokens, status = self.text, tuple(self._tokens), self.status
+            total = self._times.get("total")
+        return InferencingResult(
+            text=text,
+            finish_reason=detail.reason if detail else None,
+            usage=usage,
+            finish_detail=detail,
+            stop_sequence=end.stop_sequence if end else None,
+            params=prepared.params if prepared else self.request.params,
+            model=prepared.model if prepared else None,
+            device=prepared.device if prepared else DeviceInfo(),
+            context_length=prepared.context_length if prepared else None,
+            timings=Timings(
+                load=self._times.get("load"),
+                prompt=seconds.get("prompt"),
+                first_token=self._times.get("first_token"),
+                decode=decode,
+                total=total,
+                # The logits of the prompt give the first token, so it needs no evaluation of its
+                # own.
+                tokens_per_second=(
+                    (generated - 1) / decode if decode and generated and generated > 1 else None
+                ),
+            ),
+            tokens=tokens if wanted else None,
+            prompt=prepared.prompt if prepared else self.request.prompt,
+            notices=prepared.notices if prepared else (),
+            status=status,
+            run_id=self.run_id,
+            log_problem=self.log_problem,
+        )

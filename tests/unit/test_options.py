@@ -1,0 +1,98 @@
+"""The table of a cell's options: their names, values, help and defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.magics.cell import Cell, with_options
+from llmwit_magic.requests.options import DEFAULTS, OPTIONS, Option
+from tests.support.cells import read
+
+
+@with_options
+def infer(self: Any, line: str, cell: str) -> None:
+    """Run the prompt in this cell."""
+
+
+EXAMPLES: dict[str, tuple[str, Any]] = {
+    "model": ("tiny", "tiny"),
+    "max_tokens": ("7", 7),
+    "stop": ("END", ("END",)),
+    "temperature": ("0.25", 0.25),
+    "top_k": ("3", 3),
+    "top_p": ("0.5", 0.5),
+    "repeat_penalty": ("1.5", 1.5),
+    "repeat_penalty_last_n_token_count": ("9", 9),
+    "seed": ("42", 42),
+    "chat": ("", True),
+    "anyway": ("", True),
+    "accept": ("context,file", ("context", "file")),
+    "system": ("'Be brief.'", "Be brief."),
+    "chat_template": ("rag", "rag"),
+    "control_tokens": ("none", "none"),
+    "context_length": ("512", 512),
+    "gpu_layers": ("2", 2),
+    "threads": ("1", 1),
+    "top_logprobs": ("5", 5),
+    "model_type": ("gpt2", "gpt2"),
+    "output": ("answer", "answer"),
+    "tags": ("a=b", {"a": "b"}),
+    "no_interpolate": ("", None),
+    "dry_run": ("", True),
+    "tune": ("", True),
+    "quiet": ("", True),
+}
+
+
+def value_of(cell: Cell, dest: str) -> Any:
+    request = cell.requests[0]
+    if dest == "anyway":
+        return request.takes_long_context
+    for holder in (request.params, request, cell):
+        if hasattr(holder, dest):
+            return getattr(holder, dest)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("option", "flag"), [(option, flag) for option in OPTIONS for flag in option.flags], ids=str
+)
+def test_every_option_sets_its_value(option: Option, flag: str) -> None:
+    """Each of its names works, with the value in the next word or after an equals sign."""
+    text, wanted = EXAMPLES[option.dest]
+    assert value_of(read(f"{flag} {text}"), option.dest) == wanted
+    if not option.is_flag:
+        assert value_of(read(f"{flag}={text}"), option.dest) == wanted
+
+
+def test_every_field_of_the_contract_has_its_long_name() -> None:
+    """Each field of the params is an option by its name, with dashes as the WIT writes it."""
+    flags = {flag: option.dest for option in OPTIONS for flag in option.flags}
+    for name in InferencingParams.model_fields:
+        assert flags["--" + name.replace("_", "-")] == name
+
+
+def test_options_stand_once() -> None:
+    """No name of an option is used twice, and each has help."""
+    flags = [flag for option in OPTIONS for flag in option.flags]
+    assert len(flags) == len(set(flags))
+    assert len({option.dest for option in OPTIONS}) == len(OPTIONS)
+    assert all(option.help for option in OPTIONS)
+
+
+def test_the_help_has_every_option_with_its_range() -> None:
+    """`%%infer?` shows the names, the meaning of the defaults, and the contract's ranges."""
+    text = " ".join(infer.__doc__.split())
+    assert "Run the prompt in this cell." in text
+    for option in OPTIONS:
+        assert all(flag in text for flag in option.flags)
+    assert "0 < p ≤ 1" in text
+
+
+def test_the_defaults_that_can_be_configured() -> None:
+    """All params have one, and no option does that belongs to one cell alone."""
+    assert set(InferencingParams.model_fields) <= set(DEFAULTS)
+    assert not {"model", "tags", "model_type", "output", "dry_run", "quiet"} & set(DEFAULTS)
