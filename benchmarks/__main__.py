@@ -71,7 +71,8 @@ def _default_model() -> LocalModel:
 def _speed(size: Size, say: compare.Say) -> Figures:
     models = _default_model()
     read = machine.bytes_read_per_token(read_header(models.file)) / 1e6
-    all_ways = [ways.infer(), ways.ctransformers(models.file), ways.llamacpp(models.source)]
+    all_ways = [ways.infer(), _by_llamacpp(), ways.ctransformers(models.file),
+                ways.llamacpp(models.source)]  # fmt: skip
     return (
         compare.speed(all_ways, size, say)
         | compare.bandwidth(size, say)
@@ -82,9 +83,13 @@ def _speed(size: Size, say: compare.Say) -> Figures:
 def _cold(size: Size, say: compare.Say) -> Figures:
     models = _default_model()
     bare = ways.bare(models.file, choose_build())
-    all_ways = [ways.infer(), ways.ctransformers(models.file), bare,
+    all_ways = [ways.infer(), _by_llamacpp(), ways.ctransformers(models.file), bare,
                 ways.llamacpp(models.source)]  # fmt: skip
     return compare.cold(all_ways, size, say) | compare.load_ext(size, say)
+
+
+def _by_llamacpp() -> ways.Way:
+    return ways.infer(name="%%infer, llama.cpp", engine="llama.cpp")
 
 
 def _fixed() -> list[ways.Way]:

@@ -29,10 +29,10 @@ class Way:
     prompt_count: str
 
 
-def infer(threads: str = "auto", name: str = "%%infer") -> Way:
-    """This package: a cell, with its view and its log."""
+def infer(threads: str = "auto", name: str = "%%infer", engine: str = "auto") -> Way:
+    """This package: a cell, with its view and its log, by one of the two engines."""
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in SAMPLING.items())
-    options += f" --threads {threads} --context-length {CONTEXT_LENGTH}"
+    options += f" --threads {threads} --context-length {CONTEXT_LENGTH} --engine {engine}"
     return Way(
         name,
         ("%load_ext llmwit_magic",),

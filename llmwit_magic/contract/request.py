@@ -18,7 +18,7 @@ from .wit import InferencingParams
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """The model of a request that names none."""
 
-Accept = Literal["context", "file", "filters"]
+Accept = Literal["context", "file", "filters", "engine"]
 """What would be refused, and is done where a person accepts it."""
 ALL_ACCEPTED: tuple[Accept, ...] = get_args(Accept)
 
@@ -36,6 +36,14 @@ class ModelSpec(Record):
     model_type: Annotated[str | None, Setting(metavar="TYPE", per_cell=True)] = Field(
         default=None, description="format of an old GGML file, such as gpt2; GGUF files need none"
     )
+    engine: Annotated[
+        Literal["auto", "ctransformers", "llama.cpp"],
+        Setting("auto, ctransformers or llama.cpp"),
+    ] = Field(
+        default="auto",
+        description="what loads the model file; auto: ctransformers where it runs the file, else "
+        "llama.cpp",
+    )
     context_length: Annotated[
         Annotated[U32, Field(ge=1)] | None, Setting("a whole number ≥ 1", "N")
     ] = Field(
@@ -45,13 +53,13 @@ class ModelSpec(Record):
     )
     accept: Annotated[
         tuple[Accept, ...],
-        Setting("one or more of context, file, filters", per_cell=True),
+        Setting("one or more of context, file, filters, engine", per_cell=True),
         BeforeValidator(strings),
     ] = Field(
         default=(),
         description="take what would be refused: a context longer than the model was trained "
-        "with; in a replay a model file that has changed since, or the loss of content filters "
-        "that were functions",
+        "with; in a replay a model file that has changed since, the loss of content filters that "
+        "were functions, or another engine",
     )
     gpu_layers: Annotated[U32 | Literal["auto"], Setting("a whole number ≥ 0, or auto", "N")] = (
         Field(

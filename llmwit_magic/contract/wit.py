@@ -164,13 +164,18 @@ class ModelInfo(Record):
     sha256: str | None = None
     architecture: str | None = None
     quantisation: str | None = None
+    engine: str | None = Field(
+        default=None, description="what loads the model: ctransformers or llama.cpp"
+    )
 
 
 class DeviceInfo(Record):
     """Where the model ran: what was asked for, what was done, and the memory that it took."""
 
     name: str = "cpu"
-    library: str = ""
+    library: str = Field(
+        default="", description="build of the engine's library, or its version where it has one"
+    )
     threads: int = 0
     requested_gpu_layers: int | Literal["auto"] = "auto"
     gpu_layers: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from .gguf import Header
 
 # Values of `general.type`. Older files lack that key; their architecture says the same.
@@ -41,3 +43,14 @@ def quantisation(header: Header) -> str:
     for tensor in header.tensors:
         totals[tensor.type.name] = totals.get(tensor.type.name, 0) + tensor.nbytes
     return max(totals, key=lambda name: totals[name]) if totals else ""
+
+
+def names_suppressed_tokens(header: Header) -> str | None:
+    """What is to be said of a file that names tokens never to be generated; None for another."""
+    suppressed = header.metadata.get("tokenizer.ggml.suppress_tokens", ())
+    if isinstance(suppressed, array | tuple) and not len(suppressed):
+        return None
+    return (
+        "'tokenizer.ggml.suppress_tokens' names tokens that must never be generated, and "
+        "llmwit-magic would generate them"
+    )

@@ -101,7 +101,7 @@ def otel_attributes(row: Row) -> Row:
     """
     attributes: Row = {
         "gen_ai.operation.name": "chat" if row["chat"] else "text_completion",
-        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.provider.name": row["engine"] or PROVIDER,
         # Run numbers repeat in other logs; together with the session, the ID is unique.
         "gen_ai.response.id": f"{row['session_id']}-{row['run_id']}",
     }

@@ -112,6 +112,7 @@ def result_row(
         "quantisation": model.quantisation if model else None,
         "device": device.name if prepared else None,
         "device_reason": device.reason if prepared else None,
+        "engine": model.engine if model else None,
         "library": device.library if prepared else None,
         "gpu_layers": device.gpu_layers if prepared else None,
         "device_memory_bytes": device.memory_bytes,
@@ -191,6 +192,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             sha256=row["model_sha256"],
             architecture=row["architecture"],
             quantisation=row["quantisation"],
+            engine=row["engine"],
         )
         usage = InferencingUsage(
             prompt_token_count=row["prompt_token_count"],

@@ -19,7 +19,7 @@ from ..contract.events import Emit
 from ..contract.record import lists
 from ..contract.request import Request
 from ..contract.spans import Spans
-from ..contract.wit import InferencingParams
+from ..contract.wit import InferencingParams, ModelInfo
 from ..engines.content_filters import check_filters
 from ..errors import Interrupted, InvalidInput, LogError, warn_unlogged
 from ..runlog.columns import COLUMNS
@@ -51,8 +51,20 @@ _SAME = ("prompt", "system", "chat", "chat_template", "control_tokens", "model_t
          "context_length_requested", "content_filters", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
          "seed")  # fmt: skip
 """The columns in which a row of the log must equal a request to be taken for its answer. Beside
-them, the hash of the model must be the same, or its name where the engine knows no hash. The seed
-stands last."""
+them, the engine and the hash of the model must be the same, or its name where the engine knows no
+hash. The seed stands last."""
+
+
+_NAMED_BY = ("model", "model_type", "prompt", "chat", "system", "chat_template", "control_tokens",
+             "data_spans", "max_tokens", "repeat_penalty", "repeat_penalty_last_n_token_count",
+             "temperature", "top_k", "top_p", "seed", "stop", "context_length_requested", "anyway",
+             "accept", "context_length", "gpu_layers_requested", "threads_requested",
+             "top_logprobs", "content_filters", "tags", "group_id", "replay_of", "version",
+             "template")  # fmt: skip
+"""The columns that a batch is named by, in the order of version 0.1: the same call finds its rows
+after an upgrade. A column that came later counts only where it differs from the standard."""
+_STANDARD = request_row(Request(model="", prompt=""))
+_NAMED_BY_TOO = tuple(name for name in _STANDARD if name not in _NAMED_BY)
 
 
 def run_batch(
@@ -76,7 +88,7 @@ def run_batch(
     work = _Work(session, rows, bar)
 
     def carry_out(emit: Emit, cancel: threading.Event) -> None:
-        known = _known(session, request, info.sha256) if resume else {}
+        known = _known(session, request, info) if resume else {}
         todo = work.left(row_requests(frame, template, request), known)
         if executor is None:
             work.here(todo, cancel)
@@ -99,7 +111,10 @@ def run_batch(
 
 def batch_name(template: str, request: Request) -> str:
     """The name of a batch: the same for the same template, model, params and options."""
-    said = request_row(request) | {"template": template, "group_id": None, "version": None}
+    row = request_row(request) | {"template": template, "group_id": None, "version": None}
+    row["anyway"] = False  # `accept` says it
+    said = {name: row[name] for name in _NAMED_BY}
+    said |= {name: row[name] for name in _NAMED_BY_TOO if row[name] != _STANDARD[name]}
     return "batch-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
@@ -134,18 +149,17 @@ def _spans(row: Row) -> Spans:
     return spans
 
 
-def _known(
-    session: Session, request: Request, sha256: str | None
-) -> dict[tuple[Any, ...], list[Row]]:
+def _known(session: Session, request: Request, info: ModelInfo) -> dict[tuple[Any, ...], list[Row]]:
     """The rows of this batch in the log that ended well, by what was asked for."""
-    names = (*_SAME, *RESULTS, "model", "model_sha256", "data_spans")
+    names = (*_SAME, *RESULTS, "model", "model_sha256", "engine", "data_spans")
     with suppress(LogError):  # without a readable log, all rows are run again
         found = session.log.tuples(Filter(group=request.group_id, status="ok"), names)
         known = defaultdict[tuple[Any, ...], list[Row]](list)
         for values in found:
             row = dict(zip(names, values, strict=True))
-            same = row["model_sha256"] == sha256
-            if same and (sha256 is not None or row["model"] == request.model):
+            ran = row["engine"] or "ctransformers"  # version 0.1 had no other
+            same = row["model_sha256"] == info.sha256 and info.engine in (None, ran)
+            if same and (info.sha256 is not None or row["model"] == request.model):
                 # Where the request leaves the seed open, a row of any seed will do.
                 row["seed"] = row["seed"] if request.params.seed is not None else None
                 known[_key(row)].append(row)

@@ -86,13 +86,12 @@ def replay_request(
 ) -> tuple[Request, str]:
     """The request that runs `original` again, and a notice of what differs from it.
 
-    `changes` are new values for fields of the params or the request. `functions` are the functions
-    that may be content filters of the run: the log has only their names. `show` gets the progress
-    of finding the model.
-
-    Raises `ModelNotSupported` where the model's file has changed, unless `accept` has `file`.
-    Raises `InvalidInput` where a content filter is not among `functions`, unless `accept` has
-    `filters`. Raises what finding the model raises, too.
+    `changes` are fields of params or request that shall be others; `functions`
+    are those that may be among the run's content filters, of which the log has
+    only the names. Raises `ModelNotSupported` where the model's file has changed,
+    unless `accept` has `file`, and `InvalidInput` where a function is not there any
+    more, unless it has `filters`. Raises `ModelNotSupported` where another engine would run it, unless it
+    has `engine`. Raises what finding the model raises, too.
     """
     accepted = Request(model="-", prompt="", accept=accept).accept
     fields = {key: value for key, value in changes.items() if key in Request.model_fields}
@@ -121,6 +120,13 @@ def replay_request(
             raise
         request = request.model_copy(update={"model": original.model.path})
         found = session.find(request, show)
+    before = original.model.engine or "ctransformers"
+    chosen = "engine" in accepted or "engine" in changes
+    if found.engine not in (None, before) and not chosen:
+        raise ModelNotSupported(
+            f"run {original.run_id} was run by {before}, and {found.engine} would run it now: "
+            f"--with --engine {before} asks for that one, --accept engine takes the other"
+        )
     if found.sha256 == original.model.sha256:
         return request, ""
     said = (

@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
@@ -179,10 +180,11 @@ class Session:
             run.cancel()
         for run in runs:
             run.wait(1.0)
-        for engine in self.engines:
-            engine.close()
-        for log in (*self._old_logs, self.log):
-            log.close()
+        with ExitStack() as stack:  # all of them, though one fails
+            for log in (*self._old_logs, self.log):
+                stack.callback(log.close)
+            for engine in self.engines:
+                stack.callback(engine.close)
 
 
 def interruptible(work: Callable[[Emit, threading.Event], T], show: Report | None) -> T:

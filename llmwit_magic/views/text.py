@@ -45,7 +45,7 @@ def brief_parts(result: InferencingResult, log_problem: str | None = None) -> li
 
 
 def more_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
-    """The other parts: time to the first token, model, device, seed, number of the run."""
+    """The other parts: time to the first token, model, engine, device, seed, number of the run."""
     return [part for brief, part in _parts(result, log_problem) if not brief]
 
 
@@ -65,8 +65,10 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
             parts.append((False, f"first token {timings.first_token:.2f} s"))
         if timings.tokens_per_second is not None:
             parts.append((True, f"{timings.tokens_per_second:.1f} tokens/s"))
-        for part in (result.model.name, _device(result.device), f"seed {result.params.seed}"):
-            parts.append((False, part))
+        model, device = result.model, _device(result.device)
+        if model.engine:
+            device = f"{model.engine} on {device}"
+        parts += [(False, part) for part in (model.name, device, f"seed {result.params.seed}")]
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:

@@ -118,7 +118,16 @@ def test_a_text_of_any_length_is_cut(embed: Embed, tiny_model: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-COUNTING = {"model", "model_type", "context_length", "anyway", "accept", "gpu_layers", "threads"}
+COUNTING = {
+    "model",
+    "engine",
+    "model_type",
+    "context_length",
+    "anyway",
+    "accept",
+    "gpu_layers",
+    "threads",
+}
 
 
 @pytest.mark.parametrize(

@@ -29,13 +29,14 @@ from tests.support.tiny_models import write_llama_gguf
 
 REFUSAL = (
     "ctransformers for Linux is built for x86-64, and this is aarch64: build it here, which takes a "
-    "C++ compiler: pip install --no-binary ctransformers --force-reinstall --no-deps ctransformers"
+    "C++ compiler: pip install --no-binary ctransformers --force-reinstall --no-deps ctransformers; "
+    'llama.cpp is not installed: pip install "llmwit-magic[llama-cpp]"'
 )
 
 
 @pytest.fixture
 def on_arm(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Session, tmp_path: Path, without_llama_cpp: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[InteractiveShell]:
     """A shell on Linux for Arm, with an empty cache; whatever would fetch or check fails the test."""
 

@@ -93,7 +93,10 @@ def cf(text: str) -> float:
 
 PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "architecture": ("ModelNotSupported", lambda s: ask(s, write_llama_gguf(
-        "qwen.gguf", extra_metadata={"general.architecture": "qwen2"}))),
+        "qwen.gguf", extra_metadata={
+            "general.architecture": "qwen2", "qwen2.context_length": 256, "qwen2.block_count": 2,
+            "qwen2.embedding_length": 64, "qwen2.attention.head_count": 4,
+            "qwen2.attention.head_count_kv": 2}))),
     "tensor type": ("ModelNotSupported", lambda s: ask(
         s, write_llama_gguf("bf16.gguf", tensor_type="BF16"))),
     "Llama 3.1": ("ModelNotSupported", lambda s: ask(
@@ -153,6 +156,7 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("without_llama_cpp")
 @pytest.mark.parametrize("name", PROVOKED)
 def test_the_page_has_the_text(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str

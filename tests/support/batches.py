@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 import threading
@@ -31,7 +32,7 @@ class Echo(FakeEngine):
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         self.requests.append(request)
-        emit(prepared(request))
+        emit(dataclasses.replace(prepared(request), model=self.model))
         self.at(request.prompt, cancel)
         if cancel.is_set():
             emit(end(0, None))

@@ -11,7 +11,7 @@ from llmwit_magic.contract.request import ModelSpec
 from llmwit_magic.contract.wit import ModelInfo
 from llmwit_magic.engines.local.wire import Answer, Command, Done, Load, Started
 
-LOAD = Load(ModelInfo(name="m"), "fake", "/m.gguf", "/m.adapted.gguf", ModelSpec(model="m"), 3)
+LOAD = Load(ModelInfo(name="m"), "fake", "/m.gguf", "/m.adapted.gguf", ModelSpec(model="m"), 3, {})
 
 Script = Callable[[Command], Iterable[Answer | None]]
 """What is answered to a command; None is the end of the pipe."""

@@ -79,6 +79,7 @@ class FakeBackend:
 
     name = "fake"
     old_formats = ("fake1", "fake2")
+    variables = ()
 
     def __init__(
         self, script: bytes = b"hello world\0", objection: str | None = None,
@@ -106,7 +107,9 @@ class FakeBackend:
         if self.error is not None:
             raise self.error
         evaluator = FakeEvaluator(self.script, spec.context_length or 1000)
-        return Loaded(evaluator, OneContext(evaluator), FakeTokenizer(), None, DeviceInfo())  # type: ignore[arg-type]
+        return Loaded(
+            evaluator, OneContext(evaluator), FakeTokenizer(), None, DeviceInfo(), lambda: None
+        )  # type: ignore[arg-type]
 
 
 class OneContext:

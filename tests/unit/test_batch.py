@@ -10,11 +10,12 @@ from typing import Any
 import pandas
 import pytest
 
+from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import Interrupted, InvalidInput, LogWarning
 from llmwit_magic.running.batch import RESULTS, batch_name, run_batch
 from tests.support.batches import FRAME, REQUEST, Echo, interrupt_at, needs_signals, run
-from tests.support.fake import FakeSession, end, prepared
+from tests.support.fake import MODEL, FakeSession, end, prepared
 
 
 @pytest.fixture
@@ -173,6 +174,30 @@ def test_a_name_stands_for_the_work() -> None:
           ({"model": "m"}, {"params": InferencingParams()}, {"chat": True}, {"tags": {"a": "b"}})),
     ]  # fmt: skip
     assert len({same, *others}) == 6
+
+
+def test_a_name_of_version_0_1_is_the_same_today() -> None:
+    """A batch that was begun with it is found again by the same call."""
+    params: Any = {"temperature": 0.5, "stop": ["."]}
+    one = Request(model="m", prompt="", params=params, system="s", tags={"a": "b"})
+    other = Request(model="m", prompt="", content_filters=("x",), context_length=100,
+                    accept=("context",), threads=2)  # fmt: skip
+    assert batch_name("{{a}}", one) == "batch-470c0592f060"
+    assert batch_name("{{a}}", other) == "batch-78bc538d147b"
+    named = one.model_copy(update={"engine": "llama.cpp"})
+    assert batch_name("{{a}}", named) != batch_name("{{a}}", one)
+
+
+def test_rows_of_another_engine_are_run_again(session: FakeSession) -> None:
+    """Its text could be another; rows of version 0.1, which had one engine, are taken."""
+    frame = pandas.DataFrame({"x": ["a", "b"]})
+    runs = []
+    for name in ("ctransformers", "llama.cpp", "llama.cpp", None):
+        session.model = MODEL.model_copy(update={"engine": name})
+        found = run_batch(session, frame, "{{x}}", REQUEST, progress=False)
+        runs.append(list(found["infer_run_id"]))
+    assert runs[0] != runs[1]
+    assert runs[1] == runs[2]
 
 
 def test_a_name_outlives_a_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -350,7 +350,7 @@ def test_versions_of_macos(
 def test_features_that_linux_tells() -> None:
     """The flags of the first processor count. The rest of the file is not read."""
     lines = iter(["processor\t: 0\n", "flags\t\t: fpu avx avx2 f16c bmi2 fma\n", "unread"])
-    assert linux_features(lines) == {"avx", "avx2", "f16c", "fma"}
+    assert linux_features(lines) == {"avx", "avx2", "bmi2", "f16c", "fma"}
     assert next(lines) == "unread"
     assert linux_features(iter(["flags : fpu sse3 xavx\n"])) == set()
     assert linux_features(iter(["Features : fp asimd\n"])) == set()

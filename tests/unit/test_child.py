@@ -33,7 +33,15 @@ from llmwit_magic.engines.local.wire import (
 from llmwit_magic.errors import ModelNotSupported
 from tests.support.fake_model import FakeBackend
 
-LOAD = Load(ModelInfo(name="m"), "fake", "/m.gguf", "/f.gguf", ModelSpec(model="m"), 2)
+LOAD = Load(
+    ModelInfo(name="m"),
+    "fake",
+    "/m.gguf",
+    "/f.gguf",
+    ModelSpec(model="m"),
+    2,
+    {"LLMWIT_TEST": "told"},
+)
 REQUEST = Request(
     model="m", prompt="hi", threads=1,
     params={"temperature": 0, "repeat_penalty": 1, "seed": 1},  # type: ignore[arg-type]
@@ -109,6 +117,7 @@ def test_a_model_is_loaded_as_told(served: Served) -> None:
     ((source, file, spec, kept_prompts),) = served.backend.opened
     assert (str(source), str(file), kept_prompts) == ("/m.gguf", "/f.gguf", 2)
     assert spec == LOAD.spec
+    assert os.environ.pop("LLMWIT_TEST") == "told"
 
 
 @pytest.mark.parametrize(
@@ -210,3 +219,13 @@ def test_a_cancelled_run_keeps_its_text(served: Served) -> None:
     assert answer.finish_detail is None
     assert 2 <= (answer.usage.generated_token_count or 0) <= 4
     assert served.next() == Done()
+
+
+def test_a_command_that_is_none_ends_the_child(
+    served: Served, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As that of another version: its last words say why, and nobody waits for an answer."""
+    os.write(served._commands, b'{"kind": "Tomorrow", "value": {}}\n')
+    assert served.left.acquire(timeout=5)
+    assert "KeyError: 'Tomorrow'" in capfd.readouterr().err
+    served.child._pending.put(Exit())  # nobody reads the pipe any more

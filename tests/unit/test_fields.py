@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "llmwit_magic"
+FAKE = PACKAGE.parent / "tests" / "support" / "fake.py"
 DEFINITION = """
     flavour: Annotated[Text | None, Setting(metavar="NAME")] = Field(
         default=None, description="what the answer tastes of"
@@ -15,6 +16,7 @@ DEFINITION = """
 """
 COLUMN = '    Column("flavour", "text", "what the answer tastes of"),\n'
 PROGRAM = """
+import importlib.util
 from llmwit_magic.contract.events import End
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.local.wire import Run as RunCommand, decoded, encoded
@@ -26,7 +28,11 @@ from llmwit_magic.running.batch import batch_name
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.run import Run
 from llmwit_magic.running.session import Session
-from tests.support.fake import FakeEngine
+
+# By its path: another package may have modules named `tests`.
+spec = importlib.util.spec_from_file_location("fake", FAKE)
+fake = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(fake)
 
 plain, sweet = (Request(model="m", prompt="p", flavour=value) for value in (None, "sweet"))
 assert read_cell("-m m --flavour sweet", "p\\n", {}, {}).requests == (sweet,)
@@ -39,7 +45,7 @@ assert '"flavour": "sweet"' in forms(sweet, {})["JSON"]
 assert decoded(encoded(RunCommand(sweet, 0))).request == sweet
 assert batch_name("t", plain) != batch_name("t", sweet)
 
-session = Session(":memory:", engines=[FakeEngine()])
+session = Session(":memory:", engines=[fake.FakeEngine()])
 run = session.run(sweet)
 assert run.wait(10) and run.error is None, run.error
 assert session.log.row(1)["flavour"] == "sweet"
@@ -65,9 +71,9 @@ def outcome(tmp_path: Path, with_column: bool) -> str:
     changed(package / "contract" / "request.py", "    control_tokens: Annotated[", DEFINITION)
     if with_column:
         changed(package / "runlog" / "columns.py", '    Column("control_tokens"', COLUMN)
-    folders = [str(tmp_path), str(PACKAGE.parent)]
+    folders = [str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", f"import sys\nsys.path[:0] = {folders!r}\n{PROGRAM}"],
+        [sys.executable, "-P", "-c", f"import sys\nsys.path[:0] = {folders!r}\nFAKE = {str(FAKE)!r}\n{PROGRAM}"],
         capture_output=True, text=True, timeout=50, cwd=tmp_path,
     )  # fmt: skip
     assert (done.returncode == 0) == (not done.stderr)

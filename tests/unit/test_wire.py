@@ -56,7 +56,7 @@ SPEC = ModelSpec(model="m", context_length=8, accept=("context",), gpu_layers=3)
 @pytest.mark.parametrize(
     "message",
     [
-        Load(ModelInfo(name=UNDECODABLE), "b", UNDECODABLE, "/f", SPEC, 3),
+        Load(ModelInfo(name=UNDECODABLE), "b", UNDECODABLE, "/f", SPEC, 3, {"A": "b"}),
         Prepare(REQUEST),
         Run(REQUEST, 2),
         Embed(("a", "é"), True, "auto"),

@@ -39,14 +39,6 @@ class Evaluator(Protocol):
         """
         ...
 
-    @property
-    def embedding(self) -> list[float]:
-        """The vector of what was evaluated. Its length is that of the model's embedding.
-
-        Raises `InvalidInput` where the model gives none, `EngineFailed` for one of no use.
-        """
-        ...
-
     def shared_prefix(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens need not be evaluated again."""
         ...
@@ -64,6 +56,23 @@ class Evaluator(Protocol):
 
     def evaluate_next(self, token: int, threads: int) -> None:
         """Append one token to the context."""
+        ...
+
+
+class Embedder(Protocol):
+    """Makes vectors of token ids, by the pooling that the model file asks for."""
+
+    context_length: int
+    """The most tokens of a text."""
+
+    def vector(
+        self, tokens: Sequence[int], threads: Threads, goes_on: Callable[[], bool]
+    ) -> list[float] | None:
+        """The vector of one text. Its length is that of the model's embedding.
+
+        `goes_on()` is asked now and then whether to go on. None stands for a vector that was given
+        up. Raises `EngineFailed` for numbers that are none.
+        """
         ...
 
 
@@ -86,6 +95,10 @@ class Loaded:
     header: Header | None
     """None for a file from before GGUF."""
     device: DeviceInfo
+    embedder: Callable[[], Embedder]
+    """Raises `InvalidInput` or `ModelNotSupported` where the model has no vectors that it can give."""
+    interrupt: Callable[[bool], None] = lambda asked: None
+    """Makes native code give up the evaluation that goes on, until it is taken back with False."""
 
 
 class Backend(Protocol):
@@ -99,6 +112,11 @@ class Backend(Protocol):
     @property
     def old_formats(self) -> Collection[str]:
         """The values of `model_type` that it runs; they are kinds of files from before GGUF."""
+        ...
+
+    @property
+    def variables(self) -> Collection[str]:
+        """The variables of the environment that it reads."""
         ...
 
     def unavailable(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .base import Backend
 from .ctransformers.backend import CTransformers
+from .llamacpp.llama_backend import LlamaCpp
 
-BACKENDS: tuple[Backend, ...] = (CTransformers(),)
+BACKENDS: tuple[Backend, ...] = (CTransformers(), LlamaCpp())
 
 
 def backend_named(name: str) -> Backend:

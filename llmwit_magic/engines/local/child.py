@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -96,17 +97,26 @@ class Child:
             threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
 
     def _read(self, commands: BinaryIO) -> None:
-        for line in commands:
-            match command := decoded(line):
-                case Cancel():
-                    self._cancelled.set()
-                case Verdict(cut):
-                    self._verdicts.put(cut)
-                case _:
-                    self._pending.put(command)
+        try:
+            for line in commands:
+                self._take(decoded(line))
+        except Exception:  # as for the command of another version of the package
+            traceback.print_exc()  # the last words, which the parent reads
+            os._exit(1)
         # The end of the file means that the parent has closed the pipe or is dead. So the child
         # ends, whatever it is doing.
         os._exit(0)
+
+    def _take(self, command: Command) -> None:
+        match command:
+            case Cancel():
+                self._cancelled.set()
+                if self._loaded is not None:
+                    self._loaded.interrupt(True)
+            case Verdict(cut):
+                self._verdicts.put(cut)
+            case _:
+                self._pending.put(command)
 
     def _watch(self, parent: int) -> None:
         """End when the parent ends, even where another process inherited its end of the pipe."""
@@ -118,6 +128,8 @@ class Child:
         """Carry out one command after another, until `Exit`."""
         while not isinstance(command := self._pending.get(), Exit):
             self._cancelled.clear()
+            if self._loaded is not None:
+                self._loaded.interrupt(False)
             self._send(Started())
             try:
                 self._carry_out(command)
@@ -153,6 +165,7 @@ class Child:
 
     def _load(self, command: Load) -> None:
         self._info = command.info
+        os.environ.update(command.environment)
         backend = backend_named(command.backend)
         source, file = Path(command.source), Path(command.file)
         self._loaded = backend.open(source, file, command.spec, command.kept_prompts)

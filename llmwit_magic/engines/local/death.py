@@ -12,11 +12,11 @@ _MEMORY_ADVICE = "it ran out of memory: try a smaller model or context"
 _ADVICE = {
     "memory": _MEMORY_ADVICE,
     "SIGKILL": "something killed it, often for lack of memory: try a smaller model or context",
-    "SIGSEGV": "the model file is likely damaged, or of a kind that ctransformers cannot run",
+    "SIGSEGV": "the model file is likely damaged, or of a kind that {engine} cannot run",
     "SIGBUS": "the model file changed while it was in use: leave it alone and run again",
-    "SIGABRT": "ctransformers gave up: try a smaller context, or fetch the model file again",
+    "SIGABRT": "{engine} gave up: try a smaller context, or fetch the model file again",
     "SIGFPE": "the model file is likely damaged: fetch it again",
-    "SIGILL": "ctransformers uses instructions that this processor lacks",
+    "SIGILL": "{engine} uses instructions that this processor lacks",
 }
 # The last words of a process that ran out of memory have one of these. They come from Python, from
 # its threads, from numpy's BLAS, from the dynamic linker and from C++.
@@ -41,14 +41,18 @@ _ABORT = 3
 """The exit code of C's `abort` on Windows. On other systems `abort` is a signal."""
 
 
-def dead(name: str, doing: str, code: int | None, output: str) -> EngineDied:
+def dead(
+    name: str, doing: str, code: int | None, output: str, engine: str = "ctransformers"
+) -> EngineDied:
     """The error of a child that ended with the exit code `code`.
 
     A negative code is a signal, as in `subprocess`. None stands for a child that broke off and had
-    to be ended. `doing` says in words what the child was doing. `output` has its last words.
+    to be ended. `doing` says in words what the child was doing. `output` has its last words, and
+    `engine` is the backend that ran the model.
     """
     how, cause = _ending(code)
     advice = _MEMORY_ADVICE if _of_memory(output) else _ADVICE.get(cause, _AGAIN)
+    advice = advice.format(engine=engine)
     said = f"; its last words: {output}" if output else ""
     return EngineDied(f"the engine of {name} {how} while {doing}: {advice}{said}")
 

@@ -1,25 +1,16 @@
-"""From texts to vectors. A vector is the last hidden state of the text's last token.
-
-ctransformers gives no other state. llama.cpp calls this pooling `last`. A file with the pooling 0
-(`none`) leaves the choice to the caller, and so gets `last` too. A file that names no pooling also
-gets `last`, since llama.cpp takes a missing value for 0. Files with another pooling are refused.
-`mean` needs the states of all tokens. `cls` needs that of the first token, in models that look
-ahead. `rank` needs a head that ranks.
-"""
+"""From texts to vectors: the texts become token ids that fit, which a backend makes vectors of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...errors import InvalidInput, ModelNotSupported, PromptTooLong
+from ...errors import InvalidInput, PromptTooLong
 from ...models.gguf import Header
 from ...models.tokenizers.bpe import LONGEST_TEXT
 from ...models.tokenizers.vocabulary import Tokenizer
 from ..backends.base import Loaded
 from ..threads import Threads
 
-_POOLINGS = {1: "mean", 2: "cls", 4: "rank"}
-_SAME_AS_LAST = (None, 0, 3)
 _SHOWN = 40
 """How many characters of a text an error shows."""
 
@@ -38,32 +29,21 @@ def embed(
     into the context. Raises `InvalidInput` or `PromptTooLong` for a text that cannot be evaluated,
     and `InvalidInput` or `ModelNotSupported` for a model without such vectors.
     """
-    header, tokenizer, evaluator = loaded.header, loaded.tokenizer, loaded.evaluator
-    if header is None or not isinstance(tokenizer, Tokenizer):
-        raise InvalidInput("an old GGML file gives no embeddings: ctransformers has them for GGUF")
-    _check_pooling(header)
+    embedder, header, tokenizer = loaded.embedder(), loaded.header, loaded.tokenizer
+    assert header is not None
+    assert isinstance(tokenizer, Tokenizer)
     prompts: list[list[int]] = []
     for number, text in enumerate(texts, 1):
         if cancelled():
             break
-        prompts.append(_ids(header, tokenizer, text, number, evaluator.context_length, truncate))
+        prompts.append(_ids(header, tokenizer, text, number, embedder.context_length, truncate))
     vectors: list[list[float]] = []
     for ids in prompts:
-        if not evaluator.evaluate_prompt(ids, threads, lambda done: not cancelled()):
+        vector = embedder.vector(ids, threads, lambda: not cancelled())
+        if vector is None:
             break
-        vectors.append(evaluator.embedding)
+        vectors.append(vector)
     return vectors, sum(map(len, prompts[: len(vectors)]))
-
-
-def _check_pooling(header: Header) -> None:
-    pooling = header.hyperparameter("pooling_type")
-    if pooling not in _SAME_AS_LAST:
-        name = _POOLINGS.get(pooling, "unknown") if isinstance(pooling, int) else "unknown"
-        raise ModelNotSupported(
-            f"{header.path.name}: its embeddings are pooled in the way '{name}' "
-            f"('{header.architecture}.pooling_type' is {pooling}), and ctransformers gives the "
-            "last token's state only: take a model whose pooling is 'last'"
-        )
 
 
 def _ids(

@@ -30,7 +30,7 @@ class LocalEngine:
         self.pool = pool or Pool()
         self._backends = backends
         self._aliases: Mapping[str, str] = {}
-        self._found: dict[tuple[str, str | None, str], LocalModel] = {}
+        self._found: dict[tuple[str, ...], LocalModel] = {}
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -101,8 +101,10 @@ class LocalEngine:
         def find() -> LocalModel:
             known = self._found.get(name)
             if known is None or not known.unchanged():
-                backends = self._available()
-                known = resolve(spec.model, spec.model_type, self.aliases, report, backends)
+                self._check_available(spec.engine)
+                known = resolve(
+                    spec.model, spec.model_type, self.aliases, report, self._backends, spec.engine
+                )
                 self._found[name] = known
             return known
 
@@ -115,15 +117,14 @@ class LocalEngine:
 
         return in_background(find, check, 0.05, "llmwit-find")
 
-    def _available(self) -> list[Backend]:
-        """The backends that can run on this machine. Raises `EngineFailed` where none can."""
-        problems = [backend.unavailable() for backend in self._backends]
+    def _check_available(self, engine: str) -> None:
+        """Raise `EngineFailed` where no backend that may run the model can run on this machine."""
+        wanted = [item for item in self._backends if engine in ("auto", item.name)]
+        problems = [backend.unavailable() for backend in wanted]
         if all(problems):
             raise EngineFailed("; ".join(problems))
-        pairs = zip(self._backends, problems, strict=True)
-        return [backend for backend, problem in pairs if not problem]
 
 
-def _name(spec: ModelSpec) -> tuple[str, str | None, str]:
+def _name(spec: ModelSpec) -> tuple[str, ...]:
     """What a model's file is known by. A path is one from the current folder."""
-    return spec.model, spec.model_type, str(current_folder() or "")
+    return spec.model, spec.model_type or "", spec.engine, str(current_folder() or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,12 @@ class LocalModel:
 
     def load_command(self, spec: ModelSpec, kept_prompts: int) -> Load:
         """The command that makes a child load the model."""
-        return Load(self.info, self.backend, str(self.source), str(self.file), spec, kept_prompts)
+        names = [name for backend in BACKENDS for name in backend.variables]
+        environment = {name: os.environ[name] for name in names if name in os.environ}
+        return Load(
+            self.info, self.backend, str(self.source), str(self.file), spec, kept_prompts,
+            environment,
+        )  # fmt: skip
 
 
 def resolve(
@@ -50,16 +56,19 @@ def resolve(
     aliases: Mapping[str, str],
     report: Report,
     backends: Sequence[Backend] = BACKENDS,
+    engine: str = "auto",
 ) -> LocalModel:
     """Find or fetch the file of a name, check it, and adapt it where that is needed.
 
-    The first of the backends that has no objection loads it. `model_type` is given for a file
-    from before GGUF only. `aliases` maps the user's own names to paths or hub names. Raises
-    `InvalidInput` for a wrong `model_type`, and `ModelNotSupported` where no backend runs the file.
+    The first of the backends that has no objection loads it, where `engine` is `auto`; else the
+    backend of that name does. `model_type` is given for a file from before GGUF only. `aliases`
+    maps the user's own names to paths or hub names. Raises `InvalidInput` for a wrong
+    `model_type`, and `ModelNotSupported` where no backend runs the file.
     """
     found = find(name, aliases, report)
     with readable(found.path):
-        backend = _backend_for(found, model_type, backends)
+        wanted = [item for item in backends if engine in ("auto", item.name)]
+        backend = _backend_for(found, model_type, wanted)
         digest = sha256(found.path, lambda: report(Progress("load", note="hashing the file")))
         file = backend.file(found, digest, report)
         header = found.header
@@ -69,31 +78,22 @@ def resolve(
             sha256=digest,
             architecture=header.architecture if header else model_type,
             quantisation=quantisation(header) if header else "",
+            engine=backend.name,
         )
         return LocalModel(info, found.path, file, backend.name, (found.state, state_of(file)))
 
 
 def _backend_for(found: ModelFile, model_type: str | None, backends: Sequence[Backend]) -> Backend:
-    """The first backend that runs the file.
+    """The backend that runs the file.
 
-    Raises `ModelNotSupported` with the objections of all backends, where none runs the file.
+    Raises `ModelNotSupported` with what each objects to, and with the ones that would run the
+    file and cannot run on this machine.
     """
-    types = sorted({name for backend in backends for name in backend.old_formats})
-    if model_type is not None and model_type not in types:
-        raise InvalidInput(
-            f"model_type: {model_type!r} is not valid: it must be one of {', '.join(types)}"
-        )
-    name = found.path.name
     if found.header is None:
-        if model_type is None:
-            raise ModelNotSupported(
-                f"{name} is an old GGML file, which does not say its architecture: "
-                f"give --model-type, one of {', '.join(types)}"
-            )
-        backend = next(item for item in backends if model_type in item.old_formats)
-        backend.check_old(found.path, model_type)
-        return backend
+        return _backend_for_old(found, model_type, backends)
+    name = found.path.name
     if model_type is not None:
+        _check_type(model_type, backends)
         raise InvalidInput(
             f"model_type: {name} is a GGUF file, which says its own architecture: "
             "leave --model-type out"
@@ -101,7 +101,37 @@ def _backend_for(found: ModelFile, model_type: str | None, backends: Sequence[Ba
     objections = []
     for backend in backends:
         objection = backend.objection(found.header)
-        if objection is None:
+        problem = "" if objection else backend.unavailable()
+        if not objection and not problem:
             return backend
-        objections.append(objection)
+        objections.append(objection or f"{backend.name} would run it ({problem})")
     raise ModelNotSupported(f"{name}: {'; '.join(objections)}")
+
+
+def _backend_for_old(
+    found: ModelFile, model_type: str | None, backends: Sequence[Backend]
+) -> Backend:
+    """The backend that runs a file from before GGUF."""
+    name = found.path.name
+    types = _check_type(model_type, backends)
+    if not types:
+        raise ModelNotSupported(
+            f"{name} is an old GGML file: {backends[0].name} runs GGUF files only"
+        )
+    if model_type is None:
+        raise ModelNotSupported(
+            f"{name} is an old GGML file, which does not say its architecture: "
+            f"give --model-type, one of {', '.join(types)}"
+        )
+    backend = next(item for item in backends if model_type in item.old_formats)
+    backend.check_old(found.path, model_type)
+    return backend
+
+
+def _check_type(model_type: str | None, backends: Sequence[Backend]) -> list[str]:
+    """The values of `model_type` that there are. Raises `InvalidInput` for another one."""
+    types = sorted({name for backend in backends for name in backend.old_formats})
+    if model_type is not None and model_type not in types:
+        known = f"it must be one of {', '.join(types)}" if types else "leave it out"
+        raise InvalidInput(f"model_type: {model_type!r} is not valid: {known}")
+    return types

@@ -279,7 +279,7 @@ class ModelProcess:
         """The error of a child that ended by itself."""
         code, output = self._running_child().ending()
         self._release()
-        return dead(self.name, self._doing, code, output)
+        return dead(self.name, self._doing, code, output, self._load_command.backend)
 
     def _release(self) -> None:
         child, self._child, self._opened = self._child, None, False

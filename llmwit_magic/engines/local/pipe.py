@@ -46,8 +46,11 @@ main(int(sys.argv[2]))
 # The child needs no plugins of pydantic, which looks for them in all packages when it is imported.
 # It needs no threads for numpy's linear algebra, which numpy starts when it is imported.
 # It needs docstrings, since ctransformers writes into its own. PYTHONOPTIMIZE=2 would remove them.
+# It needs no debugger of llama.cpp's, which would start where the library aborts, and would have the
+# last word.
 _ENVIRONMENT = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__", "OPENBLAS_NUM_THREADS": "1", "PYTHONOPTIMIZE": "",
+    "GGML_NO_BACKTRACE": "1",
 }  # fmt: skip
 
 

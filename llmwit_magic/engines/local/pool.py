@@ -191,6 +191,8 @@ class Pool:
 def _key(model: LocalModel, spec: ModelSpec) -> tuple[Any, ...]:
     """What two requests must have in common to share a loaded model.
 
-    The file's path stands for the model's name, since two names may lead to one file.
+    The file's path stands for the model's name, since two names may lead to one file. The backend
+    stands for the engine that was asked for, since `auto` leads to one of them.
     """
-    return model.state, spec.model_copy(update={"model": str(model.source)})
+    shared = {"model": str(model.source), "engine": model.backend}
+    return model.state, spec.model_copy(update=shared)

@@ -40,6 +40,8 @@ class Load:
     """The file that the backend loads: the model file, or its adapted form."""
     spec: ModelSpec
     kept_prompts: int
+    environment: dict[str, str]
+    """The variables that backends read, as the kernel has them now. The child may be older."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class CTransformers:
 
     name = "ctransformers"
     old_formats = OLD_FORMATS
+    variables = ()
 
     def unavailable(self) -> str:
         from .builds import platform_problem

@@ -44,7 +44,7 @@ _LIBRARY = {
     "linux": "libctransformers.so", "win32": "ctransformers.dll",
     "darwin": "libctransformers.dylib",
 }  # fmt: skip
-_FEATURES = ("avx", "avx2", "fma", "f16c")
+_FEATURES = ("avx", "avx2", "fma", "f16c", "bmi2")
 
 
 @dataclass(frozen=True, slots=True)

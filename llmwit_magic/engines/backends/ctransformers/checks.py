@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from ....errors import ModelDamaged, ModelNotSupported
 from ....models.gguf import Header
+from ....models.kinds import names_suppressed_tokens
 from ....models.tokenizers.pretokenizers import pretokenizer_named
 from .computation import unlike_ctransformers
 
@@ -159,12 +160,8 @@ def _check_vocabulary(header: Header) -> None:
     # The loader looks up the line end "\n". `adapt.py` makes it of "Ċ".
     if kind == "gpt2" and b"\n" not in tokens and "Ċ".encode() not in tokens:
         raise _Objection("the vocabulary has no token for a line end")
-    suppressed = header.metadata.get("tokenizer.ggml.suppress_tokens", ())
-    if not isinstance(suppressed, array | tuple) or len(suppressed):
-        raise _Objection(
-            "'tokenizer.ggml.suppress_tokens' names tokens that must never be generated, and "
-            "llmwit-magic would generate them",
-        )
+    if (why := names_suppressed_tokens(header)) is not None:
+        raise _Objection(why)
     # An id outside the vocabulary counts as no id, for llama.cpp and for `adapt.py`.
     for key, number in header.metadata.items():
         if not (key.startswith("tokenizer.ggml.") and key.endswith("_token_id")):

@@ -21,17 +21,12 @@ from ....models.tokenizers.vocabulary import Tokenizer
 from ...memory import available_memory, limited_memory
 from ...threads import fixed_threads
 from ..base import Loaded
+from ..context_length import KEPT_SHARE, choose_length, too_long
 from . import devices
 from .copies import Copies
 from .evaluator import CTransformersEvaluator
+from .last_token import LastToken
 from .windows_paths import lacks_runtime
-
-MAX_DEFAULT_CONTEXT = 8192
-"""The most tokens of a context whose length was not asked for."""
-MEMORY_SHARE = 0.8
-"""The share of the free memory that a context may take whose length was not asked for."""
-KEPT_SHARE = 0.25
-"""The share of the free memory that keeping one more prompt may take."""
 
 
 def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded:
@@ -79,7 +74,9 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
 
     # On a GPU, the copies do not share the weights: each copy would take their memory again.
     copies = Copies(evaluator, open_another, most=1 if layers else kept_prompts)
-    return Loaded(evaluator, copies, tokenizer, header, device)
+    return Loaded(
+        evaluator, copies, tokenizer, header, device, lambda: LastToken(evaluator, header)
+    )
 
 
 def _tokenizer(header: Header) -> Tokenizer:
@@ -108,14 +105,17 @@ def _load_old(
     if context_length is not None:
         # Most of these formats take the length from the file, whatever is asked for.
         if context_length > evaluator.context_length:
-            raise InvalidInput(_too_long(context_length, evaluator.context_length))
+            raise InvalidInput(too_long(context_length, evaluator.context_length))
         evaluator.context_length = context_length
     device = DeviceInfo(
-        library=evaluator.library, requested_gpu_layers=gpu_layers, reason="an old GGML file"
+        library=evaluator.library,
+        requested_gpu_layers=gpu_layers,
+        reason="an old GGML file",
     )
     # There is one copy only: its tokenizer needs that loaded model, and its weights are not mapped.
     copies = Copies(evaluator, lambda: None, most=1)
-    return Loaded(evaluator, copies, NativeTokenizer(evaluator), None, device)
+    tokenizer = NativeTokenizer(evaluator)
+    return Loaded(evaluator, copies, tokenizer, None, device, lambda: LastToken(evaluator, None))
 
 
 def _open(
@@ -153,30 +153,9 @@ def _device_memory_taken(
 
 
 def choose_context(header: Header, asked: int | None, beyond: bool = False) -> int:
-    """The context's length in tokens: the one asked for, or the trained one as memory allows.
-
-    The trained one is taken up to `MAX_DEFAULT_CONTEXT`. Raises `InvalidInput` for a longer one
-    than the trained one, unless `beyond`, and `OutOfMemory` for one that does not fit.
-    """
+    """Tokens of context for the model; see `choose_length`."""
     trained: int = header.hyperparameter("context_length")
-    if asked is not None:
-        if asked > trained and not beyond:
-            raise InvalidInput(
-                f"{_too_long(asked, trained)} (--accept context takes it; the text gets worse beyond)"
-            )
-        length = asked
-    else:
-        length = min(trained, MAX_DEFAULT_CONTEXT)
-    free = available_memory()
-    fitting = length
-    while fitting > 64 and needed_memory(header, fitting) > free * MEMORY_SHARE:
-        fitting //= 2
-    if asked is not None and (needed := needed_memory(header, asked)) > free:
-        raise OutOfMemory(
-            f"a context of {asked} tokens needs {needed / 1e9:.1f} GB and "
-            f"{free / 1e9:.1f} GB are free: --context-length {fitting} would fit"
-        )
-    return length if asked is not None else fitting
+    return choose_length(trained, asked, beyond, lambda length: needed_memory(header, length))
 
 
 def needed_memory(header: Header, context_length: int) -> int:
@@ -187,7 +166,3 @@ def needed_memory(header: Header, context_length: int) -> int:
     return devices.kv_cache_bytes(header, context_length) + devices.scratch_bytes(
         header, context_length
     )
-
-
-def _too_long(asked: int, trained: int) -> str:
-    return f"context_length: {asked} is not valid: the model was trained with {trained}"

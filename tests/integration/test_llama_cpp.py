@@ -1,0 +1,294 @@
+"""Tiny models by llama.cpp, beside ctransformers: the same contract, the same text."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmwit_magic import api
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingResult
+from llmwit_magic.engines.backends.llamacpp.llama_library import VARIABLE
+from llmwit_magic.errors import EngineFailed, InferenceError, ModelNotSupported
+from llmwit_magic.running.replay import replay_request
+from llmwit_magic.running.session import Session
+from tests.support.gguf_parts import Tensor, take_apart
+from tests.support.tiny_models import write_llama_gguf
+
+ENGINES = ("ctransformers", "llama.cpp")
+PROMPT = "Once upon a time there was a small robot that lived in a house near the sea."
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    kinds: dict[str, dict[str, Any]] = {
+        "bpe": {}, "spm": {"vocabulary": "spm"}, "Q8_0": {"tensor_type": "Q8_0"},
+    }  # fmt: skip
+    return {
+        name: write_llama_gguf(folder / f"{name}.gguf", context_length=512, **options)
+        for name, options in kinds.items()
+    }
+
+
+@pytest.fixture
+def asked(session: Session) -> Any:
+    def ask(model: Path, prompt: str = PROMPT, **options: Any) -> InferencingResult:
+        params = {"max_tokens": 30, "seed": 3} | options.pop("params", {})
+        run = session.run(Request(model=str(model), prompt=prompt, params=params, **options))
+        assert run.wait(60)
+        run.raise_failure()
+        return run.result
+
+    return ask
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+@pytest.mark.parametrize("temperature", [0, 1.2])
+def test_both_engines_say_the_same(
+    kind: str, temperature: float, models: dict[str, Path], asked: Any
+) -> None:
+    """Of a file in F32: our sampler, seeds, stop sequences and counts are above both."""
+    results = [
+        asked(models[kind], engine=engine, params={"temperature": temperature})
+        for engine in ENGINES
+    ]
+    one, other = results
+    assert one.text == other.text
+    assert (one.usage, one.finish_detail) == (other.usage, other.finish_detail)
+    assert [result.model.engine for result in results] == list(ENGINES)
+
+
+def test_auto_takes_ctransformers_where_it_runs_the_file(
+    models: dict[str, Path], asked: Any
+) -> None:
+    """It stays the default for what it can run."""
+    assert asked(models["bpe"]).model.engine == "ctransformers"
+
+
+def with_rope_freqs(path: Path) -> Path:
+    """A llama file with the tensor by which Llama 3.1 and later scale their positions."""
+    write_llama_gguf(path, vocabulary="spm", context_length=512)
+    parts = take_apart(path.read_bytes())
+    tensors = [*parts.tensors, Tensor(b"rope_freqs.weight", (8,), 0, len(parts.data))]
+    ones = b"\0\0\x80\x3f" * 8
+    path.write_bytes(replace(parts, tensors=tensors, data=parts.data + ones).join())
+    return path
+
+
+def test_auto_takes_llama_cpp_for_the_rest(
+    tmp_path: Path, asked: Any, models: dict[str, Path], session: Session
+) -> None:
+    """A file like Llama 3.1's runs; with factors of one it is the same model. The log says who ran it."""
+    path = with_rope_freqs(tmp_path / "llama31.gguf")
+    result = asked(path)
+    assert result.model.engine == "llama.cpp"
+    assert result.device.library.startswith("ggml 0.")
+    assert result.text == asked(models["spm"], engine="llama.cpp").text
+    row = session.log.row(1)
+    assert (row["engine_requested"], row["engine"]) == ("auto", "llama.cpp")
+
+
+def test_the_engine_that_would_run_it_is_named(
+    tmp_path: Path, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its library is missing, one line says so, and what to do."""
+    path = with_rope_freqs(tmp_path / "llama31.gguf")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere" / "libllama.so"))
+    with pytest.raises(ModelNotSupported, match=r"rope_freqs.*; llama\.cpp would run it \(LLMWIT"):
+        asked(path)
+    with pytest.raises(EngineFailed, match=r"^LLMWIT_LLAMA_LIBRARY names "):
+        asked(path, engine="llama.cpp")
+
+
+def test_an_engine_that_cannot_run_the_file_is_refused(tmp_path: Path, asked: Any) -> None:
+    """What was asked for is not replaced by another one."""
+    path = with_rope_freqs(tmp_path / "llama31.gguf")
+    with pytest.raises(ModelNotSupported, match="unknown to ctransformers"):
+        asked(path, engine="ctransformers")
+
+
+def test_a_replay_by_another_engine_is_refused(
+    models: dict[str, Path], asked: Any, session: Session
+) -> None:
+    """Its text could be another. `--accept engine` takes it, and so does naming the engine."""
+    result = asked(models["bpe"], engine="llama.cpp")
+    original = session.log[result.run_id]
+    assert replay_request(session, original, {})[0].engine == "llama.cpp"
+    session.log._database.execute("UPDATE runs SET engine_requested = 'auto'")
+    original = session.log[result.run_id]
+    with pytest.raises(ModelNotSupported, match=r"was run by llama\.cpp, and ctransformers would"):
+        replay_request(session, original, {})
+    assert replay_request(session, original, {}, accept="engine")[0].engine == "auto"
+    assert replay_request(session, original, {"engine": "llama.cpp"})[0].engine == "llama.cpp"
+
+
+def test_vectors_of_both_engines_are_alike(
+    models: dict[str, Path], session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last token's state where the file names no pooling; ctransformers rounds otherwise."""
+    monkeypatch.setattr(api, "current_session", lambda: session)
+    found = [
+        api.generate_embeddings(models["spm"], ["Hello world", "a"], engine=engine)
+        for engine in ENGINES
+    ]
+    assert found[0].usage == found[1].usage
+    for one, other in zip(found[0].embeddings, found[1].embeddings, strict=True):
+        assert one == pytest.approx(other, abs=2e-3)
+
+
+@pytest.mark.parametrize("pooling", [1, 3])
+def test_the_pooling_of_the_file_counts(
+    pooling: int, tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of one token's states is its state; of several tokens it is another vector."""
+    monkeypatch.setattr(api, "current_session", lambda: session)
+    path = write_llama_gguf(
+        tmp_path / "pooled.gguf", vocabulary="spm", extra_metadata={"llama.pooling_type": pooling}
+    )
+    plain = write_llama_gguf(tmp_path / "plain.gguf", vocabulary="spm")
+    texts = ["Hello world, and more"]
+    pooled, last = (
+        api.generate_embeddings(model, texts, engine="llama.cpp").embeddings[0]
+        for model in (path, plain)
+    )
+    assert (pooled == pytest.approx(last, abs=1e-5)) == (pooling == 3)
+
+
+# Run apart, since the library prints and would stay loaded.
+EXACT = """
+import hashlib, json, random, sys
+from pathlib import Path
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends.llamacpp.llama_loading import load
+
+path, trials, threads = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+chance = random.Random(1)
+
+def fresh():
+    return load(path, path, ModelSpec(model="m", context_length=200), 3)
+
+def digests(loaded, tokens, cut):
+    # The logits after the prompt and after each further token.
+    evaluator = loaded.contexts.best_for(tokens[:cut])
+    number = lambda: chance.choice(threads)
+    assert evaluator.evaluate_prompt(tokens[:cut], number, lambda done: True)
+    found = [hashlib.sha256(evaluator.logits.tobytes()).hexdigest()]
+    for token in tokens[cut:]:
+        evaluator.evaluate_next(token, number())
+        found.append(hashlib.sha256(evaluator.logits.tobytes()).hexdigest())
+    return found
+
+used = fresh()
+size = used.contexts.vocabulary_size
+text = [chance.randrange(size) for _ in range(190)]
+known, reused, other = {}, 0, 0
+for trial in range(trials):
+    kept, shift = chance.randrange(190), chance.randrange(4)
+    cut = chance.choice([1, 31, 32, 33, 63, 64, 65, 96, chance.randrange(1, 180)])
+    tokens = (text[:kept] + [(token + shift) % size for token in text[kept:]])[: cut + 3]
+    reused += used.contexts.best_for(tokens[:cut]).shared_prefix(tokens[:cut]) > 0
+    found = digests(used, tokens, cut)
+    key = (tuple(tokens), cut)
+    if key not in known:
+        alone = fresh()
+        known[key] = digests(alone, tokens, cut)
+        alone.contexts.library.llama_free(alone.contexts.context)
+    other += found != known[key]
+print("SEEN", json.dumps([trials, reused, other]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm", "Q8_0"])
+def test_logits_are_the_same_to_the_bit(kind: str, models: dict[str, Path]) -> None:
+    """Whatever was evaluated before, and with any number of threads, as in a fresh context."""
+    from llmwit_magic.engines.threads import usable_cores
+
+    threads = list(range(1, min(2, usable_cores()) + 1))
+    done = subprocess.run(
+        [sys.executable, "-c", EXACT, str(models[kind]), "60", json.dumps(threads)],
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert "SEEN" in done.stdout, done.stderr[-2000:]
+    trials, reused, other = json.loads(done.stdout.split("SEEN ")[1])
+    assert (trials, other) == (60, 0)
+    assert reused > 10
+
+
+LOGITS = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends.registry import BACKENDS
+from llmwit_magic.engines.local.model_files import resolve
+
+path = sys.argv[1]
+rows = []
+for backend in BACKENDS:
+    found = resolve(path, None, {}, lambda progress: None, [backend])
+    loaded = backend.open(found.source, found.file, ModelSpec(model="m"), 1)
+    ids = loaded.tokenizer.encode(sys.argv[2], ())
+    assert loaded.evaluator.evaluate_prompt(ids, lambda: 1, lambda done: True)
+    rows.append(np.array(loaded.evaluator.logits, dtype=np.float64))
+print("SEEN", json.dumps([float(np.abs(rows[0] - rows[1]).max()), float(np.abs(rows[0]).max()),
+                          int(rows[0].argmax()) == int(rows[1].argmax())]))
+"""
+
+
+@pytest.mark.parametrize(("kind", "most"), [("bpe", 0.02), ("spm", 0.02)])
+def test_logits_of_both_engines_are_alike(kind: str, most: float, models: dict[str, Path]) -> None:
+    """Two libraries of different years compute the same model: the likeliest token is the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOGITS, str(models[kind]), PROMPT],
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert "SEEN" in done.stdout, done.stderr[-2000:]
+    difference, largest, same = json.loads(done.stdout.split("SEEN ")[1])
+    print(f"largest difference {difference:.4f} of logits up to {largest:.1f}")
+    assert difference < most * largest
+    assert same
+
+
+def test_a_cell_names_the_engine(models: dict[str, Path], shell_of: Any, session: Session) -> None:
+    """`--engine` for one cell, `%config InferMagics.engine` for all."""
+    shell = shell_of(session)
+    shell.run_cell_magic(
+        "infer", f"-m '{models['bpe']}' --engine llama.cpp --max-tokens 2", "Hello"
+    )
+    assert shell.user_ns["_infer"].model.engine == "llama.cpp"
+    shell.run_line_magic("config", "InferMagics.engine = 'llama.cpp'")
+    shell.run_cell_magic("infer", f"-m '{models['bpe']}' --max-tokens 2", "Hello")
+    assert shell.user_ns["_infer"].model.engine == "llama.cpp"
+    shell.run_cell_magic(
+        "infer", f"-m '{models['bpe']}' --max-tokens 2 --engine ctransformers", "Hello"
+    )
+    assert shell.user_ns["_infer"].model.engine == "ctransformers"
+
+
+def test_gpu_layers_are_refused(models: dict[str, Path], asked: Any) -> None:
+    """No GPU code is loaded: layers would be taken without a word."""
+    with pytest.raises(InferenceError, match=r"3 GPU layers were asked for, and llama\.cpp's"):
+        asked(models["bpe"], engine="llama.cpp", gpu_layers=3)
+
+
+@pytest.fixture
+def shell_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from llmwit_magic.magics.infer import InferMagics
+
+    def made(session: Session) -> Any:
+        shell = InteractiveShell()
+        shell.register_magics(InferMagics(shell, session))
+        return shell
+
+    yield made
+    InteractiveShell.clear_instance()
