@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from llmwit_magic import api
-from llmwit_magic.engines.backends.ctransformers.evaluator import usable_cores
+from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.selection import Filter

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.backends.ctransformers.evaluator import usable_cores
+from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.runlog.log import RunLog
 from tests.support.kernel import Kernel
 from tests.support.tiny_models import write_llama_gguf

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmwit_magic.engines.backends.ctransformers.copies import WORTH_KEEPING, Copies
+from llmwit_magic.engines.backends.blocks import WORTH_KEEPING
+from llmwit_magic.engines.backends.ctransformers.copies import Copies
 
 
 class FakeModel:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends import parallel_opening
 from llmwit_magic.engines.backends.base import Loaded
+from llmwit_magic.engines.backends.blocks import WORTH_KEEPING
 from llmwit_magic.engines.backends.ctransformers import devices, loading
-from llmwit_magic.engines.backends.ctransformers.copies import WORTH_KEEPING
 from llmwit_magic.engines.backends.ctransformers.devices import Gpu
 from llmwit_magic.engines.backends.ctransformers.loading import load
 from llmwit_magic.errors import (
@@ -210,7 +211,7 @@ def test_a_refusal_of_the_vocabulary_says_more(
         raise ModelNotSupported("a vocabulary of a kind")
 
     monkeypatch.setattr(FakeEvaluator, "fails", RuntimeError("Failed to create LLM"))
-    monkeypatch.setattr(loading, "build_tokenizer", refuse)
+    monkeypatch.setattr(parallel_opening, "build_tokenizer", refuse)
     with pytest.raises(ModelNotSupported, match=r"^tiny\.gguf: a vocabulary of a kind$"):
         loaded(model)
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmwit_magic.engines.backends.llamacpp import llama_evaluator
+from llmwit_magic.engines.backends import blocks
+from llmwit_magic.engines.backends.blocks import BLOCK, WORTH_KEEPING
 from llmwit_magic.engines.backends.llamacpp.llama_evaluator import (
-    BLOCK,
-    WORTH_KEEPING,
     LlamaContext,
     LlamaEvaluator,
     batch,
@@ -128,7 +127,7 @@ class Made:
 
 @pytest.fixture(autouse=True)
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama_evaluator, "usable_cores", lambda: CORES)
+    monkeypatch.setattr(blocks, "usable_cores", lambda: CORES)
 
 
 @pytest.fixture

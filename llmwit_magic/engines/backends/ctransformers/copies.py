@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..base import Evaluator
-from .evaluator import BLOCK
-
-WORTH_KEEPING = 2 * BLOCK
-"""A prompt of no more tokens is evaluated again in the time that opening a file takes."""
+from ..blocks import best_of
 
 
 class Copies:
@@ -35,31 +32,8 @@ class Copies:
         return len(self._copies)
 
     def best_for(self, tokens: Sequence[int]) -> Evaluator:
-        """The copy that should evaluate this prompt.
+        """The copy that should evaluate this prompt: see `best_of`."""
+        return best_of(self._copies, tokens, self._another)
 
-        It is the copy with the longest prefix in common with the prompt, unless it
-        would discard more tokens than that saves, and more than `WORTH_KEEPING`. Then
-        it is a copy that discards no more than `WORTH_KEEPING`, or else a new copy,
-        or else the least recently used one.
-        """
-        best = max(self._copies, key=lambda copy: copy.shared_prefix(tokens))
-        shared = best.shared_prefix(tokens)
-        if self._lost(best, tokens) > max(shared, WORTH_KEEPING):
-            best = self._spare(tokens)
-        self._copies.remove(best)
-        self._copies.append(best)
-        return best
-
-    def _spare(self, tokens: Sequence[int]) -> Evaluator:
-        """A copy with nothing worth keeping, a new one, or the least recently used one."""
-        for copy in self._copies:
-            if self._lost(copy, tokens) <= WORTH_KEEPING:
-                return copy
-        if len(self._copies) < self._most and (opened := self._open_another()) is not None:
-            self._copies.append(opened)
-            return opened
-        return self._copies[0]
-
-    def _lost(self, copy: Evaluator, tokens: Sequence[int]) -> int:
-        """How many evaluated tokens a copy would discard for this prompt."""
-        return max(0, copy.reusable_length - copy.shared_prefix(tokens))
+    def _another(self) -> Evaluator | None:
+        return self._open_another() if len(self._copies) < self._most else None

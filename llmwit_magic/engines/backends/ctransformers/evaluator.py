@@ -12,33 +12,17 @@ import ctypes
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ....errors import EngineFailed, InvalidInput, PromptTooLong
-from ...threads import Threads, usable_cores
+from ....errors import EngineFailed, InvalidInput
+from ..blocks import BLOCK, BlockEvaluator, check_call, common_prefix
+from ..vectors import checked
 from .builds import choose_build
 from .windows_paths import path_to_open
-
-BLOCK = 32
-"""How many prompt tokens are evaluated in one call. Blocks end at multiples of this position.
-
-A call cannot be interrupted. Calls of this size take no longer than one large call
-for all tokens. They let a cancellation through within a quarter of a second on a
-small model.
-
-The number is also that of the lanes in ggml's float16 dot product. A token's
-attention is summed in lanes over the whole multiples of 32 positions evaluated so
-far, and one by one over the rest. These two ways differ in the last bit. The
-quantised activations turn that into a difference in the first digit. So a token's
-results come out in one of two ways: in a completed block, or in one that is not
-complete yet. The logits are the same to the bit under two conditions: evaluation
-goes to the ends of blocks, and a token is reused only where a fresh evaluation
-would give the same results.
-"""
 
 
 def _library() -> tuple[Any, Any]:
@@ -62,7 +46,7 @@ _RUNS = re.compile(rb"[A-Za-z]+|[0-9]+|\s+|[^A-Za-z0-9\s]+")
 _LONGEST_RUN = 10_000
 
 
-class CTransformersEvaluator:
+class CTransformersEvaluator(BlockEvaluator):
     """A loaded model. It evaluates token ids, and remembers which ones it has evaluated."""
 
     def __init__(
@@ -86,19 +70,12 @@ class CTransformersEvaluator:
         self._logits_size = self._llm.ctransformers_llm_logits_size
         self._logits_data = self._llm.ctransformers_llm_logits_data
         self.vocabulary_size: int = self._llm.vocab_size
-        self.context_length: int = self._llm.context_length
+        super().__init__(self._llm.context_length)
         # Old falcon files compute nonsense after a step back in the context, unless it goes to
         # the beginning.
         self._rewinds = model_type != "falcon"
-        self._context: list[int] = []
-        self._complete = 0  # how many of the first tokens were evaluated in completed blocks
         self._logits: NDArray[np.float32]
         self._logits_place: tuple[int, int] | None = None  # address and number of logits
-
-    @property
-    def reusable_length(self) -> int:
-        """How many tokens of the context a later prompt may share: those of completed blocks."""
-        return self._complete
 
     def shared_prefix(self, tokens: Sequence[int]) -> int:
         """How many of the first tokens need not be evaluated again.
@@ -107,64 +84,22 @@ class CTransformersEvaluator:
         the same results (see `BLOCK`). At least one token is always evaluated, since
         only the newest token's logits are kept.
         """
-        limit = min(len(tokens) - 1, len(self._context))
-        common = next((i for i in range(limit) if tokens[i] != self._context[i]), max(limit, 0))
+        limit = min(len(tokens) - 1, len(self._tokens))
+        common = common_prefix(tokens, self._tokens, limit)
         complete = len(tokens) // BLOCK * BLOCK
         if self._complete != complete:
             common = min(common, self._complete, complete)
-        return common if self._rewinds or common == len(self._context) else 0
+        return common if self._rewinds or common == len(self._tokens) else 0
 
-    def evaluate_prompt(
-        self,
-        tokens: Sequence[int],
-        threads: Threads,
-        progress: Callable[[int], bool],
-    ) -> bool:
-        """Make `tokens` the context, block by block. Returns whether all of it was evaluated.
-
-        `threads()` is called before each block and gives the number of threads.
-        `progress(done)` is called after each block with the number of tokens of the
-        context that are evaluated. It returns whether to go on. Raises `PromptTooLong`
-        for more tokens than the context holds.
-        """
-        if len(tokens) > self.context_length:
-            raise PromptTooLong(
-                f"{len(tokens)} tokens do not fit into a context of {self.context_length}"
-            )
-        start = self.shared_prefix(tokens)
-        del self._context[start:]
-        self._complete = min(self._complete, start)
-        while start < len(tokens):
-            end = (start // BLOCK + 1) * BLOCK
-            self._evaluate(tokens[start:end], threads())
-            start = len(self._context)
-            if start == end:
-                self._complete = end
-            if not progress(start) and start < len(tokens):
-                return False
-        return True
-
-    def evaluate_next(self, token: int, threads: int) -> None:
-        """Append one token to the context. Raises `EngineFailed` where the context is full."""
-        self._evaluate([token], threads)
-
-    def _evaluate(self, tokens: Sequence[int], threads: int) -> None:
-        past = len(self._context)
-        if past + len(tokens) > self.context_length:
-            raise EngineFailed(f"the context of {self.context_length} tokens is full")
-        if not all(0 <= token < self.vocabulary_size for token in tokens):
-            raise EngineFailed("a token id is outside the vocabulary of the model")
-        if not 1 <= threads <= usable_cores():
-            raise InvalidInput(
-                f"threads: {threads} is not valid: it must be from 1 to {usable_cores()}, "
-                "the cores of this machine (more never ends)"
-            )
+    def _evaluate(self, tokens: Sequence[int], threads: int) -> bool:
+        self._check_room(len(tokens))
+        check_call(tokens, self.vocabulary_size, threads, " (more never ends)")
         ids = (ctypes.c_int * len(tokens))(*tokens)
-        if not self._evaluate_batch(ids, len(tokens), past, len(tokens), threads):
-            self._context.clear()
-            self._complete = 0
+        if not self._evaluate_batch(ids, len(tokens), len(self._tokens), len(tokens), threads):
+            self._go_back(0)
             raise EngineFailed("ctransformers could not evaluate the tokens")
-        self._context.extend(tokens)
+        self._tokens.extend(tokens)
+        return True
 
     @property
     def logits(self) -> NDArray[np.float32]:
@@ -195,18 +130,7 @@ class CTransformersEvaluator:
         if not size:
             raise InvalidInput("this model gives no embeddings: ctransformers has them for GGUF")
         data = self._llm.ctransformers_llm_embeddings_data()
-        vector = np.ctypeslib.as_array(data, (size,))
-        if not np.isfinite(vector).all():
-            raise EngineFailed(
-                "the model computed NaN or infinite numbers: its file is damaged; fetch it again"
-            )
-        if not vector.any():
-            raise EngineFailed(
-                "the model computed an embedding of zeros only: its weights are zeros or its "
-                "header is wrong, as in an unfinished download; fetch the file again"
-            )
-        values: list[float] = vector.tolist()
-        return values
+        return checked(data, size)
 
     def encode_natively(self, text: str) -> list[int]:
         """Token ids by the library's own tokenizer.

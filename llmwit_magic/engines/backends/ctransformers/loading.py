@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ....contract.request import ModelSpec
@@ -11,17 +10,15 @@ from ....errors import (
     DeviceUnavailable,
     EngineFailed,
     InvalidInput,
-    ModelNotSupported,
     OutOfMemory,
 )
 from ....models.gguf import Header, read_header
-from ....models.tokenizers.building import build_tokenizer
 from ....models.tokenizers.native import NativeTokenizer
-from ....models.tokenizers.vocabulary import Tokenizer
 from ...memory import available_memory, limited_memory
 from ...threads import fixed_threads
 from ..base import Loaded
 from ..context_length import KEPT_SHARE, choose_length, too_long
+from ..parallel_opening import with_tokenizer
 from . import devices
 from .copies import Copies
 from .evaluator import CTransformersEvaluator
@@ -44,19 +41,9 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     sizes = devices.layer_sizes(header, length)
     layers, reason = devices.choose_layers(spec.gpu_layers, gpu, *sizes)
     before = devices.free_memory() if layers else None
-    # Python takes as long to build the tokenizer as native code to open the file. So the tokenizer
-    # is built in a thread of its own. All native calls stay in this thread.
-    with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(_tokenizer, header)
-        try:
-            evaluator = _open(file, None, length, layers)
-        finally:
-            tokenizer = building.result()  # its error says more than one of opening the file
-    if evaluator.vocabulary_size != len(tokenizer):
-        raise ModelNotSupported(
-            f"{source.name}: ctransformers sees {evaluator.vocabulary_size:,} tokens "
-            f"of {len(tokenizer):,}"
-        )
+    evaluator, tokenizer = with_tokenizer(
+        header, lambda: _open(file, None, length, layers), "ctransformers"
+    )
     taken = _device_memory_taken(before, evaluator, layers)
     device = DeviceInfo(
         name=gpu.name if layers and isinstance(gpu, devices.Gpu) else "cpu",
@@ -77,13 +64,6 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     return Loaded(
         evaluator, copies, tokenizer, header, device, lambda: LastToken(evaluator, header)
     )
-
-
-def _tokenizer(header: Header) -> Tokenizer:
-    try:
-        return build_tokenizer(header.metadata)
-    except ModelNotSupported as error:
-        raise ModelNotSupported(f"{header.path.name}: {error}") from None
 
 
 def _load_old(

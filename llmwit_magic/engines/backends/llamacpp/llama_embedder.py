@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from ....errors import EngineFailed, ModelNotSupported
 from ....models.gguf import Header
 from ...threads import Threads
-from .llama_evaluator import BLOCK, LlamaContext
+from ..blocks import BLOCK
+from ..vectors import checked
+from .llama_evaluator import LlamaContext
 from .llama_h import POOLINGS
 
 WHOLE_TEXTS = ("mean", "cls")
@@ -62,15 +62,4 @@ class LlamaEmbedder:
             data = self._library.llama_get_embeddings_ith(context.context, -1)
         if not data:
             raise EngineFailed("the model gave no vector")
-        vector = np.ctypeslib.as_array(data, (self._width,))
-        if not np.isfinite(vector).all():
-            raise EngineFailed(
-                "the model computed NaN or infinite numbers: its file is damaged; fetch it again"
-            )
-        if not vector.any():
-            raise EngineFailed(
-                "the model computed an embedding of zeros only: its weights are zeros or its "
-                "header is wrong, as in an unfinished download; fetch the file again"
-            )
-        values: list[float] = vector.tolist()
-        return values
+        return checked(data, self._width)

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ....errors import EngineFailed, InvalidInput, PromptTooLong
-from ...threads import Threads, usable_cores
+from ....errors import EngineFailed
+from ..blocks import BLOCK, BlockEvaluator, best_of, check_call, common_prefix
 from . import llama_h
 
-BLOCK = 32
-"""Tokens of a prompt that are evaluated in one call, always up to a multiple of this position."""
-WORTH_KEEPING = 2 * BLOCK
-"""Tokens of a prompt: fewer are evaluated again rather than kept."""
 _ABORTED = 2
 """What `llama_decode` returns when it was told to give up."""
 
@@ -34,7 +30,7 @@ class LlamaContext:
     def __init__(
         self, library: Any, model: int, context: int, sequences: int, rewinds: bool
     ) -> None:
-        self.library, self.context = library, context
+        self.library, self.model, self.context = library, model, context
         self.vocabulary_size: int = library.llama_vocab_n_tokens(
             library.llama_model_get_vocab(model)
         )
@@ -58,19 +54,8 @@ class LlamaContext:
         self._abort.raw = b"\1\0" if asked else b"\0\0"
 
     def best_for(self, tokens: Sequence[int]) -> LlamaEvaluator:
-        """The sequence that should evaluate this prompt.
-
-        It is the one with the longest prefix in common with the prompt, unless it would discard
-        more tokens than that saves. Then it is an empty one, or else the least recently used one.
-        """
-        best = max(self.evaluators, key=lambda item: item.shared_prefix(tokens))
-        shared = best.shared_prefix(tokens)
-        if best.reusable_length - shared > max(shared, WORTH_KEEPING):
-            spare = (item for item in self.evaluators if item.reusable_length <= WORTH_KEEPING)
-            best = next(spare, self.evaluators[0])
-        self.evaluators.remove(best)
-        self.evaluators.append(best)
-        return best
+        """The sequence that should evaluate this prompt: see `best_of`."""
+        return best_of(self.evaluators, tokens)
 
     def evaluate(
         self, sequence: int, tokens: Sequence[int], past: int, threads: int,
@@ -80,13 +65,7 @@ class LlamaContext:
 
         There is an output for the last one, or with `all_outputs` for each.
         """
-        if not all(0 <= token < self.vocabulary_size for token in tokens):
-            raise EngineFailed("a token id is outside the vocabulary of the model")
-        if not 1 <= threads <= usable_cores():
-            raise InvalidInput(
-                f"threads: {threads} is not valid: it must be from 1 to {usable_cores()}, "
-                "the cores of this machine"
-            )
+        check_call(tokens, self.vocabulary_size, threads)
         if threads != self._threads:
             self.library.llama_set_n_threads(self.context, threads, threads)
             self._threads = threads
@@ -122,19 +101,12 @@ def batch(
     )  # fmt: skip
 
 
-class LlamaEvaluator:
-    """One sequence of a context: evaluates token ids, and remembers which ones it has seen."""
+class LlamaEvaluator(BlockEvaluator):
+    """One sequence of a context."""
 
     def __init__(self, context: LlamaContext, sequence: int) -> None:
+        super().__init__(context.length)
         self._context, self._sequence = context, sequence
-        self.context_length = context.length
-        self._tokens: list[int] = []
-        self._complete = 0  # the first tokens, which were evaluated in completed blocks
-
-    @property
-    def reusable_length(self) -> int:
-        """Tokens that a later prompt may share: those of completed blocks."""
-        return self._complete
 
     @property
     def logits(self) -> NDArray[np.float32]:
@@ -146,41 +118,10 @@ class LlamaEvaluator:
 
         At least one token is always evaluated, since only the newest one's logits are kept.
         """
-        limit = min(len(tokens) - 1, self._complete)
-        common = next((i for i in range(limit) if tokens[i] != self._tokens[i]), max(limit, 0))
+        common = common_prefix(tokens, self._tokens, min(len(tokens) - 1, self._complete))
         common = common // BLOCK * BLOCK
         # A model that cannot go back has to have evaluated nothing else.
         return common if self._context.rewinds or common == len(self._tokens) else 0
-
-    def evaluate_prompt(
-        self, tokens: Sequence[int], threads: Threads, progress: Callable[[int], bool]
-    ) -> bool:
-        """Make `tokens` the context, block by block; whether all of it was evaluated.
-
-        `threads()` is asked before each block, and `progress(done)` is told after it how many
-        tokens are evaluated, and says whether to go on.
-        """
-        if len(tokens) > self.context_length:
-            raise PromptTooLong(
-                f"{len(tokens)} tokens do not fit into a context of {self.context_length}"
-            )
-        start = self._go_back(self.shared_prefix(tokens))
-        while start < len(tokens):
-            end = (start // BLOCK + 1) * BLOCK
-            if not self._evaluate(tokens[start:end], threads()):
-                return False
-            start = len(self._tokens)
-            if start == end:
-                self._complete = end
-            if not progress(start) and start < len(tokens):
-                return False
-        return True
-
-    def evaluate_next(self, token: int, threads: int) -> None:
-        """Append one token to the context, unless the evaluation is interrupted."""
-        if len(self._tokens) >= self.context_length:
-            raise EngineFailed(f"the context of {self.context_length} tokens is full")
-        self._evaluate([token], threads)
 
     def _evaluate(self, tokens: Sequence[int], threads: int) -> bool:
         try:
@@ -209,6 +150,4 @@ class LlamaEvaluator:
         if length and not (whole and first == start and last == length - 1):
             library.llama_memory_seq_rm(memory, number, -1, -1)
             length = 0
-        del self._tokens[length:]
-        self._complete = min(self._complete, length)
-        return length
+        return super()._go_back(length)

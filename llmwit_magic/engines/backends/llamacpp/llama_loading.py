@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ....contract.request import ModelSpec
 from ....contract.wit import DeviceInfo
-from ....errors import DeviceUnavailable, EngineFailed, ModelNotSupported
+from ....errors import DeviceUnavailable, EngineFailed
 from ....models.gguf import Header, read_header
-from ....models.tokenizers.building import build_tokenizer
-from ....models.tokenizers.vocabulary import Tokenizer
 from ...memory import available_memory
 from ..base import Loaded
+from ..blocks import BLOCK
 from ..context_length import KEPT_SHARE, MEMORY_SHARE, choose_length
+from ..parallel_opening import with_tokenizer
 from .llama_embedder import WHOLE_TEXTS, LlamaEmbedder, pooling_of
-from .llama_evaluator import BLOCK, LlamaContext
+from .llama_evaluator import LlamaContext
 from .llama_h import MAPPED, NO_FLASH_ATTENTION, POOLINGS
 from .llama_library import library
 
@@ -49,19 +48,9 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
         )
     free = available_memory() * KEPT_SHARE
     sequences = max(1, min(kept_prompts, MOST_SEQUENCES, int(free // needed(length))))
-    # Python needs as long for the vocabulary as native code for the file. So the vocabulary has a
-    # thread of its own. All native calls stay in this thread.
-    with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(_tokenizer, header)
-        try:
-            model = _load_model(file)
-            context = _open_context(model, length, sequences)
-        finally:
-            tokenizer = building.result()  # its refusal says more than a failure to open
-    if context.vocabulary_size != len(tokenizer):
-        raise ModelNotSupported(
-            f"{source.name}: llama.cpp sees {context.vocabulary_size:,} tokens of {len(tokenizer):,}"
-        )
+    context, tokenizer = with_tokenizer(
+        header, lambda: _open_context(_load_model(file), length, sequences), "llama.cpp"
+    )
     device = DeviceInfo(
         library=f"ggml {library().version}",
         requested_gpu_layers=spec.gpu_layers,
@@ -72,9 +61,9 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     def embedder() -> LlamaEmbedder:
         pooling = pooling_of(header)
         most = pooled_length(header, length) if pooling in WHOLE_TEXTS else length
-        own = _open_context(model, most, 1, pooling)
+        own = _open_context(context.model, most, 1, pooling)
         contexts.append(own)
-        width = library().llama_model_n_embd_out(model)
+        width = library().llama_model_n_embd_out(context.model)
         return LlamaEmbedder(library(), own, width, pooling in WHOLE_TEXTS)
 
     contexts = [context]
@@ -84,13 +73,6 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
             each.interrupt(asked)
 
     return Loaded(context.evaluators[0], context, tokenizer, header, device, embedder, interrupt)
-
-
-def _tokenizer(header: Header) -> Tokenizer:
-    try:
-        return build_tokenizer(header.metadata)
-    except ModelNotSupported as error:
-        raise ModelNotSupported(f"{header.path.name}: {error}") from None
 
 
 def _load_model(path: Path) -> int:
