@@ -34,6 +34,11 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     The evaluation of the last `kept_prompts` prompts is kept where memory allows. Raises
     `InvalidInput`, `OutOfMemory`, `DeviceUnavailable`, `ModelNotSupported` or `EngineFailed`.
     """
+    if spec.device is not None:
+        raise InvalidInput(
+            "device: ctransformers takes the first GPU and cannot choose another: leave --device "
+            "out, or take --engine llama.cpp"
+        )
     if spec.model_type:
         return _load_old(source, spec.model_type, spec.context_length, spec.gpu_layers)
     header = read_header(source)

