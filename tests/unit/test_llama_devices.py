@@ -46,7 +46,7 @@ class FakeLibrary:
         pass
 
     def last_words(self) -> str:
-        return "libvulkan.so.1: cannot open shared object file"
+        return "failed to load /x/libggml-vulkan.so: libvulkan.so.1: cannot open the file"
 
     @property
     def ggml(self) -> SimpleNamespace:
@@ -168,8 +168,8 @@ def test_no_code_for_gpus(code: dict[str, Path]) -> None:
 def test_code_that_does_not_load() -> None:
     """The reason has the file and what the library logged of it."""
     assert chosen(FakeLibrary([LARGE], loads=False)) == (
-        "llama.cpp could not load its code for GPUs (libggml-vulkan.so): "
-        "libvulkan.so.1: cannot open shared object file"
+        "llama.cpp could not load libggml-vulkan.so, which needs a driver for a GPU "
+        "(libvulkan.so.1: cannot open the file)"
     )
 
 

@@ -123,7 +123,9 @@ def _load_code(lib: LlamaLibrary) -> str:
     lib.forget_words()
     if sum(map(lib.load_code, paths)):
         return ""
-    return f"llama.cpp could not load its code for GPUs ({paths[0].name}): {lib.last_words()}"
+    name = paths[0].name
+    cause = lib.last_words().rpartition(f"{name}: ")[2]
+    return f"llama.cpp could not load {name}, which needs a driver for a GPU ({cause})"
 
 
 def shows_gpu() -> bool:
