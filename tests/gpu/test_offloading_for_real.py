@@ -17,7 +17,7 @@ from llmwit_magic.errors import DeviceUnavailable, InvalidInput, OutOfMemory
 from llmwit_magic.running.run import Run
 from llmwit_magic.running.session import Session
 from llmwit_magic.views.text import plain
-from tests.gpu.conftest import PROMPT, Place
+from tests.gpu.conftest import FOUND, PROMPT, VISIBLE, Place
 from tests.support.apart import python_apart
 
 Ask = Callable[..., InferencingResult]
@@ -47,6 +47,15 @@ def test_more_layers_take_more_memory(gpu: Place, ask: Ask, model: Path) -> None
     taken = [ask(gpu, layers).device.memory_bytes or 0 for layers in (1, 2, 3)]
     assert taken == sorted(set(taken))
     assert taken[-1] > model.stat().st_size // 2
+
+
+def test_caches_are_on_the_gpu(gpu: Place, ask: Ask) -> None:
+    """A longer context takes its keys and values there: 256 bytes a token for each kept prompt."""
+    short, long = (
+        ask(gpu, 3, prompt="Hello", context_length=length).device.memory_bytes or 0
+        for length in (256, 4096)
+    )
+    assert long - short > 2 * 256 * (4096 - 256)
 
 
 def test_none_on_request(any_gpu: Place, ask: Ask) -> None:
@@ -268,6 +277,25 @@ def test_a_device_by_its_name(gpu: Place, ask: Ask) -> None:
     for asked in (gpu.name.upper(), gpu.description[:6].upper()):
         result = ask(gpu, 1, device=asked)
         assert result.device.name == f"{gpu.name} {gpu.description}"
+
+
+def test_one_of_several_devices(gpu: Place, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole model goes to the one that is named, and no other one gets a part of it."""
+    if not gpu.real:
+        monkeypatch.setenv(VISIBLE, "0,0")  # the same device twice
+    found = [each for each in python_apart(FOUND)["devices"] if each[0][:4] == gpu.name[:4]]
+    if len(found) < 2:
+        pytest.skip(f"there is no other {gpu.name[:-1]} device")
+    taken = []
+    for name, description, _ in found[:2]:
+        device = ask(gpu, 3, device=name).device
+        assert device.name == f"{name} {description}"
+        taken.append(device.memory_bytes)
+    assert taken[0] == taken[1]
+    assert ask(gpu, 3, device=None).device.memory_bytes == taken[0]
+    if found[0][1] == found[1][1]:
+        with pytest.raises(DeviceUnavailable, match=r"fits several devices: give one of \w+0 \("):
+            ask(gpu, 3, device=found[0][1])
 
 
 def test_an_unknown_device(gpu: Place, ask: Ask) -> None:

@@ -7,7 +7,6 @@ macOS. A library that the user names may have other code, such as CUDA, or have 
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -131,8 +130,9 @@ def _load_code(lib: LlamaLibrary) -> str:
 def shows_gpu() -> bool:
     """Whether this machine may have a GPU, by what costs nothing to look at."""
     if sys.platform == "win32":
-        # Each driver for a GPU brings Vulkan's loader.
-        return bool(ctypes.util.find_library("vulkan-1") or ctypes.util.find_library("nvcuda"))
+        from ctypes.util import find_library  # takes long to import
+
+        return bool(find_library("vulkan-1") or find_library("nvcuda"))  # of a GPU's driver
     if sys.platform == "darwin":
         return True  # each Mac that the library runs on has one, and Metal loads fast
     return any(True for pattern in _LINUX_NODES for _ in Path("/dev").glob(pattern))
