@@ -94,6 +94,10 @@ COLUMNS = (
            few=True, field="engine"),
     Column("engine", "text", "engine that loaded the model; missing: ctransformers", few=True),
     Column("library", "text", "the build of the engine that ran the model", few=True),
+    Column("exact_requested", "boolean", "whether the same text for the same seed was asked for; "
+           "missing: yes", few=True, field="exact"),
+    Column("exact", "boolean", "whether the same seed gives the same text again; missing: yes",
+           few=True),
     Column("gpu_layers_requested", "text", "layers asked for on the GPU: a number, or auto",
            few=True, field="gpu_layers"),
     Column("gpu_layers", "integer", "layers that ran on the GPU", "layers", few=True),

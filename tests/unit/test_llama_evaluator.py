@@ -110,10 +110,10 @@ class FakeLlama:
 class Made:
     """A context over a stand-in, with what was told of the progress."""
 
-    def __init__(self, sequences: int = 1, rewinds: bool = True) -> None:
+    def __init__(self, sequences: int = 1, rewinds: bool = True, block: int = BLOCK) -> None:
         self.llama = FakeLlama()
         self.llama.recurrent = not rewinds
-        self.context = LlamaContext(self.llama, 1, 2, sequences, rewinds)
+        self.context = LlamaContext(self.llama, 1, 2, sequences, rewinds, block)
         self.evaluator = self.context.evaluators[0]
         self.told: list[int] = []
 
@@ -279,6 +279,23 @@ def test_a_library_that_does_not_go_back(what: str, made: Made) -> None:
     assert made.llama.spans(since) == [(0, 32), (32, 32), (64, 16)]
     assert made.llama.removed[-2:] == [(0, 64, -1), (0, -1, -1)]
     assert made.llama.kept[0] == asked
+
+
+def test_without_exactness_all_is_reused() -> None:
+    """Large blocks, and what was evaluated in any way: a generated token, a part of a block."""
+    made = Made(block=100)
+    assert made.prompt(tokens(150))
+    assert made.llama.spans() == [(0, 100), (100, 50)]
+    made.evaluator.evaluate_next(150, 1)
+    assert made.evaluator.reusable_length == 151
+    assert made.evaluator.shared_prefix(tokens(151)) == 150
+    since = len(made.llama.decoded)
+    assert made.prompt(tokens(220))
+    assert made.llama.spans(since) == [(151, 49), (200, 20)]
+    made.llama.codes = [ABORTED]
+    assert not made.prompt(tokens(230))
+    assert made.evaluator.reusable_length == 220
+    assert made.evaluator.shared_prefix(tokens(70) + tokens(9, start=300)) == 70
 
 
 def test_a_model_that_cannot_go_back() -> None:

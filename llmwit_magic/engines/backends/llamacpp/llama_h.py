@@ -16,6 +16,7 @@ GGML_VERSION, GGML_COMMIT = "0.26.0", "86a2835"
 
 NO_FLASH_ATTENTION = 0
 AUTO_FLASH_ATTENTION = -1
+AUTO_FLASH_ATTENTION = -1
 MAPPED = 1
 """`load_mode`: the file is mapped into memory, and not read."""
 VOCABULARY_TYPES = ("none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2")

@@ -18,9 +18,11 @@ from ..context_length import KEPT_SHARE, MEMORY_SHARE, choose_length
 from ..parallel_opening import with_tokenizer
 from .llama_embedder import WHOLE_TEXTS, LlamaEmbedder, pooling_of
 from .llama_evaluator import LlamaContext
-from .llama_h import MAPPED, NO_FLASH_ATTENTION, POOLINGS
+from .llama_h import AUTO_FLASH_ATTENTION, MAPPED, NO_FLASH_ATTENTION, POOLINGS
 from .llama_library import library
 
+LARGE_BLOCK = 512
+"""How many prompt tokens are evaluated in one call where the text need not be exact."""
 MOST_SEQUENCES = 256
 """The most sequences that a context of the library can have."""
 SCRATCH_BYTES = 32 * 1024**2
@@ -37,7 +39,9 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     per_token = kv_bytes_per_token(header)
 
     def needed(length: int) -> int:
-        return per_token * length + scratch_bytes(header, length, BLOCK)
+        return per_token * length + scratch_bytes(header, length, block)
+
+    block = BLOCK if spec.exact else LARGE_BLOCK
 
     trained = int(header.hyperparameter("context_length"))
     length = choose_length(trained, spec.context_length, spec.takes_long_context, needed)
@@ -49,19 +53,20 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     free = available_memory() * KEPT_SHARE
     sequences = max(1, min(kept_prompts, MOST_SEQUENCES, int(free // needed(length))))
     context, tokenizer = with_tokenizer(
-        header, lambda: _open_context(_load_model(file), length, sequences), "llama.cpp"
+        header, lambda: _open_context(_load_model(file), length, sequences, block), "llama.cpp"
     )
     device = DeviceInfo(
         library=f"ggml {library().version}",
         requested_gpu_layers=spec.gpu_layers,
         reason="asked for the CPU" if spec.gpu_layers == 0 else "no GPU code is loaded",
+        exact=spec.exact,
     )
 
     @cache
     def embedder() -> LlamaEmbedder:
         pooling = pooling_of(header)
         most = pooled_length(header, length) if pooling in WHOLE_TEXTS else length
-        own = _open_context(context.model, most, 1, pooling)
+        own = _open_context(context.model, most, 1, BLOCK, pooling)
         contexts.append(own)
         width = library().llama_model_n_embd_out(context.model)
         return LlamaEmbedder(library(), own, width, pooling in WHOLE_TEXTS)
@@ -88,11 +93,12 @@ def _load_model(path: Path) -> int:
 
 
 def _open_context(
-    model: int, length: int, sequences: int, pooling: str | None = None
+    model: int, length: int, sequences: int, block: int, pooling: str | None = None
 ) -> LlamaContext:
     """A context of the model for so many prompts of `length` tokens, or for vectors of texts.
 
-    `pooling` is that of the vectors; None makes logits.
+    Prompts are evaluated in blocks of `block` tokens; one of `BLOCK` tokens is exact. `pooling` is
+    that of the vectors; None makes logits.
     """
     lib = library()
     lib.forget_words()
@@ -100,21 +106,21 @@ def _open_context(
     settings.n_ctx = length * sequences
     settings.n_seq_max = sequences
     # A longer batch would end the process. The library wants room for a token of each sequence.
-    together = length if pooling in WHOLE_TEXTS else min(BLOCK, length)
+    together = length if pooling in WHOLE_TEXTS else min(block, length)
     settings.n_batch = settings.n_ubatch = max(together, sequences)
     if pooling is not None:
         settings.embeddings = True
         # Without a pooling the library gives the last token's state, which is the pooling `last`.
         settings.pooling_type = POOLINGS[pooling] if pooling in WHOLE_TEXTS else POOLINGS["none"]
     # All of these are needed for logits that are the same to the bit.
-    settings.flash_attn_type = NO_FLASH_ATTENTION
+    settings.flash_attn_type = NO_FLASH_ATTENTION if block == BLOCK else AUTO_FLASH_ATTENTION
     settings.swa_full, settings.kv_unified = True, False
     settings.offload_kqv = settings.op_offload = False
     context = lib.llama_init_from_model(model, settings)
     if not context:
         raise EngineFailed(f"llama.cpp could not make a context: {lib.last_words()}")
     rewinds = not (lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
-    found = LlamaContext(lib, model, context, sequences, rewinds)
+    found = LlamaContext(lib, model, context, sequences, rewinds, block)
     if found.length < length:
         raise EngineFailed(f"llama.cpp made a context of {found.length} tokens, not of {length}")
     found.length = length  # the library rounds up
