@@ -13,7 +13,7 @@ from itertools import islice
 import pytest
 
 from llmwit_magic.engines.backends.llamacpp import llama_checks
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
 from llmwit_magic.errors import EngineDied, EngineFailed, PromptTooLong
 from tests.support import gguf_parts as gguf
 from tests.support.hostile_kernel import NO_END, Kernel, check_message, outcome_of

@@ -15,7 +15,7 @@ import pytest
 from llmwit_magic import api
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
-from llmwit_magic.engines.backends.llamacpp.llama_library import VARIABLE
+from llmwit_magic.engines.backends.llamacpp.llama_sources import VARIABLE
 from llmwit_magic.errors import EngineFailed, InferenceError, ModelNotSupported
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session

@@ -148,6 +148,9 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "zeros": ("EngineFailed", lambda s: ask(s, write_llama_gguf("m.gguf", weights="zero"))),
     "Linux on Arm": ("EngineFailed", lambda s: on(Platform("linux", "aarch64", (2, 36)), s)),
     "Windows on Arm": ("EngineFailed", lambda s: on(Platform("win32", "Arm (arm64)"), s)),
+    "library": ("EngineFailed", lambda s: (
+        setattr(s, "llama_library", "/opt/llama"),
+        ask(s, write_llama_gguf("m.gguf"), engine="llama.cpp"))),
     "killed": ("EngineDied", killed),
     "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
     "no run": ("RunNotFound", lambda s: (

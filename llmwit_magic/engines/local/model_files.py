@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,8 @@ class LocalModel:
     """The backend's name."""
     state: tuple[tuple[int, ...], ...]
     """The states of both files (see `state_of`). When one changes, it is another model."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """What the backend's child must have in its environment. With another one it is another model."""
 
     def unchanged(self) -> bool:
         """Whether both files are still the ones that were checked."""
@@ -42,11 +43,9 @@ class LocalModel:
 
     def load_command(self, spec: ModelSpec, kept_prompts: int) -> Load:
         """The command that makes a child load the model."""
-        names = [name for backend in BACKENDS for name in backend.variables]
-        environment = {name: os.environ[name] for name in names if name in os.environ}
         return Load(
             self.info, self.backend, str(self.source), str(self.file), spec, kept_prompts,
-            environment,
+            dict(self.environment),
         )  # fmt: skip
 
 
@@ -80,7 +79,15 @@ def resolve(
             quantisation=quantisation(header) if header else "",
             engine=backend.name,
         )
-        return LocalModel(info, found.path, file, backend.name, (found.state, state_of(file)))
+        return LocalModel(
+            info, found.path, file, backend.name, (found.state, state_of(file)),
+            environment_of([backend]),
+        )  # fmt: skip
+
+
+def environment_of(backends: Sequence[Backend]) -> tuple[tuple[str, str], ...]:
+    """What the children of these backends must have in their environment, in order."""
+    return tuple(sorted(item for backend in backends for item in backend.environment().items()))
 
 
 def _backend_for(found: ModelFile, model_type: str | None, backends: Sequence[Backend]) -> Backend:

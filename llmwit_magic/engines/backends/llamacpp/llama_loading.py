@@ -52,7 +52,7 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
         header, lambda: _open_context(_load_model(file), length, sequences), "llama.cpp"
     )
     device = DeviceInfo(
-        library=f"ggml {library().version}",
+        library=library().description,
         requested_gpu_layers=spec.gpu_layers,
         reason="asked for the CPU" if spec.gpu_layers == 0 else "no GPU code is loaded",
     )
@@ -80,6 +80,7 @@ def _load_model(path: Path) -> int:
     lib = library()
     lib.forget_words()
     params = lib.llama_model_default_params()
+    # Older structs have no `load_mode`: there, mapping is the default.
     params.n_gpu_layers, params.load_mode = 0, MAPPED
     model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
