@@ -10,7 +10,7 @@ from ...contract.events import Progress, Report
 from ...contract.request import ModelSpec
 from ...contract.wit import ModelInfo
 from ...errors import InvalidInput, ModelNotSupported
-from ...models.cache import sha256, state_of
+from ...models.cache import sha256_of_parts, state_of
 from ...models.catalog import ModelFile, find, readable
 from ...models.kinds import quantisation
 from ..backends.base import Backend
@@ -31,13 +31,16 @@ class LocalModel:
     """The backend's name."""
     state: tuple[tuple[int, ...], ...]
     """The states of both files (see `state_of`). When one changes, it is another model."""
+    parts: tuple[Path, ...] = ()
+    """All files of a model in several parts, of which `source` is the first; else empty."""
     environment: tuple[tuple[str, str], ...] = ()
     """What the backend's child must have in its environment. With another one it is another model."""
 
     def unchanged(self) -> bool:
-        """Whether both files are still the ones that were checked."""
+        """Whether the files are still the ones that were checked."""
         try:
-            return (state_of(self.source), state_of(self.file)) == self.state
+            found = state_of(*(self.parts or (self.source,)))
+            return (found, state_of(self.file)) == self.state
         except OSError:
             return False
 
@@ -68,7 +71,8 @@ def resolve(
     with readable(found.path):
         wanted = [item for item in backends if engine in ("auto", item.name)]
         backend = _backend_for(found, model_type, wanted)
-        digest = sha256(found.path, lambda: report(Progress("load", note="hashing the file")))
+        hashing = Progress("load", note="hashing the file")
+        digest = sha256_of_parts(found.parts, lambda: report(hashing))
         file = backend.file(found, digest, report)
         header = found.header
         info = ModelInfo(
@@ -81,7 +85,7 @@ def resolve(
         )
         return LocalModel(
             info, found.path, file, backend.name, (found.state, state_of(file)),
-            environment_of([backend]),
+            found.parts, environment_of([backend]),
         )  # fmt: skip
 
 

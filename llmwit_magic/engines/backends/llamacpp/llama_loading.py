@@ -10,7 +10,8 @@ from typing import Any
 from ....contract.request import ModelSpec
 from ....contract.wit import DeviceInfo
 from ....errors import DeviceUnavailable, EngineFailed
-from ....models.gguf import Header, read_header
+from ....models.gguf import Header
+from ....models.parts import read_model
 from ...memory import available_memory
 from ..base import Loaded
 from ..blocks import BLOCK
@@ -33,7 +34,7 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     A context longer than the model was trained with is refused, unless the spec accepts it.
     The evaluation of `kept_prompts` prompts is kept where memory allows.
     """
-    header = read_header(source)
+    header = read_model(source)
     per_token = kv_bytes_per_token(header)
 
     def needed(length: int) -> int:
