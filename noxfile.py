@@ -110,8 +110,9 @@ def newest(session: nox.Session) -> None:
 def llama_cpp_python(session: nox.Session) -> None:
     """The tests of llama.cpp by the library of llama-cpp-python, which is built from its source.
 
-    The build takes a C++ compiler, and some minutes on one core. Arguments go to pytest in the
-    place of the files. With the session's version as the first one, as in `-- 0.3.17`, that is built.
+    The build takes a C++ compiler, and some minutes on one core. The first argument may be a
+    version of llama-cpp-python, as in `-- 0.3.17`. Further ones go to pytest in the place of the
+    files.
     """
     session.install("-q", "-e", ".[test]")
     versions = [word for word in session.posargs[:1] if word[:1].isdigit()]

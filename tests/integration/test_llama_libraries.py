@@ -95,10 +95,12 @@ from pathlib import Path
 from llmwit_magic.contract.request import ModelSpec
 from llmwit_magic.engines.backends.llamacpp.llama_library import library
 from llmwit_magic.engines.backends.llamacpp.llama_loading import load
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 
 path = Path(sys.argv[1])
 loaded = load(path, path, ModelSpec(model="m"), 2)
 lib = library()
+assert source().name in lib.description  # it can be asked for again
 modules = sorted(name for name in sys.modules if name.partition(".")[0] == "llama_cpp")
 print("SAID", json.dumps([modules, lib.description, type(lib.llama_model_default_params()).__module__]))
 """

@@ -32,7 +32,7 @@ class LocalModel:
     state: tuple[tuple[int, ...], ...]
     """The states of both files (see `state_of`). When one changes, it is another model."""
     parts: tuple[Path, ...] = ()
-    """All files of a model in several parts, of which `source` is the first; else empty."""
+    """All files of the model, of which `source` is the first. Empty means that one alone."""
     environment: tuple[tuple[str, str], ...] = ()
     """What the backend's child must have in its environment. With another one it is another model."""
 

@@ -14,8 +14,9 @@ import importlib
 import os
 import sys
 from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ....errors import EngineFailed
@@ -129,9 +130,9 @@ def _bindings(folder: Path) -> Any:
 
     Its package imports far more. So an empty package stands for it.
     """
-    package = ModuleType(BINDINGS)
-    package.__path__ = [str(folder)]
-    sys.modules.setdefault(BINDINGS, package)
+    spec = ModuleSpec(BINDINGS, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    sys.modules.setdefault(BINDINGS, module_from_spec(spec))
     # The declarations fit the library beside them, and this variable would load another one.
     os.environ.pop("LLAMA_CPP_LIB_PATH", None)
     return importlib.import_module(f"{BINDINGS}.llama_cpp")
