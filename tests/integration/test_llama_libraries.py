@@ -115,3 +115,22 @@ def test_only_the_low_level_module_is_imported(tiny_model: Path) -> None:
     assert modules == ["llama_cpp", "llama_cpp._ctypes_extensions", "llama_cpp.llama_cpp"]
     assert said.endswith(SOURCE.name)
     assert place == "llama_cpp.llama_cpp"
+
+
+TOLD = """
+import json, subprocess, sys
+from llmwit_magic.running.session import current_session
+
+ask = "from llmwit_magic.running.session import current_session as s; print(s().llama_library)"
+said = []
+for library in ("/opt/one", "/opt/two"):
+    current_session().llama_library = library
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    said.append(done.stdout.strip())
+print("SAID", json.dumps(said))
+"""
+
+
+def test_child_processes_use_the_same_library() -> None:
+    """What is configured in a notebook counts in the Python processes that it starts."""
+    assert python_apart(TOLD) == ["/opt/one", "/opt/two"]
