@@ -86,7 +86,9 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     def __init__(self, shell: Any, session: Session | None = None) -> None:
         self.session = session or current_session()
+        self._ready = False
         super().__init__(shell)
+        self._ready = True
         self._configure_session({"name": "log_path"} if self.log_path else {"name": ""})
 
     @validate(*DEFAULTS)
@@ -117,14 +119,17 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     @validate("llama_library")
     def _check_library(self, proposal: Any) -> str | None:
-        """Refuse a path without a library when it is set. What is kept is the absolute path."""
+        """Refuse a path without a library when it is set. What is kept is the absolute path.
+
+        One in a configuration file refuses no cell that does not need it. The run that does says so.
+        """
         from ..engines.backends.llamacpp.llama_sources import source
 
         path: str | None = proposal["value"]
         if not path:
             return None
         found = source(path)
-        if found.problem:
+        if found.problem and self._ready:
             raise TraitError(found.problem)
         return found.name
 

@@ -15,8 +15,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import TraitError
 from traitlets.config import Config
 
+from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.backends.llamacpp.llama_sources import file_name
-from llmwit_magic.errors import EngineDied, InvalidInput
+from llmwit_magic.errors import EngineDied, EngineFailed, InvalidInput
 from llmwit_magic.magics import extension, infer
 from llmwit_magic.running.run import Run
 from tests.support.fake import FakeEngine, FakeSession, prepared
@@ -99,6 +100,18 @@ def test_the_library_of_llama_cpp_is_configured(shell: Any, tmp_path: Path) -> N
     assert magics.session.settings.llama_library == str(tmp_path)
     shell.run_line_magic("config", "InferMagics.llama_library = None")
     assert magics.session.llama_library == ""
+
+
+def test_a_configured_library_that_is_gone(session: Any, tmp_path: Path) -> None:
+    """The extension loads all the same: other engines do not need it."""
+    configured = {
+        "InferMagics": {"llama_library": str(tmp_path)}, "HistoryManager": {"enabled": False},
+    }  # fmt: skip
+    shell = InteractiveShell(config=Config(configured))
+    magics = infer.InferMagics(shell, session)
+    assert magics.session.llama_library == str(tmp_path)
+    with pytest.raises(EngineFailed, match=r"^llama_library names "):
+        session.find(Request(model="m.gguf", prompt="", engine="llama.cpp"))
 
 
 def test_idle_models_are_configured(shell: Any) -> None:
