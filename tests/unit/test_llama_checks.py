@@ -90,7 +90,9 @@ def test_an_architecture_that_is_missing(sound: Header) -> None:
     assert "architecture ''" in message
 
 
-@pytest.mark.skipif(bool(source().problem), reason=f"llama.cpp: {source().problem}")
+@pytest.mark.skipif(
+    bool(source().problem or source().bindings), reason="the table is of the library of the extra"
+)
 def test_the_library_knows_each_architecture() -> None:
     """Each name stands in the library, as C stores a text."""
     library = source().find("llama")

@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 
 from llmwit_magic.engines.backends.llamacpp import llama_h
-from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 from tests.support.apart import python_apart
 from tests.support.fake_llama import FakeNative, context_params, model_params
 
-needs_library = pytest.mark.skipif(bool(unavailable()), reason=f"llama.cpp: {unavailable()}")
+SOURCE = source()
+needs_library = pytest.mark.skipif(
+    bool(SOURCE.problem or SOURCE.bindings),
+    reason=SOURCE.problem or f"{SOURCE.name} has declarations of its own",
+)
 
 FACTS = """
 import ctypes, json, os, re, sys
