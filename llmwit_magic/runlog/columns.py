@@ -83,7 +83,7 @@ COLUMNS = (
     Column("load_seconds", "real", "time to fetch, check, adapt and load the model", "s"),
     Column("prompt_seconds", "real", "time to evaluate the prompt", "s"),
     Column("decode_seconds", "real", "from the evaluated prompt to the last token", "s"),
-    Column("model_sha256", "text", "SHA-256 of the model file", few=True),
+    Column("model_sha256", "text", "SHA-256 of the model file, or of the list of its parts' hashes", few=True),
     Column("model_path", "text", "path of the model file", few=True),
     Column("model_type", "text", "model type that was given for an old GGML file", few=True),
     Column("architecture", "text", "architecture of the model", few=True),

@@ -272,7 +272,10 @@ class _Work:
                 while len(running) < 2 * workers and (item := next(waiting, None)):
                     place, request = item[0], self._session.with_seed(item[1])
                     run_id = self._begin(request)
-                    task = Task(place, request, workers, owner.name, self._session.aliases)
+                    task = Task(
+                        place, request, workers, owner.name, self._session.aliases,
+                        self._session.llama_library,
+                    )  # fmt: skip
                     try:
                         future = executor.submit(run_in_worker, task)
                     except Exception as error:  # broken or shut down: the class depends on the kind

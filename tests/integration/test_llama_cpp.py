@@ -15,8 +15,9 @@ import pytest
 from llmwit_magic import api
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
-from llmwit_magic.engines.backends.llamacpp.llama_library import VARIABLE
-from llmwit_magic.errors import EngineFailed, InferenceError, ModelNotSupported
+from llmwit_magic.engines.backends.llamacpp.llama_sources import VARIABLE
+from llmwit_magic.errors import EngineFailed, InferenceError, ModelNotFound, ModelNotSupported
+from llmwit_magic.models.parts import part_names
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
 from tests.support.gguf_parts import Tensor, take_apart
@@ -81,6 +82,25 @@ def with_rope_freqs(path: Path) -> Path:
     ones = b"\0\0\x80\x3f" * 8
     path.write_bytes(replace(parts, tensors=tensors, data=parts.data + ones).join())
     return path
+
+
+def test_a_model_in_several_files(
+    tmp_path: Path, models: dict[str, Path], asked: Any, session: Session
+) -> None:
+    """Its text is that of the same model in one file, and a replay knows it by any of its parts."""
+    first = write_llama_gguf(
+        tmp_path / "m.gguf", vocabulary="spm", context_length=512, tensors_per_part=8
+    )
+    names = part_names(first.name)
+    results = [asked(tmp_path / name) for name in (names[1], names[0])]
+    assert {result.text for result in results} == {asked(models["spm"], engine="llama.cpp").text}
+    assert {result.model.engine for result in results} == {"llama.cpp"}
+    assert len(session.local.pool.loaded_models()) == 2  # of one file, and of three
+    original = session.log[results[0].run_id]
+    assert replay_request(session, original, {"model": str(first)})[0].model == str(first)
+    (tmp_path / names[2]).unlink()
+    with pytest.raises(ModelNotFound, match=r"part 3 of 3 is missing: m-00003-of-00003\.gguf"):
+        asked(first)
 
 
 def test_auto_takes_llama_cpp_for_the_rest(

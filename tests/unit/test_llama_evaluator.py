@@ -12,6 +12,7 @@ import pytest
 
 from llmwit_magic.engines.backends import blocks
 from llmwit_magic.engines.backends.blocks import BLOCK, WORTH_KEEPING
+from llmwit_magic.engines.backends.llamacpp import llama_h
 from llmwit_magic.engines.backends.llamacpp.llama_evaluator import (
     LlamaContext,
     LlamaEvaluator,
@@ -31,6 +32,9 @@ class FakeLlama:
     `codes` are what the next evaluations return; 0 where there is none. `refuses` makes it keep
     what it should remove, `denies` makes it say so falsely, `lost` positions at the start and `more` at the end are beside the truth.
     """
+
+    llama_batch = llama_h.Batch
+    ggml_abort_callback = llama_h.AbortCallback
 
     def __init__(self) -> None:
         self.decoded: list[tuple[int, list[int], list[int], list[int]]] = []
@@ -386,14 +390,13 @@ def test_a_stop_after_the_last_token_is_too_late(made: Made) -> None:
 
 
 def test_the_interrupt_is_a_text_that_c_measures(made: Made) -> None:
-    """The library's question is answered by `strlen`: 0 until it is asked to give up, then 1."""
+    """The library's question is answered by `strlen`: no until it is asked to give up, then yes."""
     function, data = made.llama.abort
-    ask = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(function.value)
-    answers = [ask(ctypes.addressof(data))]
+    answers = [function(ctypes.addressof(data))]
     for asked in (True, True, False):
         made.context.interrupt(asked)
-        answers.append(ask(ctypes.addressof(data)))
-    assert answers == [0, 1, 1, 0]
+        answers.append(function(ctypes.addressof(data)))
+    assert answers == [False, True, True, False]
 
 
 # Threads ------------------------------------------------------------------------------

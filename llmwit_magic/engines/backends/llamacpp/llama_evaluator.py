@@ -49,7 +49,7 @@ class LlamaContext:
         # which C's own `strlen` counts: no call comes back into Python, which would take longer.
         self._abort = ctypes.create_string_buffer(2)
         c = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
-        self._strlen = ctypes.cast(c.strlen, ctypes.c_void_p)
+        self._strlen = ctypes.cast(c.strlen, library.ggml_abort_callback)
         library.llama_set_abort_callback(context, self._strlen, self._abort)
         self._logits: NDArray[np.float32]
         self._logits_address = 0
@@ -76,7 +76,8 @@ class LlamaContext:
         if threads != self._threads:
             self.library.llama_set_n_threads(self.context, threads, threads)
             self._threads = threads
-        code = self.library.llama_decode(self.context, batch(sequence, tokens, past, all_outputs))
+        asked = batch(sequence, tokens, past, all_outputs, self.library.llama_batch)
+        code = self.library.llama_decode(self.context, asked)
         if code not in (0, _ABORTED):
             raise EngineFailed(f"llama.cpp could not evaluate the tokens (code {code})")
         return bool(code == 0)
@@ -95,14 +96,18 @@ class LlamaContext:
 
 
 def batch(
-    sequence: int, tokens: Sequence[int], past: int, all_outputs: bool = False
-) -> llama_h.Batch:
-    """Tokens of one sequence, from position `past` on, with an output for the last one or for all."""
+    sequence: int, tokens: Sequence[int], past: int, all_outputs: bool = False,
+    struct: Any = llama_h.Batch,
+) -> Any:  # fmt: skip
+    """Tokens of one sequence, from position `past` on, with an output for the last one or for all.
+
+    `struct` is the class of the result, as the library's declarations have it.
+    """
     count = len(tokens)
     numbers = ctypes.c_int32 * count
     ids = ctypes.pointer(ctypes.c_int32(sequence))
     outputs = (ctypes.c_int8 * count)(*[int(all_outputs)] * (count - 1), 1)
-    return llama_h.Batch(
+    return struct(
         count, numbers(*tokens), None, numbers(*range(past, past + count)),
         numbers(*[1] * count), (ctypes.POINTER(ctypes.c_int32) * count)(*[ids] * count), outputs,
     )  # fmt: skip

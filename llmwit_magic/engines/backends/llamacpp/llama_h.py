@@ -23,6 +23,7 @@ VOCABULARY_TYPES = ("none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2")
 POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+AbortCallback = ctypes.CFUNCTYPE(c_bool, c_void_p)
 
 
 class ModelParams(ctypes.Structure):
@@ -112,7 +113,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_default_params": (ModelParams, ()),
     "llama_context_default_params": (ContextParams, ()),
     "llama_backend_init": (None, ()),
-    "llama_log_set": (None, (c_void_p, c_void_p)),
+    "llama_log_set": (None, (LogCallback, c_void_p)),
     "llama_supports_gpu_offload": (c_bool, ()),
     "llama_model_load_from_file": (c_void_p, (c_char_p, ModelParams)),
     "llama_model_free": (None, (c_void_p,)),
@@ -137,7 +138,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_memory_seq_pos_max": (c_int32, (c_void_p, c_int32)),
     "llama_decode": (c_int32, (c_void_p, Batch)),
     "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
-    "llama_set_abort_callback": (None, (c_void_p, c_void_p, c_void_p)),
+    "llama_set_abort_callback": (None, (c_void_p, AbortCallback, c_void_p)),
     "llama_set_embeddings": (None, (c_void_p, c_bool)),
     "llama_get_logits_ith": (POINTER(c_float), (c_void_p, c_int32)),
     "llama_get_embeddings_seq": (POINTER(c_float), (c_void_p, c_int32)),
@@ -168,20 +169,44 @@ _KNOWN_CONTEXT = {
 }  # fmt: skip
 
 
+_TYPES: dict[str, Any] = {
+    "llama_batch": Batch,
+    "llama_log_callback": LogCallback,
+    "ggml_abort_callback": AbortCallback,
+}
+"""What else is used of the interface, by the names that C and `llama-cpp-python` have for it."""
+
+
 def declare(library: Any) -> None:
-    """Tell ctypes what the functions take and give. Raises `AttributeError` for one that is missing."""
+    """Tell ctypes what the functions take and give, and make the types attributes as well.
+
+    Raises `AttributeError` for a function that is missing.
+    """
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    for name, type_ in _TYPES.items():
+        setattr(library, name, type_)
+
+
+def missing(bindings: Any) -> str:
+    """What the declarations of another package lack of these; empty where they lack nothing."""
+    return ", ".join(name for name in (*_FUNCTIONS, *_TYPES) if not hasattr(bindings, name))
 
 
 def unlike(library: Any) -> str:
-    """In what the library's default parameters are others than known; empty where in nothing."""
+    """In what the library's default parameters are others than known; empty where in nothing.
+
+    Structs of another version may lack fields.
+    """
     for given, known in (
         (library.llama_model_default_params(), _KNOWN_MODEL),
         (library.llama_context_default_params(), _KNOWN_CONTEXT),
     ):
         for name, value in known.items():
-            if getattr(given, name) != value:
-                return f"{name} is {getattr(given, name)!r}, not {value!r}"
+            found = getattr(given, name, value)
+            if known[name] is None and not found:
+                continue  # a null pointer to a type is an object, and no None
+            if found != value:
+                return f"{name} is {found!r}, not {value!r}"
     return ""

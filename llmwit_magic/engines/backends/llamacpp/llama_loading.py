@@ -10,7 +10,8 @@ from typing import Any
 from ....contract.request import ModelSpec
 from ....contract.wit import DeviceInfo
 from ....errors import DeviceUnavailable, EngineFailed
-from ....models.gguf import Header, read_header
+from ....models.gguf import Header
+from ....models.parts import read_model
 from ...memory import available_memory
 from ..base import Loaded
 from ..blocks import BLOCK
@@ -35,7 +36,7 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     A context longer than the model was trained with is refused, unless the spec accepts it.
     The evaluation of `kept_prompts` prompts is kept where memory allows.
     """
-    header = read_header(source)
+    header = read_model(source)
     per_token = kv_bytes_per_token(header)
 
     def needed(length: int) -> int:
@@ -56,7 +57,7 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
         header, lambda: _open_context(_load_model(file), length, sequences, block), "llama.cpp"
     )
     device = DeviceInfo(
-        library=f"ggml {library().version}",
+        library=library().description,
         requested_gpu_layers=spec.gpu_layers,
         reason="asked for the CPU" if spec.gpu_layers == 0 else "no GPU code is loaded",
         exact=spec.exact,
@@ -85,6 +86,7 @@ def _load_model(path: Path) -> int:
     lib = library()
     lib.forget_words()
     params = lib.llama_model_default_params()
+    # Older structs have no `load_mode`: there, mapping is the default.
     params.n_gpu_layers, params.load_mode = 0, MAPPED
     model: int | None = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
