@@ -6,6 +6,7 @@ nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, br
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
 nox -s colab         the tests of magics and views with Google Colab's versions
 nox -s newest        the fast tests on the newest Python of this machine
+nox -s llama_cpp_python   the tests of llama.cpp by llama-cpp-python, which is built first
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 FAST_TESTS = ("tests/unit", "tests/integration/test_hub.py")
+LLAMA_CPP_TESTS = (
+    "tests/integration/test_llama_cpp.py", "tests/integration/test_llama_recurrent.py",
+    "tests/integration/test_llama_libraries.py", "tests/model/test_current_models.py",
+)  # fmt: skip
+"""The tests that run models by llama.cpp."""
 SHELL_TESTS = ("tests/unit/test_completion.py", "tests/unit/test_magic.py")
 """The tests that depend most on IPython's version."""
 COLAB = (
@@ -99,6 +105,27 @@ def newest(session: nox.Session) -> None:
         run_tests(session, folder, *FAST_TESTS)
         return
     session.skip("no newer Python is installed here: nothing was tested on one")
+
+
+@nox.session
+def llama_cpp_python(session: nox.Session) -> None:
+    """The tests of llama.cpp by the library of llama-cpp-python, which is built from its source.
+
+    The build takes a C++ compiler, and some minutes on one core. The first argument may be a
+    version of llama-cpp-python, as in `-- 0.3.17`. Further ones go to pytest in the place of the
+    files.
+    """
+    session.install("-q", "-e", ".[test]")
+    versions = [word for word in session.posargs[:1] if word[:1].isdigit()]
+    what = "==".join(["llama-cpp-python", *versions])
+    session.install(
+        "--upgrade",
+        "--no-binary",
+        "llama-cpp-python",
+        what,
+        env={"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"},
+    )
+    session.run("pytest", *(session.posargs[len(versions) :] or LLAMA_CPP_TESTS))
 
 
 @nox.session

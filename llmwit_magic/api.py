@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .views.tuning import TuningPanel
 
 
-_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model"}
+_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model", "exact"}
 
 
 def infer(

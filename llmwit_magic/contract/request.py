@@ -44,6 +44,10 @@ class ModelSpec(Record):
         description="what loads the model file; auto: ctransformers where it runs the file, else "
         "llama.cpp",
     )
+    exact: Annotated[bool, Setting("True or False")] = Field(
+        default=True,
+        description="the same seed gives the same text; without it, llama.cpp reads prompts faster",
+    )
     context_length: Annotated[
         Annotated[U32, Field(ge=1)] | None, Setting("a whole number ≥ 1", "N")
     ] = Field(

@@ -183,6 +183,7 @@ class DeviceInfo(Record):
         default=None, description="device memory taken, as the driver or the library says"
     )
     reason: str = Field("", description="why this device, in words")
+    exact: bool = Field(default=True, description="whether the same seed gives the same text again")
 
 
 class Timings(Record):

@@ -40,7 +40,7 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
     A `many` option takes all of the texts, any other option the last one.
     """
     if option.is_flag:
-        return True
+        return texts[-1] != option.off_flag
     if option.sweeps:
         return _sweep(option, texts[-1])
     if option.words and option.many:
@@ -78,7 +78,7 @@ def split_line(line: str) -> list[str]:
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[Option, str]]:
-    """Each option of the line with the text of its value. The text of a flag is empty."""
+    """Each option of the line with the text of its value. A flag's text is its name."""
     remaining = iter(words)
     ahead = next(remaining, None)
     while ahead is not None:
@@ -97,7 +97,9 @@ def _options(words: Sequence[str]) -> Iterator[tuple[Option, str]]:
             )
         if option.is_flag and equals:
             raise InvalidInput(f"{flag} takes no value")
-        if not option.is_flag and not equals:
+        if option.is_flag:
+            value = flag
+        elif not equals:
             if ahead is None or ahead.partition("=")[0] in BY_FLAG:
                 raise InvalidInput(f"{flag} needs a value: {flag} {option.metavar}")
             value, ahead = ahead, next(remaining, None)

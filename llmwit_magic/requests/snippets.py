@@ -98,7 +98,7 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
 
 def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) -> list[str]:
     if option.is_flag:
-        return [option.flag] if value else []
+        return [option.flag if value else str(option.off_flag)]
     if option.escapes:
         texts = value if option.many else [value]
         return [_word(option.flag, as_it_is(text), escapes=True) for text in texts]

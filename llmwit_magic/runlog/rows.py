@@ -114,6 +114,7 @@ def result_row(
         "device_reason": device.reason if prepared else None,
         "engine": model.engine if model else None,
         "library": device.library if prepared else None,
+        "exact": device.exact if prepared else None,
         "gpu_layers": device.gpu_layers if prepared else None,
         "device_memory_bytes": device.memory_bytes,
         "threads": device.threads if prepared else None,
@@ -208,6 +209,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             gpu_layers=row["gpu_layers"] or 0,
             memory_bytes=row["device_memory_bytes"],
             reason=row["device_reason"] or "",
+            exact=row["exact"] is None or bool(row["exact"]),
         )
     return {
         "text": row["text"] or "",

@@ -52,7 +52,7 @@ _SAME = ("prompt", "system", "chat", "chat_template", "control_tokens", "model_t
          "seed")  # fmt: skip
 """The columns in which a row of the log must equal a request to be taken for its answer. Beside
 them, the engine and the hash of the model must be the same, or its name where the engine knows no
-hash. The seed stands last."""
+hash; and an exact request takes exact rows only. The seed stands last."""
 
 
 _NAMED_BY = ("model", "model_type", "prompt", "chat", "system", "chat_template", "control_tokens",
@@ -151,7 +151,7 @@ def _spans(row: Row) -> Spans:
 
 def _known(session: Session, request: Request, info: ModelInfo) -> dict[tuple[Any, ...], list[Row]]:
     """The rows of this batch in the log that ended well, by what was asked for."""
-    names = (*_SAME, *RESULTS, "model", "model_sha256", "engine", "data_spans")
+    names = (*_SAME, *RESULTS, "model", "model_sha256", "engine", "exact", "data_spans")
     with suppress(LogError):  # without a readable log, all rows are run again
         found = session.log.tuples(Filter(group=request.group_id, status="ok"), names)
         known = defaultdict[tuple[Any, ...], list[Row]](list)
@@ -159,6 +159,7 @@ def _known(session: Session, request: Request, info: ModelInfo) -> dict[tuple[An
             row = dict(zip(names, values, strict=True))
             ran = row["engine"] or "ctransformers"  # version 0.1 had no other
             same = row["model_sha256"] == info.sha256 and info.engine in (None, ran)
+            same = same and (row["exact"] != 0 or not request.exact)
             if same and (info.sha256 is not None or row["model"] == request.model):
                 # Where the request leaves the seed open, a row of any seed will do.
                 row["seed"] = row["seed"] if request.params.seed is not None else None
@@ -271,7 +272,10 @@ class _Work:
                 while len(running) < 2 * workers and (item := next(waiting, None)):
                     place, request = item[0], self._session.with_seed(item[1])
                     run_id = self._begin(request)
-                    task = Task(place, request, workers, owner.name, self._session.aliases)
+                    task = Task(
+                        place, request, workers, owner.name, self._session.aliases,
+                        self._session.llama_library,
+                    )  # fmt: skip
                     try:
                         future = executor.submit(run_in_worker, task)
                     except Exception as error:  # broken or shut down: the class depends on the kind

@@ -58,6 +58,8 @@ class Replay:
             said = f"identical to {name}" + (cut_off if not self.original.finish_detail else "")
         else:
             said = f"differs from {name}: {_difference(self.original, self.result)}"
+            if not (self.original.device.exact and self.result.device.exact):
+                said += " (without --exact, the same text is not promised)"
         others = ", ".join(name.replace("_", " ") for name in self.changed if name != "tags")
         return " · ".join(filter(None, [said, others and f"changed: {others}", self.notice]))
 

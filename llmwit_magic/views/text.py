@@ -93,7 +93,7 @@ def _device(device: DeviceInfo) -> str:
         layers += " (auto)"
     if device.memory_bytes is not None:
         layers += f", {device.memory_bytes / 2**20:.0f} MiB"
-    return f"{device.name}, {layers}"
+    return f"{device.name}, {layers}" + ("" if device.exact else ", not exact")
 
 
 def notes(results: Sequence[InferencingResult]) -> list[str]:

@@ -18,7 +18,7 @@ import pytest
 
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
 from llmwit_magic.running.session import Session
 from tests.support.apart import python_apart
 from tests.support.tiny_models import write_llama_gguf

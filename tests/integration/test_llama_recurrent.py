@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
 from tests.support.apart import python_apart
 from tests.support.tiny_mamba import write_mamba_gguf
 

@@ -34,7 +34,7 @@ def prepared(request: Request, tokens: int = 5) -> Prepared:
         context_length=128,
         params=request.params,
         model=MODEL,
-        device=DeviceInfo(threads=1, library="avx2", reason="a test"),
+        device=DeviceInfo(threads=1, library="avx2", reason="a test", exact=request.exact),
     )
 
 

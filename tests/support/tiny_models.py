@@ -285,6 +285,7 @@ def write_llama_gguf(
     extra_metadata: Mapping[str, Any] | None = None,
     drop: Collection[str] = (),
     answer: Sequence[str] = (),
+    tensors_per_part: int = 0,
 ) -> Path:
     """Write a GGUF file of architecture llama as llama.cpp's converters do today.
 
@@ -296,7 +297,8 @@ def write_llama_gguf(
     stay F32. For `weights` see `make_tensors`. `extra_metadata` sets keys: a plain value, or a
     pair of value and `GGUFValueType`. `drop` leaves out the keys and the tensors named.
     `answer` adds tokens to the end of a "bpe" vocabulary: with weights "successor", what the model
-    says, token by token, to the prompt `QUESTION`.
+    says, token by token, to the prompt `QUESTION`. `tensors_per_part` makes a model in several
+    files, of which the first is returned.
     """
     tied = vocabulary == "bpe" if tied is None else tied
     words = bpe_vocabulary() if vocabulary == "bpe" else spm_vocabulary()
@@ -367,7 +369,9 @@ def write_llama_gguf(
     shapes["output_norm.weight"] = (embedding,)
     if not tied:
         shapes["output.weight"] = (len(words.tokens), embedding)
-    return _write_gguf(path, metadata, shapes, tensor_type, weights, seed, extra_metadata, drop)
+    return _write_gguf(
+        path, metadata, shapes, tensor_type, weights, seed, extra_metadata, drop, tensors_per_part
+    )
 
 
 def write_falcon_gguf(
@@ -457,13 +461,14 @@ def _write_gguf(
     seed: int,
     extra_metadata: Mapping[str, Any] | None,
     drop: Collection[str],
+    tensors_per_part: int = 0,
 ) -> Path:
     tensors = make_tensors(shapes, weights, seed)
     metadata |= extra_metadata or {}
     if unknown := set(drop) - metadata.keys() - tensors.keys():
         raise ValueError(f"nothing to drop: {sorted(unknown)}")
 
-    writer = GGUFWriter(path, arch="")
+    writer = GGUFWriter(path, arch="", split_max_tensors=tensors_per_part)
     writer.kv_data[0].clear()
     for key, value in metadata.items():
         if key not in drop:
@@ -478,7 +483,7 @@ def _write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Path(path)
+    return Path(writer.format_shard_names(Path(path))[0])
 
 
 def _value_type(value: object) -> GGUFValueType:

@@ -34,6 +34,9 @@ class FakeLibrary:
     loads: bool = True
     loaded: list[str] = field(default_factory=list)
 
+    def find(self, name: str) -> Path | None:
+        raise NotImplementedError
+
     def load_code(self, path: Path) -> bool:
         self.loaded.append(path.name)
         self.there += self.brings if self.loads else []
@@ -67,7 +70,7 @@ class FakeLibrary:
 def code(monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """The files of code for GPUs: Vulkan's, on a machine that shows a GPU."""
     files = {"ggml-vulkan": Path("libggml-vulkan.so")}
-    monkeypatch.setattr(llama_devices, "find", files.get)
+    monkeypatch.setattr(FakeLibrary, "find", lambda self, name: files.get(name))
     monkeypatch.setattr(llama_devices, "shows_gpu", lambda: True)
     return files
 
@@ -154,9 +157,10 @@ def test_nothing_is_loaded_where_nothing_shows_a_gpu(monkeypatch: pytest.MonkeyP
 
 def test_code_that_is_built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that has its GPU already needs no other file, and no look at the machine."""
-    monkeypatch.setattr(llama_devices, "find", lambda name: None)
     monkeypatch.setattr(llama_devices, "shows_gpu", lambda: False)
-    assert chosen(FakeLibrary([], there=[CPU, LARGE]), "auto") == "Vulkan0"
+    library = FakeLibrary([SECOND], there=[CPU, LARGE])
+    assert chosen(library, "auto") == "Vulkan0"
+    assert library.loaded == []
 
 
 def test_no_code_for_gpus(code: dict[str, Path]) -> None:

@@ -14,16 +14,21 @@ from typing import Any
 import pytest
 
 from llmwit_magic.engines.backends.llamacpp import llama_h
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 from tests.support.apart import python_apart
 from tests.support.fake_llama import FakeNative, context_params, model_params
 
-needs_library = pytest.mark.skipif(bool(unavailable()), reason=f"llama.cpp: {unavailable()}")
+SOURCE = source()
+needs_library = pytest.mark.skipif(
+    bool(SOURCE.problem or SOURCE.bindings),
+    reason=SOURCE.problem or f"{SOURCE.name} has declarations of its own",
+)
 
 FACTS = """
 import ctypes, json, os, re, sys
 from llmwit_magic.engines.backends.llamacpp import llama_h
-from llmwit_magic.engines.backends.llamacpp.llama_library import find, library
+from llmwit_magic.engines.backends.llamacpp.llama_library import library
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 
 lib = library()
 
@@ -34,7 +39,7 @@ def fields(struct):
 
 def written(name, size=1024):
     # A struct that is returned is written to the address that C passes as a hidden argument.
-    function = ctypes.CDLL(str(find("llama")))[name]
+    function = ctypes.CDLL(str(source().find("llama")))[name]
     function.restype, function.argtypes = None, (ctypes.c_void_p,)
     results = []
     for fill in (0, 255):
@@ -56,7 +61,7 @@ params = lib.llama_model_default_params()
 params.n_gpu_layers, params.load_mode = 0, llama_h.MAPPED
 logged = []
 log = llama_h.LogCallback(lambda level, text, data: logged.append(text.decode()))
-lib.llama_log_set(ctypes.cast(log, ctypes.c_void_p), None)
+lib.llama_log_set(log, None)
 model = lib.llama_model_load_from_file(os.fsencode(sys.argv[1]), params)
 said["vocabulary"] = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
 said["contexts"] = []
@@ -215,6 +220,45 @@ def test_the_first_difference_is_named() -> None:
         llama_context_default_params=lambda: context_params(n_ctx=7),
     )
     assert llama_h.unlike(native) == "main_gpu is 3, not 0"
+
+
+def test_null_pointers_to_a_type_are_none() -> None:
+    """As llama-cpp-python declares fields: by the type of what they lead to."""
+    fields = [(name, type_) for name, type_ in llama_h.ContextParams._fields_ if name != "samplers"]
+    fields.append(("samplers", ctypes.POINTER(ctypes.c_int)))
+    params = type("Params", (ctypes.Structure,), {"_fields_": fields})
+    assert params().samplers is not None
+
+    def made(**changes: Any) -> Any:
+        found = params()
+        for name, value in (llama_h._KNOWN_CONTEXT | changes).items():
+            setattr(found, name, value)
+        return found
+
+    assert llama_h.unlike(FakeNative(llama_context_default_params=made)) == ""
+    other = made(samplers=ctypes.pointer(ctypes.c_int(1)))
+    assert llama_h.unlike(FakeNative(llama_context_default_params=lambda: other)).startswith(
+        "samplers is "
+    )
+
+
+def test_fields_that_another_version_lacks() -> None:
+    """Only the fields that there are can have another value."""
+    fields = [field for field in llama_h.ModelParams._fields_ if field[0] != "load_mode"]
+    params = type("Params", (ctypes.Structure,), {"_fields_": fields})()
+    for name, value in llama_h._KNOWN_MODEL.items():
+        if name != "load_mode":
+            setattr(params, name, value)
+    assert llama_h.unlike(FakeNative(llama_model_default_params=lambda: params)) == ""
+
+
+def test_what_other_declarations_lack_is_named() -> None:
+    """Functions and types alike."""
+    native = FakeNative()
+    llama_h.declare(native)
+    assert llama_h.missing(native) == ""
+    lacking = FakeNative(missing=["llama_n_ctx_seq", "llama_batch"])
+    assert llama_h.missing(lacking) == "llama_n_ctx_seq, llama_batch"
 
 
 def test_functions_are_declared() -> None:

@@ -180,6 +180,14 @@ def test_the_verdict_says_where_it_differs(
     assert (replay.identical, replay.verdict) == (identical, said)
 
 
+def test_the_verdict_says_where_no_same_text_is_promised(session: FakeSession) -> None:
+    """Only a difference needs the explanation."""
+    original, other = logged(session, exact=False), logged(session, "Help", exact=False)
+    assert Replay(original, original).verdict == "identical to run 1"
+    said = Replay(original, other).verdict
+    assert said.endswith("now 'p' (without --exact, the same text is not promised)")
+
+
 def test_the_verdict_says_what_was_changed(session: FakeSession) -> None:
     """Other settings and another model file may explain a difference; tags do not."""
     original = logged(session)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ....errors import DeviceUnavailable
 from ..offloading import Gpu
 from .llama_h import GPU, INTEGRATED_GPU
-from .llama_library import LlamaLibrary, find
+from .llama_library import LlamaLibrary
 
 CODE = ("ggml-cuda", "ggml-hip", "ggml-metal", "ggml-vulkan")
 """Libraries with code for GPUs. The first ones come first where two know the same GPU."""
@@ -114,11 +114,11 @@ def devices(lib: LlamaLibrary) -> list[LlamaDevice]:
 @cache
 def _load_code(lib: LlamaLibrary) -> str:
     """Load all code for GPUs that there is, once. Why none was loaded; empty where some was."""
-    paths = list(filter(None, map(find, CODE)))
+    if lib.llama_supports_gpu_offload():
+        return ""  # it is built into the library, or is linked to it
+    paths = list(filter(None, map(lib.find, CODE)))
     if not paths:
-        return (
-            "" if lib.llama_supports_gpu_offload() else "llama.cpp's library has no code for GPUs"
-        )
+        return "llama.cpp's library has no code for GPUs"
     lib.forget_words()
     if sum(map(lib.load_code, paths)):
         return ""

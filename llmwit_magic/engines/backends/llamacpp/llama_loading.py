@@ -13,7 +13,8 @@ from typing import Any
 from ....contract.request import ModelSpec
 from ....contract.wit import DeviceInfo
 from ....errors import DeviceUnavailable, EngineFailed, InvalidInput, OutOfMemory
-from ....models.gguf import Header, read_header
+from ....models.gguf import Header
+from ....models.parts import read_model
 from ...memory import available_memory
 from ..base import Loaded
 from ..blocks import BLOCK
@@ -23,9 +24,11 @@ from ..parallel_opening import with_tokenizer
 from .llama_devices import LlamaDevice, choose_device
 from .llama_embedder import WHOLE_TEXTS, LlamaEmbedder, pooling_of
 from .llama_evaluator import LlamaContext
-from .llama_h import MAPPED, NO_FLASH_ATTENTION, POOLINGS
+from .llama_h import AUTO_FLASH_ATTENTION, MAPPED, NO_FLASH_ATTENTION, POOLINGS
 from .llama_library import library
 
+LARGE_BLOCK = 512
+"""How many prompt tokens are evaluated in one call where the text need not be exact."""
 MOST_SEQUENCES = 256
 """The most sequences that a context of the library can have."""
 SCRATCH_BYTES = 32 * 1024**2
@@ -43,15 +46,17 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     The evaluation of `kept_prompts` prompts is kept where memory allows. Raises
     `DeviceUnavailable` for layers that cannot be put on a GPU, and `OutOfMemory`.
     """
-    header = read_header(source)
+    header = read_model(source)
     per_token = kv_bytes_per_token(header)
 
     def needed(length: int) -> int:
-        return per_token * length + scratch_bytes(header, length, BLOCK)
+        return per_token * length + scratch_bytes(header, length, block)
+
+    block = BLOCK if spec.exact else LARGE_BLOCK
 
     trained = int(header.hyperparameter("context_length"))
     length = choose_length(trained, spec.context_length, spec.takes_long_context, needed)
-    order = offload_order(header, length)
+    order = offload_order(header, length, block)
     device, layers, reason = _choose_place(spec, order)
     free = available_memory() * KEPT_SHARE
     sequences = max(1, min(kept_prompts, MOST_SEQUENCES, int(free // needed(length))))
@@ -61,32 +66,34 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
             spare = min(spare, (device.gpu.budget - sum(order[:layers])) * KEPT_SHARE)
         sequences = min(sequences, 1 + max(0, int(spare // (per_token * length))))
 
-    def open_context(model: int, length: int, pooling: str | None = None) -> LlamaContext:
-        count = sequences if pooling is None else 1
+    def open_context(
+        model: int, length: int, count: int, block: int, pooling: str | None = None
+    ) -> LlamaContext:
         with _explained(file, device, layers):
-            return _open_context(model, length, count, device is not None, pooling)
+            return _open_context(model, length, count, block, device is not None, pooling)
 
     def open_model() -> LlamaContext:
         library().placed.forget()
         with _explained(file, device, layers):
             model = _load_model(file, device, layers)
-        return open_context(model, length)
+        return open_context(model, length, sequences, block)
 
     context, tokenizer = with_tokenizer(header, open_model, "llama.cpp")
     info = DeviceInfo(
         name=device.gpu.name if device else "cpu",
-        library=f"ggml {library().version}",
+        library=library().description,
         requested_gpu_layers=spec.gpu_layers,
         gpu_layers=layers,
         memory_bytes=_memory_taken(device, layers) if device else None,
         reason=reason,
+        exact=spec.exact,
     )
 
     @cache
     def embedder() -> LlamaEmbedder:
         pooling = pooling_of(header)
         most = pooled_length(header, length) if pooling in WHOLE_TEXTS else length
-        own = open_context(context.model, most, pooling)
+        own = open_context(context.model, most, 1, BLOCK, pooling)
         contexts.append(own)
         width = library().llama_model_n_embd_out(context.model)
         return LlamaEmbedder(library(), own, width, pooling in WHOLE_TEXTS)
@@ -148,6 +155,7 @@ def _load_model(path: Path, device: LlamaDevice | None, layers: int) -> int:
     lib = library()
     lib.forget_words()
     params = lib.llama_model_default_params()
+    # Older structs have no `load_mode`: there, mapping is the default.
     params.n_gpu_layers, params.load_mode = layers, MAPPED
     # The list ends with a null. Without a list, the library would take all GPUs that it finds.
     chosen = (ctypes.c_void_p * 2)(device.address if device else None, None)
@@ -159,11 +167,13 @@ def _load_model(path: Path, device: LlamaDevice | None, layers: int) -> int:
 
 
 def _open_context(
-    model: int, length: int, sequences: int, on_gpu: bool, pooling: str | None = None
+    model: int, length: int, sequences: int, block: int, on_gpu: bool, pooling: str | None = None
 ) -> LlamaContext:
     """A context of the model for so many prompts of `length` tokens, or for vectors of texts.
 
-    `on_gpu` is whether layers of the model are on a GPU, where their caches are then too. `pooling` is that of the vectors; None makes logits.
+    Prompts are evaluated in blocks of `block` tokens; one of `BLOCK` tokens is exact. `on_gpu` is
+    whether layers of the model are on a GPU: then their caches are there too. `pooling` is that of
+    the vectors; None makes logits.
     """
     lib = library()
     lib.forget_words()
@@ -171,24 +181,22 @@ def _open_context(
     settings.n_ctx = length * sequences
     settings.n_seq_max = sequences
     # A longer batch would end the process. The library wants room for a token of each sequence.
-    together = length if pooling in WHOLE_TEXTS else min(BLOCK, length)
+    together = length if pooling in WHOLE_TEXTS else min(block, length)
     settings.n_batch = settings.n_ubatch = max(together, sequences)
     if pooling is not None:
         settings.embeddings = True
         # Without a pooling the library gives the last token's state, which is the pooling `last`.
         settings.pooling_type = POOLINGS[pooling] if pooling in WHOLE_TEXTS else POOLINGS["none"]
     # All of these are needed for logits that are the same to the bit.
-    settings.flash_attn_type = NO_FLASH_ATTENTION
+    settings.flash_attn_type = NO_FLASH_ATTENTION if block == BLOCK else AUTO_FLASH_ATTENTION
     settings.swa_full, settings.kv_unified = True, False
     settings.offload_kqv = on_gpu
-    settings.op_offload = (
-        False  # it would copy the weights of other layers to the GPU, block by block
-    )
+    settings.op_offload = False  # on would copy the other layers' weights there for each block
     context = lib.llama_init_from_model(model, settings)
     if not context:
         raise EngineFailed(f"llama.cpp could not make a context: {lib.last_words()}")
     rewinds = not (lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model))
-    found = LlamaContext(lib, model, context, sequences, rewinds)
+    found = LlamaContext(lib, model, context, sequences, rewinds, block)
     if found.length < length:
         raise EngineFailed(f"llama.cpp made a context of {found.length} tokens, not of {length}")
     found.length = length  # the library rounds up
@@ -204,13 +212,13 @@ def scratch_bytes(header: Header, length: int, together: int) -> int:
     return 4 * together * (vocabulary + heads * length) + SCRATCH_BYTES
 
 
-def offload_order(header: Header, length: int) -> list[int]:
+def offload_order(header: Header, length: int, block: int = BLOCK) -> list[int]:
     """Device bytes of each layer with its share of the KV cache, in the library's order.
 
     The output comes first, then the last repeating layer. The work buffers count with the output.
     """
     sizes, output = layer_sizes(header, kv_bytes_per_token(header) * length)
-    return [output + scratch_bytes(header, length, BLOCK), *reversed(sizes)]
+    return [output + scratch_bytes(header, length, block), *reversed(sizes)]
 
 
 def pooled_length(header: Header, length: int) -> int:
