@@ -2,7 +2,7 @@
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the README's pictures again
-nox -s tests         all tests: lint, unit, integration, model, hostile, browser, then these three
+nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then these three
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
 nox -s colab         the tests of magics and views with Google Colab's versions
 nox -s newest        the fast tests on the newest Python of this machine
@@ -66,7 +66,8 @@ def tests(session: nox.Session) -> None:
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows())
     session.run("zizmor", "--offline", "--quiet", *workflows())
     browser = find_browser() or install_browser(session)
-    for folder in ("unit", "integration", "model", "hostile"):
+    install_mesa(session)
+    for folder in ("unit", "integration", "model", "hostile", "gpu"):
         session.run("pytest", f"tests/{folder}")
     session.run("pytest", "tests/browser", env={"CHROMIUM": browser})
 
@@ -207,14 +208,28 @@ def install_browser(session: nox.Session) -> str:
     Returns the path; empty where Playwright finds its browser itself.
     """
     if shutil.which("apt-get"):
-        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        fonts = ["fonts-noto-core", "fonts-noto-color-emoji"]
-        session.run(*root, "apt-get", "update", "-qq", external=True)
-        session.run(
-            *root, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium",
-            *fonts, external=True, silent=True,
-        )  # fmt: skip
+        apt_install(session, "chromium", "fonts-noto-core", "fonts-noto-color-emoji")
         if found := find_browser():
             return found
     session.run("playwright", "install", "chromium")
     return ""
+
+
+def install_mesa(session: nox.Session) -> None:
+    """Install Mesa's Vulkan in software where apt-get can: it is a GPU that every machine has."""
+    if not shutil.which("apt-get"):
+        return  # tests/gpu says that there is no GPU
+    try:
+        apt_install(session, "mesa-vulkan-drivers", "libvulkan1")
+    except CommandFailed:
+        session.warn("apt-get could not install Mesa's Vulkan: tests/gpu may find no GPU")
+
+
+def apt_install(session: nox.Session, *packages: str) -> None:
+    """Install packages of the system. Raises `CommandFailed` where that takes a password."""
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    session.run(*root, "apt-get", "update", "-qq", external=True)
+    session.run(
+        *root, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages,
+        external=True, silent=True,
+    )  # fmt: skip

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .views.tuning import TuningPanel
 
 
-_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model"}
+_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model", "exact"}
 
 
 def infer(
@@ -43,7 +43,7 @@ def infer(
     - `model` is a name as in `%%infer -m`; None is the default model.
     - `params` are `InferencingParams`, or a mapping of some of its fields.
     - `options` are the other fields of `Request`: chat, system, chat_template, model_type,
-      context_length, accept, gpu_layers, threads, top_logprobs, content_filters, tags,
+      context_length, accept, gpu_layers, device, threads, top_logprobs, content_filters, tags,
       control_tokens, data_spans.
 
     The prompt counts as typed: the name of a control token in it is that token, except in
@@ -94,8 +94,8 @@ def generate_embeddings(
     (`add_eos_token`). Control tokens in a text are recognised.
 
     `options` are the fields of `Request` that count here: engine, model_type, context_length,
-    anyway, accept, gpu_layers, threads. `truncate=True` cuts the end of a text that does not fit into the
-    context, and keeps the end-of-text token.
+    anyway, accept, gpu_layers, device, threads. `truncate=True` cuts the end of a text that does not fit
+    into the context, and keeps the end-of-text token.
 
     Raises `PromptTooLong`, with the number of the text, for a text that does not fit and is not
     cut. Raises `ModelNotSupported` for a pooling that the engine lacks, and `InvalidInput` for

@@ -71,6 +71,14 @@ class ModelSpec(Record):
             description="layers to run on the GPU; auto: as many as fit, none without a usable one",
         )
     )
+    device: Annotated[
+        Annotated[Text, Field(min_length=1)] | None,
+        Setting("the name of a device, or a part of its description", "NAME"),
+    ] = Field(
+        default=None,
+        description="the GPU that gets the layers, by llama.cpp's name such as Vulkan0, or by a "
+        "part of its description; by default the first one",
+    )
 
     @property
     def takes_long_context(self) -> bool:

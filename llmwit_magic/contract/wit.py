@@ -180,7 +180,7 @@ class DeviceInfo(Record):
     requested_gpu_layers: int | Literal["auto"] = "auto"
     gpu_layers: int = 0
     memory_bytes: int | None = Field(
-        default=None, description="device memory taken, as the driver says"
+        default=None, description="device memory taken, as the driver or the library says"
     )
     reason: str = Field("", description="why this device, in words")
     exact: bool = Field(default=True, description="whether the same seed gives the same text again")

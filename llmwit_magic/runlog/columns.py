@@ -100,6 +100,8 @@ COLUMNS = (
            few=True),
     Column("gpu_layers_requested", "text", "layers asked for on the GPU: a number, or auto",
            few=True, field="gpu_layers"),
+    Column("device_requested", "text", "device asked for; missing: the first usable one", few=True,
+           field="device"),
     Column("gpu_layers", "integer", "layers that ran on the GPU", "layers", few=True),
     Column("device_memory_bytes", "integer", "device memory that the model took", "bytes",
            few=True),

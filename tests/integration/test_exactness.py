@@ -30,7 +30,7 @@ backend = backend_named(engine)
 found = resolve(path, None, {}, lambda progress: None, [backend])
 
 def fresh():
-    return backend.open(found.source, found.file, ModelSpec(model="m", context_length=200), 3)
+    return backend.open(found.source, found.file, ModelSpec(model="m", context_length=200, gpu_layers=0), 3)
 
 def digests(loaded, tokens, cut):
     # The logits after the prompt and after each further token.

@@ -15,8 +15,14 @@ import pytest
 from llmwit_magic import api
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
-from llmwit_magic.engines.backends.llamacpp.llama_sources import VARIABLE
-from llmwit_magic.errors import EngineFailed, InferenceError, ModelNotFound, ModelNotSupported
+from llmwit_magic.engines.backends.llamacpp.llama_sources import VARIABLE, source
+from llmwit_magic.errors import (
+    DeviceUnavailable,
+    EngineFailed,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotSupported,
+)
 from llmwit_magic.models.parts import part_names
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
@@ -43,6 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def asked(session: Session) -> Any:
     def ask(model: Path, prompt: str = PROMPT, **options: Any) -> InferencingResult:
         params = {"max_tokens": 30, "seed": 3} | options.pop("params", {})
+        # A GPU rounds otherwise than the processor.
+        options = {"gpu_layers": 0} | options
         run = session.run(Request(model=str(model), prompt=prompt, params=params, **options))
         assert run.wait(60)
         run.raise_failure()
@@ -156,7 +164,7 @@ def test_vectors_of_both_engines_are_alike(
     """The last token's state where the file names no pooling; ctransformers rounds otherwise."""
     monkeypatch.setattr(api, "current_session", lambda: session)
     found = [
-        api.generate_embeddings(models["spm"], ["Hello world", "a"], engine=engine)
+        api.generate_embeddings(models["spm"], ["Hello world", "a"], engine=engine, gpu_layers=0)
         for engine in ENGINES
     ]
     assert found[0].usage == found[1].usage
@@ -176,7 +184,7 @@ def test_the_pooling_of_the_file_counts(
     plain = write_llama_gguf(tmp_path / "plain.gguf", vocabulary="spm")
     texts = ["Hello world, and more"]
     pooled, last = (
-        api.generate_embeddings(model, texts, engine="llama.cpp").embeddings[0]
+        api.generate_embeddings(model, texts, engine="llama.cpp", gpu_layers=0).embeddings[0]
         for model in (path, plain)
     )
     assert (pooled == pytest.approx(last, abs=1e-5)) == (pooling == 3)
@@ -210,7 +218,7 @@ path = sys.argv[1]
 rows = []
 for backend in BACKENDS:
     found = resolve(path, None, {}, lambda progress: None, [backend])
-    loaded = backend.open(found.source, found.file, ModelSpec(model="m"), 1)
+    loaded = backend.open(found.source, found.file, ModelSpec(model="m", gpu_layers=0), 1)
     ids = loaded.tokenizer.encode(sys.argv[2], ())
     assert loaded.evaluator.evaluate_prompt(ids, lambda: 1, lambda done: True)
     rows.append(np.array(loaded.evaluator.logits, dtype=np.float64))
@@ -249,10 +257,37 @@ def test_a_cell_names_the_engine(models: dict[str, Path], shell_of: Any, session
     assert shell.user_ns["_infer"].model.engine == "ctransformers"
 
 
-def test_gpu_layers_are_refused(models: dict[str, Path], asked: Any) -> None:
-    """No GPU code is loaded: layers would be taken without a word."""
-    with pytest.raises(InferenceError, match=r"3 GPU layers were asked for, and llama\.cpp's"):
+@pytest.fixture
+def without_gpu_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library of the package, without its code for GPUs."""
+    if sys.platform != "linux":
+        pytest.skip("elsewhere the library may not find its parts by links")
+    for name in ("llama", "ggml", "ggml-base", "ggml-cpu"):
+        found = source().find(name)
+        assert found is not None
+        (tmp_path / found.name).symlink_to(found)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+
+
+@pytest.mark.usefixtures("without_gpu_code")
+def test_gpu_layers_without_a_gpu(models: dict[str, Path], asked: Any) -> None:
+    """The library alone would take any number without a word. `auto` runs on the processor."""
+    with pytest.raises(DeviceUnavailable, match=r"^3 GPU layers were .* no code for GPUs; --gpu-"):
         asked(models["bpe"], engine="llama.cpp", gpu_layers=3)
+    with pytest.raises(DeviceUnavailable, match=r"^device 'Vulkan0' was asked for, but llama\.cpp"):
+        asked(models["bpe"], engine="llama.cpp", gpu_layers="auto", device="Vulkan0")
+    device = asked(models["bpe"], engine="llama.cpp", gpu_layers="auto").device
+    assert (device.name, device.gpu_layers, device.memory_bytes) == ("cpu", 0, None)
+    assert device.reason in (
+        "this machine shows no GPU",
+        "llama.cpp's library has no code for GPUs",
+    )
+
+
+def test_ctransformers_cannot_choose_a_device(models: dict[str, Path], asked: Any) -> None:
+    """It is refused, with the engine that can."""
+    with pytest.raises(InvalidInput, match=r"^device: ctransformers takes the first GPU .*llama"):
+        asked(models["bpe"], engine="ctransformers", device="Vulkan0")
 
 
 @pytest.fixture

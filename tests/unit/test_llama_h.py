@@ -83,6 +83,16 @@ for unified in (False, True):
     })
     lib.llama_free(context)
 lib.llama_model_free(model)
+said["devices"] = []
+for index in range(lib.ggml.ggml_backend_dev_count()):
+    device = lib.ggml.ggml_backend_dev_get(index)
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    lib.ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+    said["devices"].append([
+        lib.ggml.ggml_backend_dev_name(device).decode(),
+        lib.ggml.ggml_backend_dev_description(device).decode(),
+        lib.ggml.ggml_backend_dev_type(device), free.value, total.value,
+    ])
 print("SAID", json.dumps(said))
 """
 
@@ -151,6 +161,19 @@ def test_parameters_arrive_where_they_belong(facts: Any) -> None:
     assert logged[0].items() >= (told | {"kv_unified": "false"}).items()
     assert logged[1].items() >= (told | {"kv_unified": "true"}).items()
     assert facts["vocabulary"] == 600
+
+
+@needs_library
+def test_devices_are_told(facts: Any) -> None:
+    """With the code for the processor there is one device of that type, with its memory."""
+    import psutil
+
+    ((name, description, _, free, total),) = [each for each in facts["devices"] if each[2] == 0]
+    assert name == "CPU"
+    assert description.isprintable()
+    assert description
+    assert 0 < free <= total
+    assert total == pytest.approx(psutil.virtual_memory().total, rel=0.5)
 
 
 def test_a_batch_has_an_item_for_each_token() -> None:
@@ -247,6 +270,24 @@ def test_functions_are_declared() -> None:
     assert native.llama_model_load_from_file.restype is llama_h.c_void_p
     assert native.llama_get_memory.restype is llama_h.c_void_p
     assert native.llama_backend_init.restype is None
+
+
+def test_functions_of_ggml_are_declared() -> None:
+    """Each is taken from the first library that has it: Windows looks in no other one."""
+    base = FakeNative(missing=["ggml_backend_load", "ggml_backend_dev_count"])
+    found = llama_h.ggml_functions([base, native := FakeNative()])
+    assert found.ggml_backend_dev_get is base.ggml_backend_dev_get
+    assert found.ggml_backend_load is native.ggml_backend_load
+    assert found.ggml_backend_dev_get.restype is llama_h.c_void_p
+    assert found.ggml_backend_dev_name.argtypes == (llama_h.c_void_p,)
+    assert found.ggml_backend_dev_memory.restype is None
+
+
+@pytest.mark.parametrize("name", sorted(llama_h._GGML_FUNCTIONS))
+def test_a_missing_function_of_ggml_is_named(name: str) -> None:
+    """It is one that none of the libraries has."""
+    with pytest.raises(AttributeError, match=name):
+        llama_h.ggml_functions([FakeNative(missing=[name]), FakeNative(missing=[name])])
 
 
 @pytest.mark.parametrize("name", sorted(llama_h._FUNCTIONS))

@@ -37,6 +37,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "control_tokens": ("none", "none"),
     "context_length": ("512", 512),
     "gpu_layers": ("2", 2),
+    "device": ("Vulkan0", "Vulkan0"),
     "threads": ("1", 1),
     "top_logprobs": ("5", 5),
     "model_type": ("gpt2", "gpt2"),

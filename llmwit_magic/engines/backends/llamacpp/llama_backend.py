@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ....models.gguf import Header
     from ..base import Loaded
 
+_OF_DEVICES = ("GGML_VK_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+"""Variables of the environment that choose which GPUs the library sees."""
+
 
 class LlamaCpp:
     """Runs what llama.cpp knows, by a library that `llama_sources.source` chooses.
@@ -31,7 +34,8 @@ class LlamaCpp:
     def environment(self) -> Mapping[str, str]:
         from .llama_sources import VARIABLE
 
-        return {VARIABLE: self.library or os.environ.get(VARIABLE, "")}
+        seen = {name: os.environ[name] for name in _OF_DEVICES if name in os.environ}
+        return seen | {VARIABLE: self.library or os.environ.get(VARIABLE, "")}
 
     def unavailable(self) -> str:
         from .llama_sources import unavailable

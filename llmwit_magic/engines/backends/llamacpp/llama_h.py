@@ -9,7 +9,9 @@ handed to it.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
+from types import SimpleNamespace
 from typing import Any
 
 GGML_VERSION, GGML_COMMIT = "0.26.0", "86a2835"
@@ -20,6 +22,8 @@ AUTO_FLASH_ATTENTION = -1
 MAPPED = 1
 """`load_mode`: the file is mapped into memory, and not read."""
 VOCABULARY_TYPES = ("none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2")
+PROCESSOR, GPU, INTEGRATED_GPU = 0, 1, 2
+"""Types of devices (`enum ggml_backend_dev_type`). Metal's devices have the first one."""
 POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
@@ -153,6 +157,18 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     ),
 }
 
+_GGML_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_backend_load": (c_void_p, (c_char_p,)),
+    "ggml_backend_dev_count": (c_size_t, ()),
+    "ggml_backend_dev_by_type": (c_void_p, (ctypes.c_int,)),
+    "ggml_backend_dev_get": (c_void_p, (c_size_t,)),
+    "ggml_backend_dev_name": (c_char_p, (c_void_p,)),
+    "ggml_backend_dev_description": (c_char_p, (c_void_p,)),
+    "ggml_backend_dev_type": (ctypes.c_int, (c_void_p,)),
+    "ggml_backend_dev_memory": (None, (c_void_p, POINTER(c_size_t), POINTER(c_size_t))),
+}
+"""Of `ggml-backend.h`. They are in the libraries that llama.cpp's own library needs."""
+
 _KNOWN_MODEL = {
     "devices": None, "tensor_buft_overrides": None, "n_gpu_layers": -1, "split_mode": 1,
     "load_mode": -1, "lazy_mode": 1, "main_gpu": 0, "tensor_split": None, "kv_overrides": None,
@@ -192,6 +208,21 @@ def declare(library: Any) -> None:
 def missing(bindings: Any) -> str:
     """What the declarations of another package lack of these; empty where they lack nothing."""
     return ", ".join(name for name in (*_FUNCTIONS, *_TYPES) if not hasattr(bindings, name))
+
+
+def ggml_functions(libraries: Sequence[Any]) -> SimpleNamespace:
+    """The functions of ggml, each from the first of the libraries that has it.
+
+    Raises `AttributeError` for one that is missing.
+    """
+    found = SimpleNamespace()
+    for name, (result, arguments) in _GGML_FUNCTIONS.items():
+        # Windows finds a function in its own library only, and not in those that this one needs.
+        owner = next((each for each in libraries if hasattr(each, name)), libraries[-1])
+        function = getattr(owner, name)
+        function.restype, function.argtypes = result, arguments
+        setattr(found, name, function)
+    return found
 
 
 def unlike(library: Any) -> str:

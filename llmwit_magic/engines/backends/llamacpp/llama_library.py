@@ -4,7 +4,7 @@ Where it comes from is in `llama_sources`. The interface is declared in `llama_h
 of the library. The package `llama-cpp-python` has declarations of its own, which fit the library
 that it brings. Then its module `llama_cpp.llama_cpp` is used in their place, and the rest of that
 package is not imported. The code for the processor may be a library of its own, which is loaded at
-run time.
+run time. So may that for GPUs, which is loaded only for a model that may be put on one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import Any
 
 from ....errors import EngineFailed
 from . import llama_h
+from .llama_placement import Placed
 from .llama_sources import BINDINGS, INSTALL, INSTALL_BINDINGS, VARIABLE, Source, source
 
 _ERROR, _CONTINUED = 4, 5
 """Levels of the log; a text of the last one goes on with the one before it."""
-_PROCESSOR = 0
-"""The type of device that the processor is: `GGML_BACKEND_DEVICE_TYPE_CPU`."""
 
 
 class LlamaLibrary:
@@ -34,6 +33,7 @@ class LlamaLibrary:
 
     def __init__(self, source: Source) -> None:
         self._error = self._last = ""
+        self.placed = Placed()
         self._source = source
         path = source.find("llama")
         if path is None:
@@ -82,21 +82,26 @@ class LlamaLibrary:
                     f"{known[0]} ({known[1]}): {advice}"
                 )
             llama_h.declare(self._library)
+        self.ggml = llama_h.ggml_functions([*self._parts, self._library])
         if other := llama_h.unlike(self._library):
             name = self._source.name if self._source.bindings else path.name
             raise EngineFailed(f"{name} has other default parameters than known: {other}")
 
     def _load_processor_code(self) -> None:
         """Load the code for the processor, and none for a GPU, which would take large batches."""
-        ggml = self._parts[-1] if self._parts else self._library
-        ggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
-        path = self._source.find("ggml-cpu")
-        if path is None or ggml.ggml_backend_dev_by_type(_PROCESSOR):
+        path = self.find("ggml-cpu")
+        if path is None or self.ggml.ggml_backend_dev_by_type(llama_h.PROCESSOR):
             return  # it is built into the library, or is linked to it
-        ggml.ggml_backend_load.restype = ctypes.c_void_p
-        ggml.ggml_backend_load.argtypes = (ctypes.c_char_p,)
-        if not ggml.ggml_backend_load(os.fsencode(path)):
+        if not self.load_code(path):
             raise EngineFailed(f"llama.cpp could not load {path.name}: {self.last_words()}")
+
+    def find(self, name: str) -> Path | None:
+        """The file of one of its parts; None where there is none."""
+        return self._source.find(name)
+
+    def load_code(self, path: Path) -> bool:
+        """Load the code for a kind of device, and whether that worked."""
+        return bool(self.ggml.ggml_backend_load(os.fsencode(path)))
 
     def _log(self, level: int, text: bytes, _: Any) -> None:
         line = " ".join(text.decode(errors="replace").split())
@@ -104,6 +109,7 @@ class LlamaLibrary:
             self._error = self._error or line
         if line and level != _CONTINUED:
             self._last = line
+        self.placed.read(line)
 
     def last_words(self) -> str:
         """The first error that it logged, else its last line; empty where it said nothing.
