@@ -81,7 +81,7 @@ class ChatTemplate:
         try:
             if self._template is None:  # not in `__init__`, because compiling may fail too
                 self._template = self._environment.from_string(self._source)
-            text = self._template.render(messages=messages, **self._variables)
+            text = self._template.render({"messages": messages, **self._variables})
         except InvalidInput as error:
             raise TemplateRefused(error) from None
         except MemoryError:

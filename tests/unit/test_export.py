@@ -72,6 +72,11 @@ def test_no_runs_are_read_back_too(log: RunLog, tmp_path: Path, ending: str) -> 
     pandas.testing.assert_frame_equal(read_export(path), log.to_frame(group="none"))
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "integer": st.integers(-(2**63), 2**63 - 1), "real": st.floats(allow_nan=False),
     "text": st.text(max_size=9), "boolean": st.booleans(),
@@ -83,6 +88,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "notices": st.lists(st.text(max_size=3), max_size=2),
     "content_filters": st.lists(st.text(max_size=3), max_size=2),
     "tags": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+    "template_options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),
     "tokens": st.lists(
         st.fixed_dictionaries({
             "id": st.integers(0, 9),
@@ -91,6 +97,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
             | st.just("-Infinity"),
             "rank": st.integers(0, 9),
             "top": st.just([]),
+            "reasoning": st.booleans(),
         }), max_size=2,
     ),
 }  # fmt: skip
