@@ -204,6 +204,22 @@ def test_otel_names_are_those_of_the_conventions(log: RunLog) -> None:
     assert all(name.startswith(("gen_ai.", "llmwit.", "error.type")) for name in written)
 
 
+def test_otel_has_reasoning_as_a_part_of_the_message() -> None:
+    """The conventions have a kind of part for it, and a name for the count of its tokens."""
+    session = FakeSession(FakeEngine(["Paris"], thoughts=["Let me ", "see"]))
+    session.finish(Request(model="fake", prompt="p", chat=True))
+    found = otel_attributes(session.log.rows()[0])
+    assert found["gen_ai.output.messages"] == [{
+        "role": "assistant", "finish_reason": "stop",
+        "parts": [{"type": "reasoning", "content": "Let me see"},
+                  {"type": "text", "content": "Paris"}],
+    }]  # fmt: skip
+    assert found["gen_ai.usage.reasoning.output_tokens"] == 2
+    assert found["gen_ai.usage.output_tokens"] == 3
+    assert "llmwit.reasoning" not in found
+    session.close()
+
+
 def test_otel_attributes_say_what_the_row_says(log: RunLog, tmp_path: Path) -> None:
     """Messages have roles and parts, counts are numbers, and what is missing is left out."""
     log.export(tmp_path / "otel.jsonl", schema="otel")
