@@ -17,6 +17,10 @@ import regex
 
 from ..contract.spans import Spans
 
+LONGEST_TAIL = 10_000
+"""The most characters at the end of a prompt that are searched for marks. A model file decides how
+long that end is, and the search takes longer than its length says."""
+
 
 class Part(Enum):
     """The two parts of what a model writes."""
@@ -42,26 +46,34 @@ class Family:
     answer_closing: str = ""
 
 
-# A message of gpt-oss begins with a header, which names its channel:
-# https://github.com/openai/harmony/blob/main/docs/format.md
-_HEADER = (
-    r"(?:<\|start\|>assistant\s*+)?(?:to=[^<]*)?"
-    r"<\|channel\|>{}[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
-)
+def _header(channel: str) -> str:
+    """The header with which gpt-oss begins a message. It names the channel of the message.
+
+    Its words are limited, so that no text is held back for long. See
+    https://github.com/openai/harmony/blob/main/docs/format.md .
+    """
+    words = r"[^<\n]{0,200}"
+    return (
+        rf"(?:<\|start\|>assistant\s*+)?(?:to={words})?"
+        rf"<\|channel\|>{channel}{words}(?:<\|constrain\|>{words})?<\|message\|>"
+    )
+
 
 FAMILIES = (
     Family(
         "gpt-oss: the channel `analysis` is reasoning, and the others are the answer",
         ("<|channel|>", "<|message|>"),
-        _HEADER.format("analysis"), r"<\|end\|>", _HEADER.format("[a-z]+"), r"<\|end\|>",
+        _header("analysis"), r"<\|end\|>", _header("[a-z]{1,20}"), r"<\|end\|>",
     ),
     Family("Gemma 4", ("<|channel>", "<channel|>"), r"<\|channel>thought", r"<channel\|>"),
     Family(
         "Command R7B, Command A Reasoning", ("<|START_THINKING|>", "<|END_THINKING|>"),
         r"<\|START_THINKING\|>", r"<\|END_THINKING\|>",
-        r"<\|START_RESPONSE\|>", r"<\|END_RESPONSE\|>",
+        r"<\|START_(?:RESPONSE|TEXT)\|>", r"<\|END_(?:RESPONSE|TEXT)\|>",
     ),
     Family("Seed-OSS", ("<seed:think>", "</seed:think>"), "<seed:think>", "</seed:think>"),
+    Family("LongCat", ("</longcat_think>",), "<longcat_think>", "</longcat_think>"),
+    Family("MiniMax M3", ("</mm:think>",), "<mm:think>", "</mm:think>"),
     Family("Magistral, Ministral", ("[THINK]", "[/THINK]"), r"\[THINK\]", r"\[/THINK\]"),
     Family(
         "Apriel", ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
@@ -72,12 +84,12 @@ FAMILIES = (
         "Here(?:'s| is) my thought process:", "Here(?:'s| is) my response:",
     ),
     Family(
-        "Granite 3.3", ("<think>", "<response>"),
+        "Granite 3.3", ("<think></think>", "<response></response>"),
         "<think>", "</think>", "<response>", "</response>",
     ),
     Family("Hunyuan A13B", ("<think>", "<answer>"), "<think>", "</think>", "<answer>", "</answer>"),
     Family(
-        "Qwen 3, DeepSeek R1 and V3.1, SmolLM3, GLM, Kimi K2, Nemotron, MiniMax, LFM2.5 and others",
+        "Qwen 3, DeepSeek R1 and V3.1, SmolLM3, GLM, Kimi K2, Nemotron, MiniMax M2, LFM2.5 and others",
         ("</think>",), "<think>", "</think>",
     ),
 )  # fmt: skip
@@ -105,7 +117,8 @@ def splitter_for(
     family = family_of(template, vocabulary)
     if family is None:
         return None
-    return Splitter(family, prompt[max((end for _, end in data), default=0) :])
+    tail = prompt[max((end for _, end in data), default=0) :]
+    return Splitter(family, tail[-LONGEST_TAIL:])
 
 
 @dataclass(frozen=True, slots=True)

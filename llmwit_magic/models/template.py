@@ -8,7 +8,8 @@ or builds a gigabyte, costs at most that process.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -45,6 +46,11 @@ def template_of(metadata: Mapping[str, Any], name: str | None = None) -> str:
             f"the model has no default chat template: choose one, such as --chat-template {names[0]}"
         )
     raise InvalidInput("the model has no chat template: leave out --chat and --system")
+
+
+def unread(template: str, names: Iterable[str]) -> list[str]:
+    """Those of the variables `names` whose name is no word of the template: it cannot read them."""
+    return [name for name in names if not re.search(rf"\b{re.escape(name)}\b", template)]
 
 
 class TemplateRefused(Exception):

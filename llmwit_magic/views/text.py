@@ -57,6 +57,8 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         if result.stop_sequence is not None:
             detail += f" {json.dumps(result.stop_sequence, ensure_ascii=False)}"
         parts.append((True, detail))
+    if result.finish_detail is FinishDetail.MAX_TOKENS and result.reasoning and not result.text:
+        parts.append((True, "no answer yet: give more --max-tokens"))
     parts += [(True, notice) for notice in result.notices]
     if result.model:
         timings = result.timings

@@ -111,6 +111,11 @@ def test_a_template_opens_or_closes_the_reasoning(model: Any, ask: Any) -> None:
     assert closed.prompt == QUESTION + "<think></think>"
     assert (closed.reasoning, closed.text) == ("", "\n\t\nParis?!")
     assert ask(path, template_options={"enable_thinking": True}).prompt == QUESTION
+    assert not closed.notices
+    useless = ask(path, template_options={"thinking": False, "enable_thinking": True, "effort": 1})
+    assert useless.notices == (
+        "the model's chat template does not read thinking, effort: no effect",
+    )
 
 
 @pytest.mark.parametrize(

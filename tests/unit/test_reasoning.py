@@ -47,7 +47,10 @@ def split(text: str, template: str = THINK, prompt: str = "", size: int = 1) -> 
         ("after 'Here is my thought process:' and … after 'Here is my response:'", "Granite 3.2"),
         (GRANITE, "Granite 3.3"),
         ("<think>\\n\\n</think>\\n<answer>", "Hunyuan"),
+        ("{{ '<longcat_think>' }}…</longcat_think>", "LongCat"),
+        ("<mm:think>…</mm:think>", "MiniMax M3"),
         (THINK, "Qwen 3"),
+        ("'<think>\\n' … </think> … '\\n<response>' ~ tool ~ '</response>'", "Qwen 3"),  # MiniMax M2
         ("{{ '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}", "Qwen 3"),
     ],
 )  # fmt: skip
@@ -169,6 +172,11 @@ def test_text_comes_as_soon_as_it_is_decided() -> None:
             "<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>Paris.<|END_RESPONSE|>",
             ("hm", "Paris."),
         ),
+        (
+            "<|START_THINKING|><|END_THINKING|>",
+            "<|START_THINKING|>hm<|END_THINKING|><|START_TEXT|>Paris.<|END_TEXT|>",
+            ("hm", "Paris."),
+        ),
         ("<think><answer>", "<think>\nhm\n</think>\n<answer>\nA.\n</answer>", ("hm", "A.")),
         ("[THINK][/THINK]", "[THINK]hm[/THINK]Paris.", ("hm", "Paris.")),
         ("<seed:think></seed:think>", "<seed:think>hm</seed:think>Paris.", ("hm", "Paris.")),
@@ -230,6 +238,22 @@ FINAL = "<|channel|>final<|message|>"
 def test_channels(text: str, prompt: str, parts: tuple[str, str], size: int) -> None:
     """`analysis` is reasoning. `final`, and `commentary`, which is for the user, are the answer."""
     assert split(text, HARMONY, prompt, size) == parts
+
+
+def test_a_header_is_one_short_line() -> None:
+    """What is longer is no header, and is given out as the text that it is."""
+    for text in ("<|channel|>final" + "x" * 300, "<|channel|>final\nx"):
+        splitter = Splitter(FAMILIES[0])
+        assert b"".join(p.data for p in splitter.push(text.encode()) if p.part) == text.encode()
+
+
+def test_a_prompt_s_end_is_searched_within_a_limit() -> None:
+    """A template can write millions of characters, and a search could take longer than a run."""
+    prompt = "<think>" + "to=" * 1_000_000
+    for template in (THINK, HARMONY):
+        splitter = splitter_for(template, (), prompt, ())
+        assert splitter is not None
+        assert splitter.part is None
 
 
 # Anything at all ---------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from llmwit_magic.engines.local.wire import Run, decoded, encoded
 from llmwit_magic.errors import InvalidInput
 from llmwit_magic.magics.cell import read_cell
 from llmwit_magic.models.chat import render_chat
-from llmwit_magic.models.template import ChatTemplate, TemplateRefused
+from llmwit_magic.models.template import ChatTemplate, TemplateRefused, unread
 from llmwit_magic.models.tokenizers.building import build_tokenizer
 from llmwit_magic.requests.snippets import forms
 from tests.support.fake import FakeEngine, FakeSession
@@ -118,3 +118,9 @@ def test_a_template_reads_them() -> None:
     assert render_chat(template, [("user", "Hi")], OPTIONS).text == "Hi|False|0.5"
     with pytest.raises(TemplateRefused):
         ChatTemplate("{{ tags.append(1) }}", OPTIONS).write([])
+
+
+def test_a_variable_that_no_template_reads_is_found() -> None:
+    """Its name is no word of the template. A part of a word is none."""
+    template = "{% if enable_thinking is defined and not enable_thinking %}a{% endif %}{{ x1 }}"
+    assert unread(template, ["enable_thinking", "thinking", "x", "x1"]) == ["thinking", "x"]

@@ -93,6 +93,22 @@ def test_plain_text_folds_the_reasoning_into_a_line() -> None:
     assert text.plain(result_of(HM, status="running")).splitlines()[0].startswith("── thinking …")
 
 
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ((HM, end(1, FinishDetail.MAX_TOKENS, thought=1)), True),
+        ((HM, PARIS, end(2, FinishDetail.MAX_TOKENS, thought=1)), False),
+        ((HM, end(1, FinishDetail.STOP_SEQUENCE, "x", thought=1)), False),
+        ((end(1, FinishDetail.MAX_TOKENS),), False),
+    ],
+)
+def test_a_limit_that_leaves_no_answer_says_what_to_do(
+    events: tuple[Event, ...], said: bool
+) -> None:
+    """A model that thinks may use up all tokens that it has."""
+    assert ("no answer yet: give more --max-tokens" in text.plain(result_of(*events))) is said
+
+
 # HTML -----------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...contract.events import Prepared
@@ -72,7 +73,7 @@ def _text(
     if request.is_chat:
         rendered, splitter = _render(loaded, request, rendering)
         data = () if request.control_tokens == "all" else rendered.data
-        return rendered.text, data, [rendered.notice] if rendered.notice else [], splitter
+        return rendered.text, data, list(rendered.notices), splitter
     whole = ((0, len(request.prompt)),)
     data = {"none": whole, "typed": request.data_spans, "all": ()}[request.control_tokens]
     return request.prompt, data, [], None
@@ -89,7 +90,7 @@ def _render(
 ) -> tuple[Rendered, Splitter | None]:
     # Imported here, since jinja2 takes long to import and only chat prompts need it.
     from ...models.chat import render_chat
-    from ...models.template import template_of
+    from ...models.template import template_of, unread
     from ..reasoning import splitter_for
 
     if loaded.header is None or isinstance(loaded.tokenizer, NativeTokenizer):
@@ -105,4 +106,8 @@ def _render(
     with limited_memory(TEMPLATE_BYTES):
         rendered = render_chat(template, messages, variables)
     rendering(False)
+    unknown = unread(template, request.template_options)
+    if unknown:
+        said = f"the model's chat template does not read {', '.join(unknown)}: no effect"
+        rendered = replace(rendered, notices=(*rendered.notices, said))
     return rendered, splitter_for(template, loaded.tokenizer, rendered.text, rendered.data)
