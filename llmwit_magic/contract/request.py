@@ -26,7 +26,7 @@ ALL_ACCEPTED: tuple[Accept, ...] = get_args(Accept)
 
 ContentFilter = str | Callable[[str], int | None]
 """A regular expression, or a function. The function gets the text so far, and returns the position
-(in characters) where it must be cut, or None."""
+(in characters) where it must be cut, or None. It gets reasoning and answer as texts of their own."""
 
 
 OWN_VARIABLES = frozenset({
