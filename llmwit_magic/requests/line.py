@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -51,6 +52,8 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
         texts = tuple(_unescape(option.flag, text) for text in texts)
     if option.dest == "tags":
         return dict(map(_tag, texts))
+    if option.dest == "template_options":
+        return dict(map(_template_option, texts))
     return texts if option.many else texts[-1]
 
 
@@ -166,6 +169,19 @@ def _tag(text: str) -> tuple[str, str]:
     if not equals or not key.strip():
         raise InvalidInput(f"--tag: '{text}' is not valid: write KEY=VALUE")
     return key.strip(), value
+
+
+def _template_option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    try:
+        if not equals or not key.strip():
+            raise ValueError
+        return key.strip(), json.loads(value)
+    except (ValueError, RecursionError):
+        raise InvalidInput(
+            f"--template-option: '{text}' is not valid: write KEY=JSON, as in enable_thinking=false; "
+            "a text in both kinds of quotes, as in 'effort=\"high\"'"
+        ) from None
 
 
 def in_words_of_the_line(message: str) -> str:

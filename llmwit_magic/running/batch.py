@@ -44,10 +44,12 @@ if TYPE_CHECKING:
 RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
            "generated_token_count", "status", "error_type", "error_message", "run_id")  # fmt: skip
 """The columns of the log that a batch adds to its DataFrame."""
+RESULTS_OF_SOME = ("reasoning",)
+"""Further ones, which it adds only where a row has a value for them."""
 
 _COLUMNS = {column.name: column for column in COLUMNS}
 
-_SAME = ("prompt", "system", "chat", "chat_template", "control_tokens", "model_type",
+_SAME = ("prompt", "system", "chat", "chat_template", "template_options", "control_tokens", "model_type",
          "context_length_requested", "content_filters", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
          "seed")  # fmt: skip
 """The columns in which a row of the log must equal a request to be taken for its answer. Beside
@@ -132,7 +134,8 @@ def _check(frame: Any, template: Any, executor: Any, workers: int | None, prefix
         )
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers: {workers} is not valid: it must be a whole number ≥ 1")
-    taken = [prefix + name for name in RESULTS if prefix + name in frame.columns]
+    names = (*RESULTS, *RESULTS_OF_SOME)
+    taken = [prefix + name for name in names if prefix + name in frame.columns]
     if taken:
         raise InvalidInput(
             f"the DataFrame has a column {taken[0]} already: give another prefix=, or drop it"
@@ -151,7 +154,8 @@ def _spans(row: Row) -> Spans:
 
 def _known(session: Session, request: Request, info: ModelInfo) -> dict[tuple[Any, ...], list[Row]]:
     """The rows of this batch in the log that ended well, by what was asked for."""
-    names = (*_SAME, *RESULTS, "model", "model_sha256", "engine", "exact", "data_spans")
+    names = (*_SAME, *RESULTS, *RESULTS_OF_SOME, "model", "model_sha256", "engine", "exact",
+             "data_spans")  # fmt: skip
     with suppress(LogError):  # without a readable log, all rows are run again
         found = session.log.tuples(Filter(group=request.group_id, status="ok"), names)
         known = defaultdict[tuple[Any, ...], list[Row]](list)
@@ -175,7 +179,8 @@ def _joined(
 
     joined = frame.copy()
     below = [""] * (frame.columns.nlevels - 1)  # the lower levels, where columns have several
-    for name in RESULTS:
+    some = [name for name in RESULTS_OF_SOME if any((row or {}).get(name) for row in rows)]
+    for name in (*RESULTS, *some):
         values = series(_COLUMNS[name], [(row or {}).get(name) for row in rows])
         joined[(prefix + name, *below) if below else prefix + name] = values.set_axis(frame.index)
     joined.attrs["batch"] = batch

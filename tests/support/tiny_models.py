@@ -155,8 +155,11 @@ def _learn(
     return sorted(ids, key=ids.__getitem__), [" ".join(pair) for pair in merges]
 
 
-def _with_answer(words: Vocabulary, answer: Sequence[str]) -> Vocabulary:
-    """The vocabulary with a token for the question, and after it the answer's, which no merge makes."""
+def _with_answer(words: Vocabulary, answer: Sequence[str], marks: Collection[str]) -> Vocabulary:
+    """The vocabulary with a token for the question, and after it the answer's, which no merge makes.
+
+    Those among `marks` are control tokens.
+    """
     if not answer:
         return words
     to_unicode = {byte: character for character, byte in unicode_to_byte().items()}
@@ -166,7 +169,9 @@ def _with_answer(words: Vocabulary, answer: Sequence[str]) -> Vocabulary:
     return Vocabulary(
         tokens,
         words.scores + (0.0,) * new,
-        words.types + (TokenType.NORMAL,) * new,
+        words.types
+        + (TokenType.NORMAL,) * (new - len(answer))
+        + tuple(TokenType.CONTROL if text in marks else TokenType.NORMAL for text in answer),
         (*words.merges, " ".join(QUESTION)),
     )
 
@@ -286,6 +291,7 @@ def write_llama_gguf(
     drop: Collection[str] = (),
     answer: Sequence[str] = (),
     tensors_per_part: int = 0,
+    marks: Collection[str] = (),
 ) -> Path:
     """Write a GGUF file of architecture llama as llama.cpp's converters do today.
 
@@ -297,12 +303,12 @@ def write_llama_gguf(
     stay F32. For `weights` see `make_tensors`. `extra_metadata` sets keys: a plain value, or a
     pair of value and `GGUFValueType`. `drop` leaves out the keys and the tensors named.
     `answer` adds tokens to the end of a "bpe" vocabulary: with weights "successor", what the model
-    says, token by token, to the prompt `QUESTION`. `tensors_per_part` makes a model in several
-    files, of which the first is returned.
+    says, token by token, to the prompt `QUESTION`. Those among `marks` are control tokens.
+    `tensors_per_part` makes a model in several files, of which the first is returned.
     """
     tied = vocabulary == "bpe" if tied is None else tied
     words = bpe_vocabulary() if vocabulary == "bpe" else spm_vocabulary()
-    words = _with_answer(words, answer)
+    words = _with_answer(words, answer, marks)
     head = embedding // heads
     metadata: dict[str, Any] = {
         "general.architecture": "llama",

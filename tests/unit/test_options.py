@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "accept": ("context,file", ("context", "file")),
     "system": ("'Be brief.'", "Be brief."),
     "chat_template": ("rag", "rag"),
+    "template_options": ("enable_thinking=false", {"enable_thinking": False}),
     "engine": ("llama.cpp", "llama.cpp"),
     "control_tokens": ("none", "none"),
     "context_length": ("512", 512),

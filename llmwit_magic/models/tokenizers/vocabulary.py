@@ -178,6 +178,10 @@ class Tokenizer(ABC):
     def __len__(self) -> int:
         return len(self._tokens)
 
+    def __contains__(self, text: object) -> bool:
+        """Whether one token has this text, as a control token has its name."""
+        return isinstance(text, str) and text.encode() in self._ids
+
     @abstractmethod
     def _encode_plain(self, text: str, *, after_special: bool) -> list[int]:
         """The ids of a piece of text in which no special token is recognised.
@@ -226,6 +230,12 @@ class Tokenizer(ABC):
                 self._types[token_id] = TokenType.CONTROL
                 if text in END_TEXTS:
                     end_ids.add(token_id)
+        # gpt-oss ends each of its messages with <|end|>, and goes on with the next one. llama.cpp
+        # knows such a vocabulary by two other tokens that end an answer there.
+        ends = {self._tokens[token_id] for token_id in end_ids if token_id is not None}
+        if {b"<|return|>", b"<|call|>", b"<|end|>"} <= ends:
+            end_ids.discard(self._ids[b"<|end|>"])
+            self._types[self._ids[b"<|end|>"]] = TokenType.USER_DEFINED
         for text in ALWAYS_SPECIAL_TEXTS:
             if text.encode() in self._ids:
                 self._types[self._ids[text.encode()]] = TokenType.USER_DEFINED
