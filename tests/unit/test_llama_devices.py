@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llmwit_magic.engines.backends.llamacpp import llama_devices
+from llmwit_magic.engines.backends.llamacpp.llama_backend import LlamaCpp
 from llmwit_magic.engines.backends.llamacpp.llama_devices import choose_device, devices, shows_gpu
 from llmwit_magic.engines.backends.llamacpp.llama_h import GPU, INTEGRATED_GPU
 from llmwit_magic.errors import DeviceUnavailable
@@ -221,3 +222,14 @@ def test_a_mac_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each one that the library runs on has Metal."""
     monkeypatch.setattr(llama_devices, "sys", SimpleNamespace(platform="darwin"))
     assert shows_gpu() is True
+
+
+def test_the_child_sees_the_devices_that_the_notebook_chose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The child may be older than the variable."""
+    for name in ("GGML_VK_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    before = LlamaCpp().environment()
+    monkeypatch.setenv("GGML_VK_VISIBLE_DEVICES", "1")
+    assert LlamaCpp().environment() == {**before, "GGML_VK_VISIBLE_DEVICES": "1"}
