@@ -93,6 +93,8 @@ COLUMNS = (
     Column("engine_requested", "text", "engine asked for: auto, ctransformers or llama.cpp",
            few=True, field="engine"),
     Column("engine", "text", "engine that loaded the model; missing: ctransformers", few=True),
+    Column("tokenizer", "text", "whose tokenizer made the token ids: llmwit-magic, or that of the "
+           "engine; missing: llmwit-magic, or ctransformers for an old GGML file", few=True),
     Column("library", "text", "the build of the engine that ran the model", few=True),
     Column("gpu_layers_requested", "text", "layers asked for on the GPU: a number, or auto",
            few=True, field="gpu_layers"),

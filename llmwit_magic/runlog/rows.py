@@ -113,6 +113,7 @@ def result_row(
         "device": device.name if prepared else None,
         "device_reason": device.reason if prepared else None,
         "engine": model.engine if model else None,
+        "tokenizer": model.tokenizer if model else None,
         "library": device.library if prepared else None,
         "gpu_layers": device.gpu_layers if prepared else None,
         "device_memory_bytes": device.memory_bytes,
@@ -193,6 +194,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             architecture=row["architecture"],
             quantisation=row["quantisation"],
             engine=row["engine"],
+            tokenizer=row["tokenizer"],
         )
         usage = InferencingUsage(
             prompt_token_count=row["prompt_token_count"],

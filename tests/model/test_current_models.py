@@ -23,6 +23,7 @@ from tests.conftest import CACHE
 from tests.support.apart import python_apart
 from tests.support.gemma import fetch_gemma
 from tests.support.kernel import Kernel
+from tests.support.library_ids import compare_with_library
 from tests.support.numpy_model import NumpyModel
 
 pytestmark = pytest.mark.timeout(300)
@@ -148,6 +149,12 @@ def perplexity(logits: Any, ids: Any) -> float:
     highest = values.max(axis=1)
     normaliser = highest + np.log(np.exp(values - highest[:, None]).sum(axis=1))
     return float(np.exp(-np.mean(values[np.arange(len(ids) - 1), ids[1:]] - normaliser)))
+
+
+def test_its_token_ids_are_the_library_s(gemma: Path, default_model_source: Path) -> None:
+    """And those of SmolLM2, over 626 texts in a dozen scripts; so are its tokens and its ends."""
+    for name, found in compare_with_library([gemma, default_model_source]).items():
+        assert found == ["llmwit-magic", [], [], []], name
 
 
 def test_a_prompt_is_kept(session: Session, gemma: Path) -> None:

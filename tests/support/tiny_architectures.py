@@ -7,7 +7,8 @@ scaled, experts in groups, experts that all tokens share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,20 @@ class Architecture:
     """Tensors that divide the frequencies of the rotations."""
 
 
-def write(path: Path, architecture: Architecture, tensor_type: str = "F32") -> Path:
-    """Write the model; `tensor_type` is that of the matrices."""
-    words = spm_vocabulary() if architecture.pre is None else bpe_vocabulary()
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (len(words.tokens), WIDTH)}
+def write(
+    path: Path, architecture: Architecture, tensor_type: str = "F32",
+    vocabulary: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Write the model; `tensor_type` is that of the matrices, and `vocabulary` another one."""
+    words = _vocabulary(architecture.pre) if vocabulary is None else vocabulary
+    count = len(words["tokenizer.ggml.tokens"])
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (count, WIDTH)}
     for number in range(architecture.blocks):
         for name, shape in architecture.block(number).items():
             shapes[f"blk.{number}.{name}"] = shape
     shapes["output_norm.weight"] = (WIDTH,)
     if not architecture.tied:
-        shapes["output.weight"] = (len(words.tokens), WIDTH)
+        shapes["output.weight"] = (count, WIDTH)
     metadata: dict[str, Any] = {
         "context_length": CONTEXT,
         "embedding_length": WIDTH,
@@ -79,18 +84,8 @@ def write(path: Path, architecture: Architecture, tensor_type: str = "F32") -> P
         "general.architecture": architecture.name,
         "general.name": "Tiny",  # by a name with phi-3 the library expects that one's tokens
         **{f"{architecture.name}.{name}": value for name, value in metadata.items()},
-        "tokenizer.ggml.tokens": list(words.tokens),
-        "tokenizer.ggml.token_type": [int(kind) for kind in words.types],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
+        **{key: list(value) if isinstance(value, array) else value for key, value in words.items()},
     }
-    if architecture.pre is None:
-        metadata["tokenizer.ggml.model"] = "llama"
-        metadata["tokenizer.ggml.scores"] = list(words.scores)
-    else:
-        metadata["tokenizer.ggml.model"] = "gpt2"
-        metadata["tokenizer.ggml.pre"] = architecture.pre
-        metadata["tokenizer.ggml.merges"] = list(words.merges)
     rotated = metadata[f"{architecture.name}.rope.dimension_count"]
     fixed = {
         name: np.geomspace(1 + number, 4 + number, rotated // 2, dtype=np.float32)
@@ -106,6 +101,21 @@ def write(path: Path, architecture: Architecture, tensor_type: str = "F32") -> P
         path, metadata, shapes, tensor_type, "random", 0, None, (), fixed,
         SPREADS if architecture.tied else {**SPREADS, "token_embd.weight": 8.0},
     )  # fmt: skip
+
+
+def _vocabulary(pre: str | None) -> dict[str, Any]:
+    words = spm_vocabulary() if pre is None else bpe_vocabulary()
+    metadata: dict[str, Any] = {
+        "tokenizer.ggml.tokens": list(words.tokens),
+        "tokenizer.ggml.token_type": [int(kind) for kind in words.types],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    if pre is None:
+        kind = {"model": "llama", "scores": list(words.scores)}
+    else:
+        kind = {"model": "gpt2", "pre": pre, "merges": list(words.merges)}
+    return metadata | {f"tokenizer.ggml.{key}": value for key, value in kind.items()}
 
 
 def attention(head: int = HEAD, biases: bool = False, norms: bool = False) -> Shapes:

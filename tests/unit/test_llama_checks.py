@@ -13,11 +13,11 @@ import pytest
 from llmwit_magic.engines.backends.llamacpp.llama_backend import LlamaCpp
 from llmwit_magic.engines.backends.llamacpp.llama_checks import (
     ARCHITECTURES,
-    MAX_TOKENS,
     objection,
 )
 from llmwit_magic.engines.backends.llamacpp.llama_library import find, unavailable
 from llmwit_magic.engines.backends.llamacpp.llama_loading import kv_bytes_per_token
+from llmwit_magic.engines.backends.llamacpp.llama_vocabulary_checks import MAX_TOKENS
 from llmwit_magic.errors import InferenceError, ModelDamaged
 from llmwit_magic.models.gguf import Header, read_header
 from llmwit_magic.models.tokenizers.building import build_tokenizer
@@ -201,11 +201,16 @@ def test_tokens_that_the_library_tells_apart(sound: Header) -> None:
     assert objection(changed(sound, tokenizer__ggml__tokens=tokens)) is None
 
 
-@pytest.mark.parametrize("kind", [None, "bert", "t5", "rwkv", "plamo2", "none", "", 5, "LLAMA"])
+@pytest.mark.parametrize(
+    "kind", [None, "none", "no_vocab", "test", "hybriddna", "whitespace", "", 5, "LLAMA", [b"t5"]]
+)
 def test_a_tokenizer_of_another_kind(kind: Any, sound: Header) -> None:
-    """It is named, with those that are supported."""
+    """It is named, with those that are supported. The library ends its process at some of them."""
     message = objection(changed(sound, tokenizer__ggml__model=kind))
-    assert message == f"tokenizer '{kind}': supported are llama (SentencePiece) and gpt2 (BPE)"
+    assert message == (
+        f"tokenizer '{kind}': supported are llama (SentencePiece), gpt2 (BPE), t5 (Unigram), bert "
+        "(WordPiece), rwkv (RWKV), plamo2 (PLaMo 2), gemma4 (Gemma 4)"
+    )
 
 
 SCORES, TYPES, MERGES = (f"tokenizer.ggml.{name}" for name in ("scores", "token_type", "merges"))

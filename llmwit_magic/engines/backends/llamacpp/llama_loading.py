@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ....contract.request import ModelSpec
 from ....contract.wit import DeviceInfo
 from ....errors import DeviceUnavailable, EngineFailed
 from ....models.gguf import Header, read_header
+from ....models.tokenizers.vocabulary import Tokenizer
 from ...memory import available_memory
 from ..base import Loaded
 from ..blocks import BLOCK
@@ -20,6 +22,8 @@ from .llama_embedder import WHOLE_TEXTS, LlamaEmbedder, pooling_of
 from .llama_evaluator import LlamaContext
 from .llama_h import MAPPED, NO_FLASH_ATTENTION, POOLINGS
 from .llama_library import library
+from .llama_vocabulary import LlamaTokenizer
+from .llama_vocabulary_checks import uses_library_tokenizer
 
 MOST_SEQUENCES = 256
 """The most sequences that a context of the library can have."""
@@ -48,8 +52,8 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
         )
     free = available_memory() * KEPT_SHARE
     sequences = max(1, min(kept_prompts, MOST_SEQUENCES, int(free // needed(length))))
-    context, tokenizer = with_tokenizer(
-        header, lambda: _open_context(_load_model(file), length, sequences), "llama.cpp"
+    context, tokenizer = _opened(
+        header, lambda: _open_context(_load_model(file), length, sequences)
     )
     device = DeviceInfo(
         library=f"ggml {library().version}",
@@ -73,6 +77,17 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
             each.interrupt(asked)
 
     return Loaded(context.evaluators[0], context, tokenizer, header, device, embedder, interrupt)
+
+
+def _opened(
+    header: Header, open_context: Callable[[], LlamaContext]
+) -> tuple[LlamaContext, Tokenizer]:
+    """The context, and the tokenizer: ours where it knows the vocabulary, else the library's."""
+    if not uses_library_tokenizer(header.metadata):
+        return with_tokenizer(header, open_context, "llama.cpp")
+    context = open_context()
+    vocabulary = library().llama_model_get_vocab(context.model)
+    return context, LlamaTokenizer(header.metadata, library(), vocabulary)
 
 
 def _load_model(path: Path) -> int:
