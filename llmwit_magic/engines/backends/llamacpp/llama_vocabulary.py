@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
-from ....errors import InvalidInput, ModelNotSupported
+from ....errors import EngineFailed, InvalidInput, ModelNotSupported
 from ....models.tokenizers.vocabulary import Tokenizer, TokenType
 
 LONGEST_TEXT = 250_000
@@ -63,6 +63,8 @@ class LlamaTokenizer(Tokenizer):
             for _, token_id, _, control in self._special
             if control and self._types[token_id] != TokenType.UNKNOWN
         }
+        self._matches = kind == "gpt2"
+        """Whether the library cuts texts by regular expressions."""
         self._pool: ThreadPoolExecutor | None = None
 
     def _encode_plain(self, text: str, *, after_special: bool) -> list[int]:
@@ -97,9 +99,12 @@ class LlamaTokenizer(Tokenizer):
     def _tokenized(self, text: str) -> list[int]:
         """The library's ids of a text in which it recognises no control token."""
         data = text.encode()
-        if self._pool is None:
-            self._pool = _pool_with_stack()
-        ids = self._pool.submit(self._call, data, len(data) + 16).result()
+        if self._matches:
+            if self._pool is None:
+                self._pool = _pool_with_stack()
+            ids = self._pool.submit(self._call, data, len(data) + 16).result()
+        else:
+            ids = self._call(data, len(data) + 16)
         if any(token_id < 0 for token_id in ids):
             raise InvalidInput("the model's vocabulary has no token for a part of the text")
         return ids
@@ -131,11 +136,19 @@ def _id(token_id: int) -> int | None:
 
 
 def _pool_with_stack() -> ThreadPoolExecutor:
-    """A pool of one thread, whose stack has `STACK_BYTES`."""
+    """A pool of one thread, whose stack has `STACK_BYTES`.
+
+    Raises `EngineFailed` where the process may not have so much of address space.
+    """
     before = threading.stack_size(STACK_BYTES)
     try:
         pool = ThreadPoolExecutor(1)
         pool.submit(int).result()  # starts the thread
+    except RuntimeError as error:
+        raise EngineFailed(
+            f"llama.cpp's tokenizer, which this model needs, is run with {STACK_BYTES // 2**20} MiB "
+            f"of address space for its stack ({error}): raise the limit of this process (ulimit -v)"
+        ) from None
     finally:
         threading.stack_size(before)
     return pool
