@@ -60,7 +60,24 @@ def objection(header: Header) -> str | None:
         value = header.hyperparameter(name, 0.0)
         if not isinstance(value, float) or not 0 <= value < math.inf:
             raise _damaged(header, name, value)
-    return vocabulary_objection(header)
+    return _vector_objection(header) or vocabulary_objection(header)
+
+
+def _vector_objection(header: Header) -> str | None:
+    """Why the library could not compute with a vector, or None.
+
+    It aborts its process where a norm, a bias or the like is no F32. Only what a gate multiplies
+    a token with may be of another type, since that is a matrix of one row.
+    """
+    for tensor in header.tensors:
+        is_vector = len(tensor.shape) == 1 and "gate_inp" not in tensor.name
+        if (is_vector or tensor.name.endswith(".bias")) and tensor.type.name != "F32":
+            return (
+                f"tensor type {tensor.type.name} of '{tensor.name}': llama.cpp knows F32 for "
+                "norms, biases and other vectors; convert the model again, or take another file "
+                "of it"
+            )
+    return None
 
 
 def _check_count(header: Header, name: str, value: Any, least: int) -> None:
