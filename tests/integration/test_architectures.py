@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ pytestmark = pytest.mark.skipif(bool(unavailable()), reason=f"llama.cpp: {unavai
 PROMPT, POSITIONS = 70, 101
 """Tokens of the prompt, and all tokens; each one after the prompt is evaluated alone."""
 IDS = [int(token) for token in np.random.default_rng(1).integers(3, 600, PROMPT + POSITIONS - 1)]
+MOST = 1e-3 if platform.machine() in ("x86_64", "AMD64") else 1e-2
+"""The largest difference of logits in F32. Arm's processors add float16 in float16; not tried there."""
 QUANTISED = ("Q8_0", "Q4_0", "Q4_K")
 
 # Run apart, since the library would stay loaded. Of each file: the logits after the prompt and after
@@ -81,7 +84,7 @@ def test_logits(name: str, exact: Seen) -> None:
     logits, expected = exact.logits(name), exact.expected(name)
     difference = float(np.abs(logits - expected).max())
     print(f"{name}: {difference:.1e} of logits up to {np.abs(logits).max():.1f}")
-    assert difference <= 1e-3
+    assert difference <= MOST
     assert 0.4 < logits.std() < 1.5
 
 

@@ -113,8 +113,7 @@ def _library_objection(metadata: Mapping[str, Any], kind: str, tokens: list[byte
     types = metadata.get("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
     if uses_library_tokenizer(metadata):
         for token, token_type in zip(tokens, types, strict=True):
-            is_byte = BYTE_TOKEN.fullmatch(token) is not None and kind != "bert"
-            if token_type == TokenType.BYTE and not is_byte:
+            if token_type == TokenType.BYTE and (kind == "bert" or not BYTE_TOKEN.fullmatch(token)):
                 return f"the token {token[:40]!r} is said to be a byte, and is none; {_CONVERT}"
     if kind not in LIBRARY_KINDS:
         return None
