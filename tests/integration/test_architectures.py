@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
 from tests.support import numpy_model
 from tests.support.apart import ROOT, python_apart
+from tests.support.library_ids import compare_with_library
 from tests.support.numpy_model import NumpyModel
 from tests.support.tiny_architectures import ARCHITECTURES, write
 
@@ -56,6 +57,7 @@ class Seen:
     """What the library computed of the files of a folder."""
 
     def __init__(self, folder: Path, generated: int) -> None:
+        self.files = [folder / f"{name}.gguf" for name in ARCHITECTURES]
         self._folder = folder
         self._ids = python_apart(EVALUATE, folder, PROMPT, generated, IDS)
 
@@ -96,6 +98,12 @@ def test_another_rule_would_be_seen(
     others = frozenset(each.name for each in ARCHITECTURES.values()) - numpy_model.HALVES
     monkeypatch.setattr(numpy_model, "HALVES", others)
     assert np.abs(exact.logits(name) - exact.expected(name)).max() > 0.02
+
+
+def test_token_ids(exact: Seen) -> None:
+    """Of each model's vocabulary they are the library's, over 626 texts in a dozen scripts."""
+    for name, found in compare_with_library(exact.files).items():
+        assert found == ["llmwit-magic", [], [], []], name
 
 
 @pytest.fixture(scope="module", params=QUANTISED)
