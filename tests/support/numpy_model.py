@@ -22,7 +22,7 @@ from llmwit_magic.models.gguf import read_header
 Numbers = NDArray[np.floating[Any]]
 
 HALVES = frozenset({
-    "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3", "gpt-oss",
+    "qwen2", "qwen2moe", "qwen3", "qwen3moe", "gemma2", "gemma3", "phi3", "olmo2", "gpt-oss",
 })  # fmt: skip
 """Architectures whose rotations turn number i with number i + n / 2; others turn neighbours."""
 GEMMA = frozenset({"gemma2", "gemma3"})
@@ -59,27 +59,30 @@ class NumpyModel:
         x = self.tensors["token_embd.weight"][list(ids)]
         if self.name in GEMMA:
             x = x * math.sqrt(x.shape[1])
+        x = x * self.value("embedding_scale", 1.0)
         for number in range(self.value("block_count")):
             x = self._block(x, number)
         output = self.tensors.get("output.weight", self.tensors["token_embd.weight"])
-        logits = self._norm(x, "output_norm") @ output.T
+        logits = self._norm(x, "output_norm") @ output.T / self.value("logit_scale", 1.0)
         return self._capped(logits, "final_logit_softcapping")
 
     def _block(self, x: Numbers, number: int) -> Numbers:
         at = f"blk.{number}."
         latent = f"{at}attn_kv_a_mqa.weight" in self.tensors
         attend = self._latent_attention if latent else self._attention
+        scale = self.value("residual_scale", 1.0)
+        normed_after = f"{at}post_ffw_norm.weight" in self.tensors
         y = attend(self._norm(x, f"{at}attn_norm"), at, number)
-        if self.name in GEMMA:
+        if normed_after:
             y = self._norm(y, f"{at}post_attention_norm")
-        x = x + y
+        x = x + y * scale
         before = "post_attention_norm" if self.name == "gpt-oss" else "ffn_norm"
         y = self._norm(x, f"{at}{before}")
         chosen = f"{at}ffn_gate_inp.weight" in self.tensors
         y = self._experts(y, at) if chosen else self._feed_forward(y, at)
-        if self.name in GEMMA:
+        if normed_after:
             y = self._norm(y, f"{at}post_ffw_norm")
-        return x + y
+        return x + y * scale
 
     # Attention
 
@@ -90,8 +93,10 @@ class NumpyModel:
             q, k, v = np.split(self._linear(x, f"{at}attn_qkv"), parts, axis=1)
         else:
             q, k, v = (self._linear(x, f"{at}attn_{name}") for name in "qkv")
+        if self.name == "olmo2":  # over all heads together
+            q, k = self._norm(q, f"{at}attn_q_norm"), self._norm(k, f"{at}attn_k_norm")
         q, k, v = (y.reshape(count, -1, self.head) for y in (q, k, v))
-        if f"{at}attn_q_norm.weight" in self.tensors:
+        if self.name != "olmo2":
             q, k = self._norm(q, f"{at}attn_q_norm"), self._norm(k, f"{at}attn_k_norm")
         period = WINDOW_PERIOD.get(self.name)
         near = period is not None and number % period != period - 1
@@ -99,7 +104,7 @@ class NumpyModel:
         group = self.heads // self.kv_heads
         k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
         window = self.value("attention.sliding_window") if near else None
-        scale = 1 / math.sqrt(self.head)
+        scale = self.value("attention.scale", 1 / math.sqrt(self.head))
         y = self._attend(q, k, v, scale, window, self.tensors.get(f"{at}attn_sinks.weight"))
         return self._linear(y.reshape(count, -1), f"{at}attn_output")
 
@@ -241,7 +246,9 @@ class NumpyModel:
         return y + self.tensors[f"{name}.bias"] if f"{name}.bias" in self.tensors else y
 
     def _norm(self, x: Numbers, name: str) -> Numbers:
-        """Root mean square over the last dimension."""
+        """Root mean square over the last dimension; what has no such norm stays as it is."""
+        if f"{name}.weight" not in self.tensors:
+            return x
         mean = np.mean(x * x, axis=-1, keepdims=True)
         epsilon = self.value("attention.layer_norm_rms_epsilon")
         return x / np.sqrt(mean + epsilon) * self.tensors[f"{name}.weight"]

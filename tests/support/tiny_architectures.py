@@ -251,6 +251,31 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         factors=("rope_factors_short.weight", "rope_factors_long.weight"),
     ),
+    "glm4": Architecture(
+        "glm4",
+        lambda number: {
+            **attention(biases=True), **norms(*_GEMMA),
+            "ffn_up.weight": (2 * FEED_FORWARD, WIDTH), "ffn_down.weight": (WIDTH, FEED_FORWARD),
+        },
+        pre="glm4", metadata={"rope.dimension_count": HEAD // 2},
+    ),
+    "granite": Architecture(
+        "granite", lambda number: {**attention(), **norms("ffn_norm"), **feed_forward()},
+        pre="gpt-2",
+        metadata={
+            "embedding_scale": 0.5, "residual_scale": 0.7, "attention.scale": 0.1,
+            "logit_scale": 1.5,
+        },
+    ),
+    "olmo2": Architecture(
+        "olmo2",
+        lambda number: {
+            **{name: shape for name, shape in attention().items() if name != "attn_norm.weight"},
+            "attn_q_norm.weight": (WIDTH,), "attn_k_norm.weight": (KV_HEADS * HEAD,),
+            **norms("post_attention_norm", "post_ffw_norm"), **feed_forward(),
+        },
+        pre="dbrx",
+    ),
     "deepseek2": Architecture(
         "deepseek2",
         lambda number: {
