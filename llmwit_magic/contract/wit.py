@@ -173,6 +173,10 @@ class ModelInfo(Record):
     engine: str | None = Field(
         default=None, description="what loads the model: ctransformers or llama.cpp"
     )
+    tokenizer: str | None = Field(
+        default=None,
+        description="whose tokenizer finds the token ids: llmwit-magic or the engine's",
+    )
 
 
 class DeviceInfo(Record):

@@ -99,6 +99,8 @@ COLUMNS = (
     Column("engine_requested", "text", "engine asked for: auto, ctransformers or llama.cpp",
            few=True, field="engine"),
     Column("engine", "text", "engine that loaded the model; missing: ctransformers", few=True),
+    Column("tokenizer", "text", "whose tokenizer made the token ids: llmwit-magic, or that of the "
+           "engine; missing: llmwit-magic, or ctransformers for an old GGML file", few=True),
     Column("library", "text", "the build of the engine that ran the model", few=True),
     Column("exact_requested", "boolean", "whether the same text for the same seed was asked for; "
            "missing: yes", few=True, field="exact"),

@@ -116,6 +116,7 @@ def result_row(
         "device": device.name if prepared else None,
         "device_reason": device.reason if prepared else None,
         "engine": model.engine if model else None,
+        "tokenizer": model.tokenizer if model else None,
         "library": device.library if prepared else None,
         "exact": device.exact if prepared else None,
         "gpu_layers": device.gpu_layers if prepared else None,
@@ -197,6 +198,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             architecture=row["architecture"],
             quantisation=row["quantisation"],
             engine=row["engine"],
+            tokenizer=row["tokenizer"],
         )
         usage = InferencingUsage(
             prompt_token_count=row["prompt_token_count"],

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -19,7 +20,10 @@ from llmwit_magic.errors import EngineDied, ModelNotSupported
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
 from llmwit_magic.views.text import status_parts
+from tests.support.apart import python_apart
 from tests.support.kernel import Kernel
+from tests.support.library_ids import compare_with_library
+from tests.support.numpy_model import NumpyModel
 
 pytestmark = pytest.mark.timeout(300)
 CAPITAL = "The capital of France is"
@@ -103,6 +107,53 @@ def test_log_probabilities_are_the_model_s(session: Session, gemma: Path) -> Non
         assert values == sorted(values, reverse=True)
         assert math.isclose(values[0], token.logprob)
         assert sum(map(math.exp, values)) <= 1 + 1e-6
+
+
+LOGITS = """
+import sys
+from pathlib import Path
+import numpy as np
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends.llamacpp.llama_loading import load
+
+path, text, count, out = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+model = load(path, path, ModelSpec(model="m", context_length=256), 1)
+ids = model.tokenizer.encode(text.read_text(encoding="utf-8"))[:count]
+assert model.evaluator.evaluate_prompt(ids[:1], lambda: 1, lambda done: True)
+rows = [model.evaluator.logits.copy()]
+for token in ids[1:]:
+    model.evaluator.evaluate_next(token, 1)
+    rows.append(model.evaluator.logits.copy())
+np.savez(out, ids=ids, logits=np.stack(rows))
+print("SAID 1")
+"""
+
+
+def test_it_computes_what_float32_does(gemma: Path, tmp_path: Path) -> None:
+    """Of the dequantised weights, by numpy: the best token at 90 of 100 positions, the perplexity."""
+    python_apart(LOGITS, gemma, Path(__file__).parent / "text.txt", 101, tmp_path / "seen.npz")
+    with np.load(tmp_path / "seen.npz") as seen:
+        ids, logits = seen["ids"], seen["logits"]
+    expected = NumpyModel(gemma, np.float32).logits(ids)
+    same = float(np.mean(logits[:-1].argmax(1) == expected[:-1].argmax(1)))
+    one, other = perplexity(logits, ids), perplexity(expected, ids)
+    print(f"the same best token at {same:.0%}, perplexity {one:.2f} and {other:.2f}")
+    assert same >= 0.9
+    assert abs(one / other - 1) < 0.01
+
+
+def perplexity(logits: Any, ids: Any) -> float:
+    """Of the tokens after the first one."""
+    values = logits[:-1].astype(np.float64)
+    highest = values.max(axis=1)
+    normaliser = highest + np.log(np.exp(values - highest[:, None]).sum(axis=1))
+    return float(np.exp(-np.mean(values[np.arange(len(ids) - 1), ids[1:]] - normaliser)))
+
+
+def test_its_token_ids_are_the_library_s(gemma: Path, default_model_source: Path) -> None:
+    """And those of SmolLM2, over 626 texts in a dozen scripts; so are its tokens and its ends."""
+    for name, found in compare_with_library([gemma, default_model_source]).items():
+        assert found == ["llmwit-magic", [], [], []], name
 
 
 def test_a_prompt_is_kept(session: Session, gemma: Path) -> None:

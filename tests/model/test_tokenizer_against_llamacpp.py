@@ -1,15 +1,11 @@
-"""Token ids equal llama.cpp's, over many scripts, for every pre-tokenizer and for SentencePiece.
+"""Token ids equal those of another build of llama.cpp, over many scripts.
 
 The default model's vocabulary splits most texts alike under several pre-tokenizers, so those are
 compared over a vocabulary trained without one: it has tokens across every boundary.
 """
 
 import io
-import json
 import os
-import random
-import unicodedata
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,98 +13,18 @@ import gguf
 import numpy as np
 import pytest
 import sentencepiece
-from tokenizers import Tokenizer as HuggingFaceTokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 
 from llmwit_magic.models.tokenizers.building import build_tokenizer
-from llmwit_magic.models.tokenizers.pretokenizers import PRETOKENIZERS
 from tests.model import llamacpp
+from tests.support.scripts import TEXTS, comparison_texts
+from tests.support.trained import trained_byte_level
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
-SPECIALS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<user>", "<us", "<s>", "</s>", "<unk>"]
-TEXTS = [
-    "",
-    "Hello, world! It's 12345 o'clock; we'LL see. I'm 'S 'RE HELLO'S don'T",
-    "Grüße aus Köln – schön, ÄÖÜß. camelCaseÉtéÀB iPhone McDonald's",
-    "Привет, как дела? Всё хорошо.",
-    "日本語で答えてください。東京は12時です",
-    "你好，世界！我有３个苹果",
-    "안녕하세요 세계 가나다",
-    "مرحبا بالعالم ١٢٣، كيف؟ שלום עולם",
-    "नमस्ते दुनिया १२३ क्षत्रिय বাংলা ভাষা ৪৫৬",
-    "สวัสดีชาวโลก ๑๒๓",
-    "Γειά σου Κόσμε ὦ ὅ ქართული ენა Հայերեն",
-    "👨‍👩‍👧‍👦 family 🏳️‍🌈 flag 😀😀😀 🇩🇪",
-    "def f(x):\n    return x**2  # comment\n\n\nclass A:\n\tpass\n",
-    "for(int i=0;i<10;++i){a[i]+=~b^c|d&e%f$g`h`;}",
-    "http://example.com/a/b?c=d&e=f#g /// //\n/",
-    "   leading, trailing   ",
-    "a\r\nb\r\n\r\nc\rd\n\n\n e\n \n \t\n  f",
-    " " * 37 + "x" + "\t" * 9 + "\n" * 7 + " \n \n",
-    "".join(map(chr, range(32))) + "\x7f\x80\x85\x9f\xa0\xad",
-    "a\0b \0 c\x04\x06\x13",
-    "<|im_start|>system\nYou are.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n",
-    "x<|im_end|>y<|endoftext|>z<|im_start|><|im_start|> <|im_ <user><us<users",
-    "1 22 333 4444 55555 666666 7777777 1234567890123 ½ ² ⅷ ①②③ 12½34²5 ₁₂₃ a₁ ١٢٣٤٥٦٧",
-    "~tilde ~~ a~b ~1 ~\n…。，、।۔، foo…bar。baz (a|b)",
-    "e\u0301a\u0300 \u0301 x\u200by\u200d\ufeff\u2028\u2029\u3000z\u1680",
-    "ſ 'ſ K 'K ǅ ǆ ªº ʰ \ue000\U000f0000\ufffd\uffff 𝐀𝟘 𐐀𐐨 ㍿",
-]
-
-
-@cache
-def comparison_texts() -> list[str]:
-    """The texts above and 600 random mixtures of them, always the same ones."""
-    draw = random.Random(1)
-    characters = [
-        chr(code) for code in range(0x20000) if unicodedata.category(chr(code)) not in ("Cs", "Cn")
-    ]
-    ascii_bits = [*"abcXYZ0123456789 \n\t\r'.,!?-_~$+|<>(){}[]/\\\"#@`^*&%"]
-    ascii_bits += ["'s", "'LL", "  ", "   ", "\n\n", " \n", "\r\n"]
-    words = [word for text in TEXTS for word in text.split(" ")]
-    kinds = [ascii_bits, words, characters, SPECIALS]
-    return TEXTS + [
-        "".join(
-            draw.choice(draw.choices(kinds, weights=[55, 25, 15, 5])[0])
-            for _ in range(draw.randint(1, 25))
-        )
-        for _ in range(600)
-    ]
 
 
 @pytest.fixture(scope="module")
 def byte_level_vocabulary() -> dict[str, Any]:
-    """Metadata of a byte-level BPE trained on the texts uncut, with some merges taken out.
-
-    A token whose merge is missing tells whether merges are ignored for whole words.
-    """
-    trained = HuggingFaceTokenizer(BPE())
-    trained.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
-    trained.train_from_iterator(
-        comparison_texts() * 2,
-        BpeTrainer(
-            vocab_size=5000,
-            min_frequency=2,
-            max_token_length=12,
-            initial_alphabet=sorted(ByteLevel.alphabet()),
-            show_progress=False,
-        ),
-    )
-    model = json.loads(trained.to_str())["model"]
-    head = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<us", "<user>"]
-    tokens = head + [t for t in sorted(model["vocab"], key=model["vocab"].get) if t not in head]
-    merges = [" ".join(merge) for merge in model["merges"]]
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.tokens": [token.encode() for token in tokens],
-        "tokenizer.ggml.token_type": [UNKNOWN, *[CONTROL] * 6, USER_DEFINED]
-        + [1] * (len(tokens) - len(head)),
-        "tokenizer.ggml.merges": [m.encode() for i, m in enumerate(merges) if i % 10 != 9],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-    }
+    return trained_byte_level()
 
 
 @pytest.fixture(scope="module")
@@ -212,11 +128,14 @@ def test_default_model(default_model_source: Path) -> None:
     assert_same_ids(default_model_source, read_metadata(default_model_source))
 
 
-@pytest.mark.parametrize("name", [None, *PRETOKENIZERS])
+@pytest.mark.parametrize("name", [None, "smollm", "llama-bpe", "qwen2", "deepseek-llm", "tekken"])
 def test_pre_tokenizer(
     name: str | None, byte_level_vocabulary: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Each pre-tokenizer name, and none at all, gives llama.cpp's ids."""
+    """Some pre-tokenizer names, and none at all, give the ids of another build of llama.cpp.
+
+    `tests/integration/test_library_vocabularies.py` tries all names with the library that is used.
+    """
     metadata = dict(byte_level_vocabulary)
     if name:
         metadata["tokenizer.ggml.pre"] = name

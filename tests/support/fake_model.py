@@ -57,6 +57,7 @@ class FakeEvaluator:
 
 
 class FakeTokenizer:
+    made_by = "llmwit-magic"
     """Each token is its own byte."""
 
     end_ids = frozenset({EOS, OTHER_EOS})

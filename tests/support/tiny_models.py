@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 from gguf import GGUFValueType, GGUFWriter, LlamaFileType, TokenType
-from gguf.constants import GGMLQuantizationType
-from gguf.quants import quantize
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from tests.support.k_quants import quantised
 
 Weights = Literal["random", "zero", "constant", "nan", "successor"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -86,6 +87,10 @@ SPREADS = {
     "token_embd.weight": 2.0,
     "output.weight": 2.0,
 }
+
+
+#: Ends of the names of what converters do not quantise.
+STAY_F32 = (".bias", "ffn_gate_inp.weight")
 
 
 @dataclass(frozen=True)
@@ -228,9 +233,9 @@ def _random(
     name: str, shape: tuple[int, ...], seed: int, spreads: Mapping[str, float]
 ) -> NDArray[np.float32]:
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
-    if len(shape) == 2:
+    if len(shape) >= 2:
         spread = next((spreads[end] for end in spreads if name.endswith(end)), 1.0)
-        values *= spread / np.sqrt(shape[1])
+        values *= spread / np.sqrt(shape[-1])
     else:
         values = _is_scale(name) + 0.1 * values
     return values.astype(np.float32)
@@ -468,8 +473,11 @@ def _write_gguf(
     extra_metadata: Mapping[str, Any] | None,
     drop: Collection[str],
     tensors_per_part: int = 0,
+    fixed: Mapping[str, NDArray[np.float32]] | None = None,
+    spreads: Mapping[str, float] = SPREADS,
 ) -> Path:
-    tensors = make_tensors(shapes, weights, seed)
+    """`fixed` are further tensors with their values."""
+    tensors = make_tensors(shapes, weights, seed, spreads) | dict(fixed or {})
     metadata |= extra_metadata or {}
     if unknown := set(drop) - metadata.keys() - tensors.keys():
         raise ValueError(f"nothing to drop: {sorted(unknown)}")
@@ -483,8 +491,10 @@ def _write_gguf(
     matrix_type = GGMLQuantizationType[tensor_type]
     for name, values in tensors.items():
         if name not in drop:
-            kind = matrix_type if values.ndim == 2 else GGMLQuantizationType.F32
-            writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
+            kind = matrix_type if values.ndim >= 2 else GGMLQuantizationType.F32
+            if values.shape[-1] % GGML_QUANT_SIZES[kind][0] or name.endswith(STAY_F32):
+                kind = GGMLQuantizationType.F32
+            writer.add_tensor(name, quantised(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

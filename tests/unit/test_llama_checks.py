@@ -13,13 +13,14 @@ import pytest
 from llmwit_magic.engines.backends.llamacpp.llama_backend import LlamaCpp
 from llmwit_magic.engines.backends.llamacpp.llama_checks import (
     ARCHITECTURES,
-    MAX_TOKENS,
     objection,
 )
 from llmwit_magic.engines.backends.llamacpp.llama_loading import kv_bytes_per_token
 from llmwit_magic.engines.backends.llamacpp.llama_sources import source
+from llmwit_magic.engines.backends.llamacpp.llama_vocabulary_checks import MAX_TOKENS
 from llmwit_magic.errors import InferenceError, ModelDamaged
-from llmwit_magic.models.gguf import Header, read_header
+from llmwit_magic.models.gguf import Header, TensorInfo, read_header
+from llmwit_magic.models.tensor_types import TENSOR_TYPES
 from llmwit_magic.models.tokenizers.building import build_tokenizer
 from tests.support.headers import with_metadata
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
@@ -203,11 +204,16 @@ def test_tokens_that_the_library_tells_apart(sound: Header) -> None:
     assert objection(changed(sound, tokenizer__ggml__tokens=tokens)) is None
 
 
-@pytest.mark.parametrize("kind", [None, "bert", "t5", "rwkv", "plamo2", "none", "", 5, "LLAMA"])
+@pytest.mark.parametrize(
+    "kind", [None, "none", "no_vocab", "test", "hybriddna", "whitespace", "", 5, "LLAMA", [b"t5"]]
+)
 def test_a_tokenizer_of_another_kind(kind: Any, sound: Header) -> None:
-    """It is named, with those that are supported."""
+    """It is named, with those that are supported. The library ends its process at some of them."""
     message = objection(changed(sound, tokenizer__ggml__model=kind))
-    assert message == f"tokenizer '{kind}': supported are llama (SentencePiece) and gpt2 (BPE)"
+    assert message == (
+        f"tokenizer '{kind}': supported are llama (SentencePiece), gpt2 (BPE), t5 (Unigram), bert "
+        "(WordPiece), rwkv (RWKV), plamo2 (PLaMo 2), gemma4 (Gemma 4)"
+    )
 
 
 SCORES, TYPES, MERGES = (f"tokenizer.ggml.{name}" for name in ("scores", "token_type", "merges"))
@@ -310,6 +316,28 @@ OPTIONAL = (
         "eot_token_id", "eom_token_id", "fim_pad_token_id", "added_tokens",
     )),
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [1, 8, 30])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("output_norm.weight", (64,)), ("blk.0.attn_q.bias", (64,)), ("rope_freqs.weight", (32,)),
+        ("blk.0.attn_sinks.weight", (32,)), ("blk.0.ffn_up_exps.bias", (64, 8)),
+    ],
+)  # fmt: skip
+def test_vectors_of_another_type(
+    name: str, shape: tuple[int, ...], kind: int, sound: Header
+) -> None:
+    """The library aborts its process at norms, biases and the like that are no F32."""
+    others = [tensor for tensor in sound.tensors if tensor.name != name]
+    tensor = TensorInfo(name, shape, TENSOR_TYPES[kind], 0)
+    message = str(objection(replace(sound, tensors=[*others, tensor])))
+    assert message.startswith(f"tensor type {TENSOR_TYPES[kind].name} of '{name}': llama.cpp knows")
+    plain = replace(tensor, type=TENSOR_TYPES[0])
+    assert objection(replace(sound, tensors=[*others, plain])) is None
+    gate = replace(tensor, name="blk.0.ffn_gate_inp_shexp.weight")
+    assert objection(replace(sound, tensors=[*others, gate])) is None
 
 
 def test_what_comes_first(sound: Header) -> None:

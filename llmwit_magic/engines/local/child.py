@@ -165,11 +165,12 @@ class Child:
             os._exit(0)
 
     def _load(self, command: Load) -> None:
-        self._info = command.info
         os.environ.update(command.environment)
         backend = backend_named(command.backend)
         source, file = Path(command.source), Path(command.file)
         self._loaded = backend.open(source, file, command.spec, command.kept_prompts)
+        made_by = self._loaded.tokenizer.made_by
+        self._info = command.info.model_copy(update={"tokenizer": made_by})
         gc.freeze()
         gc.enable()
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from ...errors import InvalidInput, PromptTooLong
 from ...models.gguf import Header
-from ...models.tokenizers.bpe import LONGEST_TEXT
 from ...models.tokenizers.vocabulary import Tokenizer
 from ..backends.base import Loaded
 from ..threads import Threads
@@ -50,7 +49,7 @@ def _ids(
     header: Header, tokenizer: Tokenizer, text: str, number: int, length: int, truncate: bool
 ) -> list[int]:
     try:
-        ids = tokenizer.encode_whole(text[:LONGEST_TEXT] if truncate else text)
+        ids = tokenizer.encode_whole(text[: tokenizer.longest_text] if truncate else text)
     except InvalidInput as error:
         raise InvalidInput(f"text {number}, {_beginning(text)}: {error}") from None
     if not ids:

@@ -44,10 +44,13 @@ class ByteLevelTokenizer(Tokenizer):
     and for merges that are missing or are not pairs.
     """
 
+    longest_text = LONGEST_TEXT
+
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         pretokenizer = pretokenizer_named(metadata.get("tokenizer.ggml.pre"))
-        # 11 is llama.cpp's default. It is the id of <|endoftext|> in Falcon's vocabulary.
-        super().__init__(metadata, bos_id=11, eos_id=11, add_bos=pretokenizer.add_bos)
+        super().__init__(
+            metadata, bos_id=pretokenizer.bos_id, eos_id=11, add_bos=pretokenizer.add_bos
+        )
         if self._value("merges") is None:
             raise ModelNotSupported("the model file has no BPE merges (tokenizer.ggml.merges)")
         self._raw = b"\n" in self._ids and "Ċ".encode() not in self._ids
@@ -123,7 +126,8 @@ class ByteLevelTokenizer(Tokenizer):
             return ids
         return [real for token_id in ids for real in self._stand_ins.get(token_id, [token_id])]
 
-    def _decode_normal(self, token: bytes) -> bytes:
+    def _decode_normal(self, token_id: int) -> bytes:
+        token = self._tokens[token_id]
         if self._raw:
             return token
         # Most tokens are ASCII with at most a space in front. In GPT-2's characters, printable

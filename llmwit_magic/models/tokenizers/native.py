@@ -24,6 +24,9 @@ class NativeModel(Protocol):
 class NativeTokenizer:
     """The vocabulary of an old GGML file. The library that has loaded the file answers."""
 
+    made_by = "ctransformers"
+    """Whose code finds the token ids of a text."""
+
     def __init__(self, model: NativeModel) -> None:
         self._model = model
         self.bos_id: int | None = None

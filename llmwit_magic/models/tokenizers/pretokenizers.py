@@ -24,12 +24,14 @@ class PreTokenizer:
 
     The first of `patterns` cuts the text, and each further one cuts the words of the one before.
     A match is a word, and so is the text between two matches. With `ignore_merges`, a word that
-    is a token is not merged. `add_bos` applies to a file that does not say.
+    is a token is not merged. `add_bos` and `bos_id` apply to a file that does not say.
     """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
+    # 11 is llama.cpp's default. It is the id of <|endoftext|> in Falcon's vocabulary.
+    bos_id: int | None = 11
 
 
 _CONTRACTION = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -56,6 +58,10 @@ _LOWER = r"[\p{L}&&[^A-Z]]"
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
+_QWEN35 = (
+    rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+    rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
+)
 _QWEN2 = rf"{_CONTRACTION}|{_WORD}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 _CJK = "[\u0800-\u9fa5\uac00-\ud7ff&&\\S]+"
@@ -99,11 +105,15 @@ _BY_PATTERNS = {
         "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2"
     ),
     PreTokenizer((_LLAMA3,)): "dbrx smaug-bpe",
+    PreTokenizer((_LLAMA3,), bos_id=None): "chatglm-bpe",
+    PreTokenizer((_LLAMA3,), ignore_merges=True, bos_id=None): "glm4 glm5",
     PreTokenizer((r"\p{N}{1,3}", _LLAMA3.replace("{1,3}", "+")), ignore_merges=True): "minicpm5",
     PreTokenizer((_QWEN2,)): (
         "qwen2 deepseek-r1-qwen megrez kormo stablelm2 hunyuan grok-2 solar-open"
-        " bailingmoe bailingmoe2"
+        " bailingmoe bailingmoe2 llada-moe f2llmv2"
     ),
+    PreTokenizer((_QWEN35,)): "qwen35",
+    PreTokenizer((r"[^\n]+|\n+", _QWEN2)): "laguna",
     PreTokenizer((_QWEN2.removeprefix(f"{_CONTRACTION}|"),)): "ufakzeka",
     PreTokenizer((_QWEN2.replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+"),)): "seed-coder",
     PreTokenizer((_cased_words("", r"\p{N}"),), ignore_merges=True, add_bos=True): "tekken",
@@ -112,7 +122,7 @@ _BY_PATTERNS = {
     ),
     PreTokenizer(_DEEPSEEK_LLM): "deepseek-llm",
     PreTokenizer((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}")): "deepseek-coder",
-    PreTokenizer(_DEEPSEEK_V3): "deepseek-v3 hunyuan-dense joyai-llm",
+    PreTokenizer(_DEEPSEEK_V3): "deepseek-v3 hunyuan-dense joyai-llm hy_v4",
     PreTokenizer((_BLOOM,)): "bloom poro-chat gpt3-finnish",
     PreTokenizer((_BLOOM, r"\p{N}")): "viking",
 }

@@ -97,5 +97,5 @@ class SentencePieceTokenizer(Tokenizer):
                 return self._ids[token]
         raise InvalidInput(f"the model's vocabulary has no token for the byte 0x{byte:02X}")
 
-    def _decode_normal(self, token: bytes) -> bytes:
-        return token.replace(_SPACE.encode(), b" ")
+    def _decode_normal(self, token_id: int) -> bytes:
+        return self._tokens[token_id].replace(_SPACE.encode(), b" ")

@@ -24,29 +24,8 @@ from typing import Any
 
 from ...contract.spans import Spans
 from ...errors import InvalidInput, ModelNotSupported
+from .special_texts import ALWAYS_SPECIAL_TEXTS, END_TEXTS, FILL_IN_TEXTS
 
-# llama.cpp ends generation at a token with one of these texts, whatever its type is.
-END_TEXTS = frozenset({
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
-    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
-    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
-    "<｜end▁of▁sentence｜>", "[e~[",
-})  # fmt: skip
-# Tokens for filling in the middle of a text. llama.cpp finds a kind by these texts if the file
-# gives no id for it. Generation ends at the first three kinds.
-FILL_IN_TEXTS = {
-    "fim_pad": "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]",
-    "fim_rep": "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>",
-    "fim_sep": "<|file_sep|>",
-    "fim_pre": "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE>"
-    " <|code_prefix|> <|prefix|>",
-    "fim_suf": "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF>"
-    " <|code_suffix|> <|suffix|>",
-    "fim_mid": "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID>"
-    " <|code_middle|> <|middle|>",
-}
-# llama.cpp makes these tokens user-defined, whatever their type is.
-ALWAYS_SPECIAL_TEXTS = frozenset({"<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"})
 BYTE_TOKEN = re.compile(rb"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -73,8 +52,18 @@ class Tokenizer(ABC):
     Raises ModelNotSupported for a file without tokens.
     """
 
+    made_by = "llmwit-magic"
+    """Whose code finds the token ids of a text."""
+    longest_text: int | None = None
+    """Characters of a text that is tokenized at once; None where any number is."""
+
     def __init__(
-        self, metadata: Mapping[str, Any], *, bos_id: int, eos_id: int, add_bos: bool
+        self,
+        metadata: Mapping[str, Any],
+        *,
+        bos_id: int | None,
+        eos_id: int | None,
+        add_bos: bool,
     ) -> None:
         self._metadata = metadata
         tokens = self._value("tokens")
@@ -173,7 +162,7 @@ class Tokenizer(ABC):
         # A damaged file may give any token the type BYTE.
         if token_type == TokenType.BYTE and (byte := BYTE_TOKEN.fullmatch(token)):
             return bytes.fromhex(byte[1].decode())
-        return self._decode_normal(token)
+        return self._decode_normal(token_id)
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -190,7 +179,7 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
-    def _decode_normal(self, token: bytes) -> bytes:
+    def _decode_normal(self, token_id: int) -> bytes:
         """The bytes that a token of the type NORMAL stands for."""
 
     def _value(self, key: str, default: Any = None) -> Any:
@@ -239,6 +228,17 @@ class Tokenizer(ABC):
         for text in ALWAYS_SPECIAL_TEXTS:
             if text.encode() in self._ids:
                 self._types[self._ids[text.encode()]] = TokenType.USER_DEFINED
+        texts_there = {self._tokens[token_id] for token_id in end_ids if token_id is not None}
+        # gpt-oss and Solar end a part of their answer with <|end|>, and the answer with others.
+        if texts_there & {b"<|call|>", b"<|calls|>"} and texts_there & {
+            b"<|return|>",
+            b"<|flush|>",
+        }:
+            end_ids.discard(self._ids.get(b"<|end|>"))
+        # Gemma 4 and PLaMo have </s> as an ordinary token.
+        if b"</s>" in texts_there and texts_there & {b"<|tool_response>", b"<|plamo:eos|>"}:
+            end_ids.discard(self._ids[b"</s>"])
+            self._types[self._ids[b"</s>"]] = TokenType.NORMAL
         return frozenset(token_id for token_id in end_ids if token_id is not None)
 
     def _find_special_texts(self) -> list[tuple[str, int, bool, bool]]:

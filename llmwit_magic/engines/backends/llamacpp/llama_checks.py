@@ -10,10 +10,9 @@ import math
 from array import array
 from typing import Any
 
-from ....errors import ModelDamaged, ModelNotSupported
+from ....errors import ModelDamaged
 from ....models.gguf import Header
-from ....models.kinds import names_suppressed_tokens
-from ....models.tokenizers.pretokenizers import pretokenizer_named
+from .llama_vocabulary_checks import vocabulary_objection
 
 # Of the version of the library that `llama_h` declares; its own spelling. Left out are those that
 # are no language models by themselves: encoders, projectors, and what makes sounds or diffuses.
@@ -38,11 +37,9 @@ _OF_LAYERS = (
     "attention.value_length",
 )  # fmt: skip
 """May be missing, be 0 for a model without attention, or be given for each layer."""
-_CONVERT = "convert the model again, or take another file of it"
 _EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
 MAX_BLOCKS = 512
-"""The library aborts its process at more, as it does at a token that stands twice."""
-MAX_TOKENS = 2**20
+"""The library aborts its process at more."""
 
 
 def objection(header: Header) -> str | None:
@@ -63,7 +60,24 @@ def objection(header: Header) -> str | None:
         value = header.hyperparameter(name, 0.0)
         if not isinstance(value, float) or not 0 <= value < math.inf:
             raise _damaged(header, name, value)
-    return _vocabulary_objection(header)
+    return _vector_objection(header) or vocabulary_objection(header)
+
+
+def _vector_objection(header: Header) -> str | None:
+    """Why the library could not compute with a vector, or None.
+
+    It aborts its process where a norm, a bias or the like is no F32. Only what a gate multiplies
+    a token with may be of another type, since that is a matrix of one row.
+    """
+    for tensor in header.tensors:
+        is_vector = len(tensor.shape) == 1 and "gate_inp" not in tensor.name
+        if (is_vector or tensor.name.endswith(".bias")) and tensor.type.name != "F32":
+            return (
+                f"tensor type {tensor.type.name} of '{tensor.name}': llama.cpp knows F32 for "
+                "norms, biases and other vectors; convert the model again, or take another file "
+                "of it"
+            )
+    return None
 
 
 def _check_count(header: Header, name: str, value: Any, least: int) -> None:
@@ -76,58 +90,6 @@ def _damaged(header: Header, name: str, value: Any) -> ModelDamaged:
         f"{header.path.name}: '{header.architecture}.{name}' is {value}: the file is damaged, "
         "or was written wrongly; fetch it again, or take another file of the model"
     )
-
-
-def _vocabulary_objection(header: Header) -> str | None:
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens:
-        return "the vocabulary 'tokenizer.ggml.tokens' is missing"
-    if len(tokens) > MAX_TOKENS:
-        return f"a vocabulary of {len(tokens):,} tokens: at most {MAX_TOKENS:,}"
-    if (twice := _duplicate(tokens)) is not None:
-        return f"the token {twice[:40]!r} stands twice in the vocabulary; {_CONVERT}"
-    kind = header.metadata.get("tokenizer.ggml.model")
-    if kind not in ("llama", "gpt2"):
-        return f"tokenizer '{kind}': supported are llama (SentencePiece) and gpt2 (BPE)"
-    for name, typecodes in (("scores", "f"), ("token_type", "iI")):
-        key = f"tokenizer.ggml.{name}"
-        values = header.metadata.get(key)
-        if values is None:
-            if name == "scores" and kind == "llama":
-                return f"'{key}' is missing: SentencePiece needs it; {_CONVERT}"
-            continue
-        if not isinstance(values, array) or values.typecode not in typecodes:
-            return f"'{key}' has the wrong type; {_CONVERT}"
-        if len(values) != len(tokens):
-            return f"{len(values):,} of '{key}' for {len(tokens):,} tokens; {_CONVERT}"
-    merges = header.metadata.get("tokenizer.ggml.merges")
-    if kind == "gpt2" and not (isinstance(merges, list) and merges):
-        return f"'tokenizer.ggml.merges' is missing; {_CONVERT}"
-    if kind == "gpt2":
-        try:
-            pretokenizer_named(header.metadata.get("tokenizer.ggml.pre"))
-        except ModelNotSupported as error:
-            return str(error)
-    if (why := names_suppressed_tokens(header)) is not None:
-        return why
-    for key, value in header.metadata.items():
-        if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and not _whole(value):
-            return f"'{key}' is not one whole number; {_CONVERT}"
-    return None
-
-
-def _duplicate(tokens: list[bytes]) -> bytes | None:
-    """A token that the library sees twice. It sees what stands before a NUL; empty ones may repeat."""
-    seen: set[bytes] = set(tokens)
-    if len(seen) == len(tokens) and not any(b"\0" in token for token in tokens):
-        return None
-    seen.clear()
-    for token in tokens:
-        text = token.partition(b"\0")[0]
-        if text and text in seen:
-            return token
-        seen.add(text)
-    return None
 
 
 def _whole(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from ....contract.wit import DeviceInfo
 from ....errors import DeviceUnavailable, EngineFailed, InvalidInput, OutOfMemory
 from ....models.gguf import Header
 from ....models.parts import read_model
+from ....models.tokenizers.vocabulary import Tokenizer
 from ...memory import available_memory
 from ..base import Loaded
 from ..blocks import BLOCK
@@ -26,6 +27,8 @@ from .llama_embedder import WHOLE_TEXTS, LlamaEmbedder, pooling_of
 from .llama_evaluator import LlamaContext
 from .llama_h import AUTO_FLASH_ATTENTION, MAPPED, NO_FLASH_ATTENTION, POOLINGS
 from .llama_library import library
+from .llama_vocabulary import LlamaTokenizer
+from .llama_vocabulary_checks import uses_library_tokenizer
 
 LARGE_BLOCK = 512
 """How many prompt tokens are evaluated in one call where the text need not be exact."""
@@ -78,7 +81,7 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
             model = _load_model(file, device, layers)
         return open_context(model, length, sequences, block)
 
-    context, tokenizer = with_tokenizer(header, open_model, "llama.cpp")
+    context, tokenizer = _opened(header, open_model)
     info = DeviceInfo(
         name=device.gpu.name if device else "cpu",
         library=library().description,
@@ -133,6 +136,17 @@ def _memory_taken(device: LlamaDevice, layers: int) -> int:
             f"{placed.layers} with {taken:,} bytes there: --gpu-layers 0 runs on the CPU"
         )
     return taken
+
+
+def _opened(
+    header: Header, open_context: Callable[[], LlamaContext]
+) -> tuple[LlamaContext, Tokenizer]:
+    """The context, and the tokenizer: ours where it knows the vocabulary, else the library's."""
+    if not uses_library_tokenizer(header.metadata):
+        return with_tokenizer(header, open_context, "llama.cpp")
+    context = open_context()
+    vocabulary = library().llama_model_get_vocab(context.model)
+    return context, LlamaTokenizer(header.metadata, library(), vocabulary)
 
 
 @contextmanager
