@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
 from tests.support import numpy_model
 from tests.support.apart import ROOT, python_apart
 from tests.support.library_ids import compare_with_library

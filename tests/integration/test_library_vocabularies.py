@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmwit_magic.contract.request import Request
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
 from llmwit_magic.engines.backends.llamacpp.llama_vocabulary_checks import (
     LIBRARY_PRETOKENIZERS,
     vocabulary_objection,

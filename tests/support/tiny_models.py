@@ -460,7 +460,9 @@ def write_falcon_gguf(
 def _file_type(tensor_type: str) -> int:
     if tensor_type == "F32":
         return LlamaFileType.ALL_F32
-    return LlamaFileType[f"MOSTLY_{tensor_type}"]
+    name = f"MOSTLY_{tensor_type}"
+    # Of some types there are mixtures only, whose names say how much of a better type is in them.
+    return LlamaFileType[name if name in LlamaFileType.__members__ else f"{name}_S"]
 
 
 def _write_gguf(
