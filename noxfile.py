@@ -2,10 +2,11 @@
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the README's pictures again
-nox -s tests         all tests: lint, unit, integration, model, hostile, browser, then these three
+nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then these three
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
 nox -s colab         the tests of magics and views with Google Colab's versions
 nox -s newest        the fast tests on the newest Python of this machine
+nox -s llama_cpp_python   the tests of llama.cpp by llama-cpp-python, which is built first
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ nox.options.sessions = ["tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 FAST_TESTS = ("tests/unit", "tests/integration/test_hub.py")
+LLAMA_CPP_TESTS = (
+    "tests/integration/test_llama_cpp.py", "tests/integration/test_llama_recurrent.py",
+    "tests/integration/test_llama_libraries.py", "tests/model/test_current_models.py",
+)  # fmt: skip
+"""The tests that run models by llama.cpp."""
 SHELL_TESTS = ("tests/unit/test_completion.py", "tests/unit/test_magic.py")
 """The tests that depend most on IPython's version."""
 COLAB = (
@@ -60,7 +66,8 @@ def tests(session: nox.Session) -> None:
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows())
     session.run("zizmor", "--offline", "--quiet", *workflows())
     browser = find_browser() or install_browser(session)
-    for folder in ("unit", "integration", "model", "hostile"):
+    install_mesa(session)
+    for folder in ("unit", "integration", "model", "hostile", "gpu"):
         session.run("pytest", f"tests/{folder}")
     session.run("pytest", "tests/browser", env={"CHROMIUM": browser})
 
@@ -98,6 +105,27 @@ def newest(session: nox.Session) -> None:
         run_tests(session, folder, *FAST_TESTS)
         return
     session.skip("no newer Python is installed here: nothing was tested on one")
+
+
+@nox.session
+def llama_cpp_python(session: nox.Session) -> None:
+    """The tests of llama.cpp by the library of llama-cpp-python, which is built from its source.
+
+    The build takes a C++ compiler, and some minutes on one core. The first argument may be a
+    version of llama-cpp-python, as in `-- 0.3.17`. Further ones go to pytest in the place of the
+    files.
+    """
+    session.install("-q", "-e", ".[test]")
+    versions = [word for word in session.posargs[:1] if word[:1].isdigit()]
+    what = "==".join(["llama-cpp-python", *versions])
+    session.install(
+        "--upgrade",
+        "--no-binary",
+        "llama-cpp-python",
+        what,
+        env={"CMAKE_ARGS": "-DLLAVA_BUILD=OFF"},
+    )
+    session.run("pytest", *(session.posargs[len(versions) :] or LLAMA_CPP_TESTS))
 
 
 @nox.session
@@ -180,14 +208,28 @@ def install_browser(session: nox.Session) -> str:
     Returns the path; empty where Playwright finds its browser itself.
     """
     if shutil.which("apt-get"):
-        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        fonts = ["fonts-noto-core", "fonts-noto-color-emoji"]
-        session.run(*root, "apt-get", "update", "-qq", external=True)
-        session.run(
-            *root, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium",
-            *fonts, external=True, silent=True,
-        )  # fmt: skip
+        apt_install(session, "chromium", "fonts-noto-core", "fonts-noto-color-emoji")
         if found := find_browser():
             return found
     session.run("playwright", "install", "chromium")
     return ""
+
+
+def install_mesa(session: nox.Session) -> None:
+    """Install Mesa's Vulkan in software where apt-get can: it is a GPU that every machine has."""
+    if not shutil.which("apt-get"):
+        return  # tests/gpu says that there is no GPU
+    try:
+        apt_install(session, "mesa-vulkan-drivers", "libvulkan1")
+    except CommandFailed:
+        session.warn("apt-get could not install Mesa's Vulkan: tests/gpu may find no GPU")
+
+
+def apt_install(session: nox.Session, *packages: str) -> None:
+    """Install packages of the system. Raises `CommandFailed` where that takes a password."""
+    root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    session.run(*root, "apt-get", "update", "-qq", external=True)
+    session.run(
+        *root, "apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages,
+        external=True, silent=True,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from llmwit_magic.engines.local.model_files import LocalModel
 from llmwit_magic.engines.local.wire import encoded
 from llmwit_magic.engines.sampling import Logits
 from llmwit_magic.engines.sequence import generate
-from llmwit_magic.engines.stopping import SafeText
+from llmwit_magic.engines.text_parts import TextParts
 from llmwit_magic.engines.threads import AdaptiveThreads, Threads, usable_cores
 from llmwit_magic.models.gguf import read_header
 from llmwit_magic.models.tokenizers.building import build_tokenizer
@@ -74,7 +74,7 @@ def loop(found: LocalModel, size: Size, say: Say) -> Figures:
                 events = generate(
                     timed, _Endless(tokenizer), prompt, params.model_copy(
                         update={"max_tokens": size.tokens}),
-                    SafeText((), []), threads=threads, top_logprobs=None,
+                    TextParts((), []), threads=threads, top_logprobs=None,
                     report=lambda progress: None, cancelled=lambda: False,
                 )  # fmt: skip
                 next(events)  # the prompt, and the first token

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .views.tuning import TuningPanel
 
 
-_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model"}
+_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model", "exact"}
 
 
 def infer(
@@ -42,9 +42,9 @@ def infer(
 
     - `model` is a name as in `%%infer -m`; None is the default model.
     - `params` are `InferencingParams`, or a mapping of some of its fields.
-    - `options` are the other fields of `Request`: chat, system, chat_template, model_type,
-      context_length, accept, gpu_layers, threads, top_logprobs, content_filters, tags,
-      control_tokens, data_spans.
+    - `options` are the other fields of `Request`: chat, system, chat_template, template_options,
+      model_type, engine, exact, context_length, accept, gpu_layers, device, threads, top_logprobs,
+      content_filters, tags, control_tokens, data_spans.
 
     The prompt counts as typed: the name of a control token in it is that token, except in
     `data_spans`.
@@ -69,7 +69,7 @@ def stream(
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TextStream:
-    """Continue a prompt, and iterate over the chunks of the answer.
+    """Continue a prompt, and iterate over the chunks of the answer. Reasoning is not among them.
 
     `.result` of the stream is the result. This takes the arguments of `infer`, and the iteration
     raises what `infer` does. Leaving the loop early cancels the run, unless a variable still has
@@ -94,8 +94,8 @@ def generate_embeddings(
     (`add_eos_token`). Control tokens in a text are recognised.
 
     `options` are the fields of `Request` that count here: engine, model_type, context_length,
-    anyway, accept, gpu_layers, threads. `truncate=True` cuts the end of a text that does not fit into the
-    context, and keeps the end-of-text token.
+    anyway, accept, gpu_layers, device, threads. `truncate=True` cuts the end of a text that does not fit
+    into the context, and keeps the end-of-text token.
 
     Raises `PromptTooLong`, with the number of the text, for a text that does not fit and is not
     cut. Raises `ModelNotSupported` for a pooling that the engine lacks, and `InvalidInput` for
@@ -155,8 +155,9 @@ def infer_frame(
 
     The new columns are `infer_text`, `infer_finish_reason`, `infer_finish_detail`,
     `infer_prompt_token_count`, `infer_generated_token_count`, `infer_status`, `infer_error_type`,
-    `infer_error_message` and `infer_run_id`. `prefix` stands in the place of `infer_`. A row that
-    fails has its error there, and the other rows go on.
+    `infer_error_message` and `infer_run_id`, and `infer_reasoning` where a row has reasoning.
+    `prefix` stands in the place of `infer_`. A row that fails has its error there, and the other
+    rows go on.
 
     `batch` is the runs' `group_id` in the log. By default it is made from template, model, params
     and options. With `resume`, rows that the log has under this name with the same prompt, model

@@ -45,10 +45,10 @@ def session(tmp_path: Path) -> Iterator[Any]:
 @pytest.fixture
 def without_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the extra for llama.cpp is not installed."""
-    from llmwit_magic.engines.backends.llamacpp import llama_library
+    from llmwit_magic.engines.backends.llamacpp import llama_sources
 
-    monkeypatch.delenv(llama_library.VARIABLE, raising=False)
-    monkeypatch.setattr(llama_library, "find", lambda name: None)
+    monkeypatch.delenv(llama_sources.VARIABLE, raising=False)
+    monkeypatch.setattr(llama_sources, "_package_folder", lambda name: None)
 
 
 @pytest.fixture(scope="session")

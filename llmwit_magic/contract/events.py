@@ -80,12 +80,17 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Text that is safe to show, and the tokens generated with it. The text may be empty."""
+    """Text that is safe to show, and the tokens generated with it. The texts may be empty."""
 
     text: str
+    """Text of the answer."""
     generated_token_count: int | None
     """All tokens that were generated so far; None where the engine does not count them."""
     tokens: tuple[TokenInfo, ...] = ()
+    reasoning: str = ""
+    """Text of the reasoning. It comes before `text` where a chunk has both."""
+    reasoning_token_count: int | None = 0
+    """The tokens so far that are not of the answer, counted as in `InferencingUsage`."""
 
 
 @dataclass(frozen=True, slots=True)

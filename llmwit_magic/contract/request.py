@@ -6,12 +6,14 @@ Each part is a record of its own, and `Request` has the fields of all of them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
-from .record import U32, Record, Setting, Text, lists, strings
+from ..errors import InvalidInput
+from .record import U32, Record, Setting, Text, lists, shown, strings
 from .spans import Spans, in_order
 from .wit import InferencingParams
 
@@ -24,7 +26,39 @@ ALL_ACCEPTED: tuple[Accept, ...] = get_args(Accept)
 
 ContentFilter = str | Callable[[str], int | None]
 """A regular expression, or a function. The function gets the text so far, and returns the position
-(in characters) where it must be cut, or None."""
+(in characters) where it must be cut, or None. It gets reasoning and answer as texts of their own."""
+
+
+OWN_VARIABLES = frozenset({
+    "messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now",
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "additional_special_tokens", "self",
+})  # fmt: skip
+"""The variables of a chat template that are set from the request and from the model file."""
+
+
+def _free_variables(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The variables that a person sets for a chat template.
+
+    Raises `InvalidInput` for a name that is none or is taken, and for a value that no JSON has.
+    """
+    for name, value in options.items():
+        if not name.isidentifier():
+            raise InvalidInput(
+                f"template_options: {shown(name)} is not the name of a variable of a chat template"
+            )
+        if name in OWN_VARIABLES:
+            raise InvalidInput(
+                f"template_options: {name} is set from the request and the model file: leave it out"
+            )
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            raise InvalidInput(
+                f"template_options: the value of {name} is not JSON: it must be finite numbers, "
+                "text, true, false, null, lists and mappings"
+            ) from None
+    return options
 
 
 class ModelSpec(Record):
@@ -43,6 +77,10 @@ class ModelSpec(Record):
         default="auto",
         description="what loads the model file; auto: ctransformers where it runs the file, else "
         "llama.cpp",
+    )
+    exact: Annotated[bool, Setting("True or False")] = Field(
+        default=True,
+        description="the same seed gives the same text; without it, llama.cpp reads prompts faster",
     )
     context_length: Annotated[
         Annotated[U32, Field(ge=1)] | None, Setting("a whole number ≥ 1", "N")
@@ -67,6 +105,14 @@ class ModelSpec(Record):
             description="layers to run on the GPU; auto: as many as fit, none without a usable one",
         )
     )
+    device: Annotated[
+        Annotated[Text, Field(min_length=1)] | None,
+        Setting("the name of a device, or a part of its description", "NAME"),
+    ] = Field(
+        default=None,
+        description="the GPU that gets the layers, by llama.cpp's name such as Vulkan0, or by a "
+        "part of its description; by default the first one",
+    )
 
     @property
     def takes_long_context(self) -> bool:
@@ -88,6 +134,15 @@ class Prompt(Record):
         default=None,
         description="which of the model's named chat templates; the default one otherwise",
     )
+    template_options: Annotated[
+        Mapping[Text, JsonValue],
+        Setting(metavar="KEY=JSON", flags=("--template-option",)),
+        AfterValidator(_free_variables),
+    ] = Field(
+        default={},
+        description="a variable of the chat template, such as enable_thinking=false; may be given "
+        "several times",
+    )
     control_tokens: Annotated[Literal["none", "typed", "all"], Setting("none, typed or all")] = (
         Field(
             default="typed",
@@ -104,7 +159,12 @@ class Prompt(Record):
     @property
     def is_chat(self) -> bool:
         """Whether the prompt is put into the model's chat template."""
-        return self.chat or self.system is not None or self.chat_template is not None
+        return (
+            self.chat
+            or self.system is not None
+            or self.chat_template is not None
+            or bool(self.template_options)
+        )
 
 
 class Recorded(Record):

@@ -154,6 +154,12 @@ class InferencingUsage(Record):
     prompt_token_count: U32 | None = 0
     generated_token_count: U32 | None = 0
     cached_token_count: U32 | None = 0
+    # Ours.
+    reasoning_token_count: U32 | None = Field(
+        default=0,
+        description="generated tokens that are not of the answer: the reasoning, and the marks "
+        "around both",
+    )
 
 
 class ModelInfo(Record):
@@ -184,9 +190,10 @@ class DeviceInfo(Record):
     requested_gpu_layers: int | Literal["auto"] = "auto"
     gpu_layers: int = 0
     memory_bytes: int | None = Field(
-        default=None, description="device memory taken, as the driver says"
+        default=None, description="device memory taken, as the driver or the library says"
     )
     reason: str = Field("", description="why this device, in words")
+    exact: bool = Field(default=True, description="whether the same seed gives the same text again")
 
 
 class Timings(Record):
@@ -213,8 +220,11 @@ class TokenAlternative(Record):
 
 
 class TokenInfo(Record):
-    """A generated token. A result has the tokens whose whole text is part of the result's text.
+    """A generated token. A result has the tokens whose text is part of its text or its reasoning.
 
+    A token of a stop sequence or of what a filter cut is left out. `bytes` has what of the token
+    is part of the text: a mark of reasoning, and the white space beside it, are no part of it. So
+    the bytes of the tokens make up the text. `reasoning` says in which of the two parts they stand.
     `logprob` is the natural logarithm of the token's probability in the model's own distribution,
     which is the softmax of the logits before penalty, temperature, top-k and top-p. `rank` is the
     token's place in that distribution; the likeliest token has rank 0.
@@ -225,6 +235,7 @@ class TokenInfo(Record):
     logprob: float
     rank: int
     top: tuple[TokenAlternative, ...] = ()
+    reasoning: bool = False
 
 
 class InferencingResult(Record):
@@ -234,6 +245,9 @@ class InferencingResult(Record):
     finish_reason: FinishReason | None
     usage: InferencingUsage
     # Ours.
+    reasoning: str = Field(
+        default="", description="what the model wrote before its answer, where it marks that"
+    )
     finish_detail: FinishDetail | None = None
     stop_sequence: str | None = None
     params: InferencingParams = InferencingParams()

@@ -19,7 +19,7 @@ from ..contract.wit import (
     TokenInfo,
 )
 from .sampling import Logits, Sampler, log_probabilities, refuse_blank
-from .stopping import SafeText
+from .text_parts import Given, TextParts
 from .threads import Threads
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Sequence:
         prompt: abc.Sequence[int],
         params: InferencingParams,
         vocabulary: Vocabulary,
-        stream: SafeText,
+        stream: TextParts,
         context_length: int,
         top_logprobs: int | None = None,
     ) -> None:
@@ -63,8 +63,6 @@ class Sequence:
         self._vocabulary, self._stream = vocabulary, stream
         self._context_length, self._top_logprobs = context_length, top_logprobs
         self._sampler = Sampler(params)
-        self._withheld: list[tuple[int, TokenInfo]] = []
-        """Tokens that are not given out yet, each with the place in the text where it ends."""
         self._began: float | None = None
         self._finish = FinishDetail.MAX_TOKENS if self._most == 0 else None
 
@@ -91,12 +89,11 @@ class Sequence:
             self._finish = FinishDetail.EOS
             return self.end()
         self.tokens.append(token)
-        text = self._stream.push(self._vocabulary.token_bytes(token))
-        if self._top_logprobs is not None:
-            info = self._token_info(logits, token, self._top_logprobs)
-            self._withheld.append((self._stream.read_count, info))
+        top = self._top_logprobs
+        info = None if top is None else self._token_info(logits, token, top)
+        given = self._stream.push(self._vocabulary.token_bytes(token), info)
         self.seconds["decode"] = time.perf_counter() - self._began
-        chunk = Chunk(text, self.generated, self._released())
+        chunk = self._chunk(given)
         if self._stream.ended is None:
             if self.generated == self._most:
                 self._finish = FinishDetail.MAX_TOKENS
@@ -108,28 +105,28 @@ class Sequence:
         """The rest of the text, and the end. A sequence that has not ended counts as cancelled."""
         cancelled = not self.ended  # asked before `finish`, where a filter may still end the text
         rest = self._stream.finish()
+        chunk = self._chunk(rest)
         end = End(
             finish_detail=None if cancelled else self._stream.ended or self._finish,
             usage=InferencingUsage(
                 prompt_token_count=self._prompt_length,
                 generated_token_count=self.generated,
                 cached_token_count=self.cached,
+                reasoning_token_count=self._stream.reasoning_token_count,
             ),
             stop_sequence=self._stream.stop_sequence,
             seconds=self.seconds,
         )
-        return [Chunk(rest, self.generated, self._released()), end] if rest else [end]
+        return [chunk, end] if rest.text or rest.reasoning else [end]
 
-    def _released(self) -> tuple[TokenInfo, ...]:
-        """The tokens whose text has been given out completely.
-
-        The text of the others may still belong to a stop sequence or to a filter's match.
-        Nobody may see that, neither in the text nor in the bytes of a token.
-        """
-        given = self._stream.given_count
-        released = [info for end, info in self._withheld if end <= given]
-        del self._withheld[: len(released)]
-        return tuple(released)
+    def _chunk(self, given: Given) -> Chunk:
+        return Chunk(
+            given.text,
+            self.generated,
+            tuple(given.tokens),
+            given.reasoning,
+            self._stream.reasoning_token_count,
+        )
 
     def _token_info(self, logits: Logits, token: int, top: int) -> TokenInfo:
         logprob, rank, best = log_probabilities(logits, token, top)
@@ -151,7 +148,7 @@ def generate(
     vocabulary: Vocabulary,
     prompt: abc.Sequence[int],
     params: InferencingParams,
-    stream: SafeText,
+    stream: TextParts,
     *,
     threads: Threads,
     top_logprobs: int | None,

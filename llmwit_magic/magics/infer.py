@@ -78,9 +78,17 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         help="give a model's memory back after so many minutes without a run; None: never",
     ).tag(config=True)  # fmt: skip
 
+    llama_library = Unicode(
+        None, allow_none=True,
+        help="path of the library of llama.cpp, or of its folder, for models loaded from now on; "
+        "None: that of an installed package",
+    ).tag(config=True)  # fmt: skip
+
     def __init__(self, shell: Any, session: Session | None = None) -> None:
         self.session = session or current_session()
+        self._ready = False
         super().__init__(shell)
+        self._ready = True
         self._configure_session({"name": "log_path"} if self.log_path else {"name": ""})
 
     @validate(*DEFAULTS)
@@ -109,10 +117,31 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                     raise TraitError(str(error)) from None
         return proposal["value"]
 
-    @observe("aliases", "max_loaded_models", "kept_prompts", "idle_unload_minutes", "log_path")
+    @validate("llama_library")
+    def _check_library(self, proposal: Any) -> str | None:
+        """Refuse a path without a library when it is set. What is kept is the absolute path.
+
+        One in a configuration file refuses no cell that does not need it. The run that does says so.
+        """
+        from ..engines.backends.llamacpp.llama_sources import source
+
+        path: str | None = proposal["value"]
+        if not path:
+            return None
+        found = source(path)
+        if found.problem and self._ready:
+            raise TraitError(found.problem)
+        return found.name
+
+    @observe(
+        "aliases", "max_loaded_models", "kept_prompts", "idle_unload_minutes", "log_path",
+        "llama_library",
+    )  # fmt: skip
     def _configure_session(self, change: Any) -> None:
         if change["name"] in ("aliases", "", "log_path"):
             self.session.aliases = dict(self.aliases)
+        if change["name"] == "llama_library" or self.llama_library:
+            self.session.llama_library = self.llama_library or ""
         self.session.local.pool.max_loaded_models = self.max_loaded_models
         self.session.local.pool.kept_prompts = self.kept_prompts
         self.session.local.pool.idle_unload_minutes = self.idle_unload_minutes

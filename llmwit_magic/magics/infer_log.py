@@ -48,7 +48,9 @@ class LogMagics(Magics):
         "--since", metavar="AGE", help="started not longer ago (30m, 2h, 7d), or since a time"
     )
     @argument("--last", metavar="N", type=int, help="the newest N of those")
-    @argument("--grep", metavar="TEXT", help="with this text in prompt, answer, system or note")
+    @argument(
+        "--grep", metavar="TEXT", help="with this text in prompt, answer, reasoning, system or note"
+    )
     @argument("--tag", metavar="KEY[=VALUE]", help="with this tag")
     @argument("--rating", metavar="up|down", help="with this thumb")
     @argument("--columns", metavar="A,B,…", help="these columns; all: every one")

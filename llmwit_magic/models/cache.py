@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -72,14 +72,18 @@ def _locked(target: Path, check: Check) -> BaseFileLock | None:
             return None
 
 
-def state_of(path: Path) -> tuple[int, int, int, int]:
-    """Values that change when a file's bytes change: size, mtime, ctime and inode; times in ns.
+def state_of(*paths: Path) -> tuple[int, ...]:
+    """Values that change when the bytes of files change: size, mtime, ctime and inode of each, in ns.
 
     mtime alone is not enough, because anyone can set it back, as copying tools do. ctime cannot be
     set.
     """
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    stats = [path.stat() for path in paths]
+    return tuple(
+        number
+        for stat in stats
+        for number in (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -87,6 +91,17 @@ def write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def sha256_of_parts(paths: Sequence[Path], check: Check) -> str:
+    """The SHA-256 of a model in hexadecimal: of its one file.
+
+    Of several parts it is the SHA-256 of theirs, in hexadecimal and in order, each with a line end.
+    """
+    digests = [sha256(path, check) for path in paths]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
 def sha256(path: Path, check: Check) -> str:

@@ -28,7 +28,8 @@ from .cache import cache_folder, state_of
 from .default_model import fetch_default
 from .gguf import Header, is_gguf, read_header
 from .hub import fetch_from_hub
-from .kinds import not_a_model
+from .kinds import START_BYTES, not_a_model, not_a_model_before_gguf
+from .parts import files_of, joined, model_stem, one_of_each
 
 _REPOSITORY = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(?::(?P<file>[^@]+))?(?:@(?P<revision>.+))?"
@@ -42,14 +43,17 @@ _OLD_MAGICS = (b"lmgg", b"fmgg", b"tjgg", b"ccgg")  # ggml, ggmf, ggjt, ggcc
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file that may hold a model: the name that led to it, its path, and its header."""
+    """What may be a model: the name that led to it, its files, and its header."""
 
     name: str
     path: Path
+    """The file, or the first part of a model in several files."""
     state: tuple[int, ...]
-    """See `state_of`. Once the state is another one, this record no longer describes the file."""
+    """Of all its files: see `state_of`. Once the state is another one, this record no longer describes the file."""
     header: Header | None
     """None for a file of a format from before GGUF, because its header does not say what it holds."""
+    parts: tuple[Path, ...]
+    """All its files; `path` alone where there is one."""
 
 
 def find(name: str, aliases: Mapping[str, str], report: Report) -> ModelFile:
@@ -64,15 +68,23 @@ def find(name: str, aliases: Mapping[str, str], report: Report) -> ModelFile:
         state = state_of(path)
         if not is_gguf(path):
             with path.open("rb") as file:
-                if file.read(4) not in _OLD_MAGICS:
-                    raise ModelNotSupported(
-                        f"{path.name} is no GGUF and no GGML file: it cannot be run"
-                    )
-            return ModelFile(name, path, state, None)
+                start = file.read(START_BYTES)
+            if (what := not_a_model_before_gguf(start)) is not None:
+                raise ModelNotSupported(f"{path.name}: {what}")
+            if start[:4] not in _OLD_MAGICS:
+                raise ModelNotSupported(
+                    f"{path.name} is no GGUF and no GGML file: it cannot be run"
+                )
+            return ModelFile(name, path, state, None, (path,))
         header = read_header(path)
+        parts = files_of(header)
+        if len(parts) > 1:
+            for part in parts:
+                _check_kind(part)
+            state, header = state_of(*parts), joined(parts)
         if (what := not_a_model(header)) is not None:
             raise ModelNotSupported(f"{path.name}: {what}")
-        return ModelFile(name, path, state, header)
+        return ModelFile(name, parts[0], state, header, parts)
 
 
 @contextmanager
@@ -123,7 +135,7 @@ def locate(name: str, aliases: Mapping[str, str], report: Report) -> Path:
         raise ModelNotFound(f"there is no file {name}{hint}")
     if match := _REPOSITORY.fullmatch(name):
         return fetch_from_hub(match["repo"], match["file"], match["revision"], report)
-    known = [DEFAULT_MODEL, *aliases, *(path.stem for path in _spin_files())]
+    known = [DEFAULT_MODEL, *aliases, *(model_stem(path.name) for path in _spin_files())]
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     raise ModelNotFound(
@@ -159,7 +171,7 @@ def _looks_like_path(name: str) -> bool:
 
 def _only_file(folder: Path) -> Path:
     found = [folder / name for name in _names_in(folder) if name.endswith((".gguf", ".bin"))]
-    files = [path for path in found if path.is_file()] or found
+    files = one_of_each([path for path in found if path.is_file()] or found)
     if len(files) == 1:
         return files[0]
     what = f"{len(files)} model files" if files else "no model file"
@@ -175,8 +187,8 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _spin_files() -> Iterator[Path]:
-    """The regular files in the nearest `.spin/ai-models` folder, where Spin keeps its models."""
-    return (path for path in _in_spin_folders() if path.is_file())
+    """The models in the nearest `.spin/ai-models` folder, where Spin keeps them: one file of each."""
+    yield from one_of_each(path for path in _in_spin_folders() if path.is_file())
 
 
 def _in_spin_folders() -> Iterator[Path]:
@@ -190,8 +202,13 @@ def _in_spin_folders() -> Iterator[Path]:
 
 
 def _in_spin_folder(name: str) -> Path | None:
-    """The file of a Spin model. Spin names a model by its file, with or without the suffix."""
-    return next((path for path in _in_spin_folders() if name in (path.name, path.stem)), None)
+    """The file of a Spin model. Spin names a model by its file, with or without the suffix.
+
+    The number of a part may be left out as well.
+    """
+    files = list(_in_spin_folders())
+    exact = (path for path in files if name in (path.name, path.stem))
+    return next(exact, next((path for path in files if name == model_stem(path.name)), None))
 
 
 def local_models(aliases: Mapping[str, str]) -> list[tuple[str, str, Path | None]]:
@@ -204,5 +221,5 @@ def local_models(aliases: Mapping[str, str]) -> list[tuple[str, str, Path | None
     fetched = next(iter(default.glob("*.gguf")), None) if default.is_dir() else None
     models: list[tuple[str, str, Path | None]] = [(DEFAULT_MODEL, "default", fetched)]
     models += [(name, "alias", Path(target)) for name, target in aliases.items()]
-    models += [(path.stem, "spin", path) for path in _spin_files()]
+    models += [(model_stem(path.name), "spin", path) for path in _spin_files()]
     return models

@@ -27,11 +27,11 @@ _PRIVATE = range(0xF0000, 0xFFFFE)
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A prompt, the spans of it that are texts of messages, and a notice for the person."""
+    """A prompt, the spans of it that are texts of messages, and notices for the person."""
 
     text: str
     data: Spans
-    notice: str = ""
+    notices: tuple[str, ...] = ()
 
 
 def render_chat(
@@ -67,7 +67,7 @@ def render_chat(
         lost = [role for role, spans in zip(attempt.roles, found, strict=True) if not spans]
         if not lost:
             data = joined(span for spans in found for span in spans)
-            return Rendered(plain, data, MOVED if attempt.moved else "")
+            return Rendered(plain, data, (MOVED,) if attempt.moved else ())
         problem = problem or ModelNotSupported(
             f"the chat template of the model leaves out the {' and the '.join(lost)} message: leave "
             "out --chat and --system, and write the prompt in the model's form"

@@ -70,6 +70,8 @@ class Header:
     tensors: Sequence[TensorInfo]
     alignment: int
     data_offset: int
+    part_count: int = 1
+    """Of how many files the model consists. `tensors` are those of all, each with its offset in its own."""
 
     @property
     def architecture(self) -> str:

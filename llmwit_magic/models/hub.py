@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..base.background import in_background
@@ -19,6 +19,7 @@ from ..base.filesystem import is_held
 from ..contract.events import Progress, Report
 from ..errors import DownloadFailed, ModelNotFound
 from .cache import IN_USE
+from .parts import one_of_each, part_names
 
 HUB_SECONDS = 4.0
 """How long the hub may take to answer a first request."""
@@ -33,7 +34,8 @@ _NOT_UNDERSTOOD = (
 def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Report) -> Path:
     """The path of a file of a Hugging Face repository, downloaded if the hub's cache lacks it.
 
-    `file` None means the only GGUF file of the repository. Raises `ModelNotFound` for a
+    The name of one part of a model means all of them: the path is that of the first. `file` None
+    means the only model of the repository in GGUF files. Raises `ModelNotFound` for a
     repository, revision or file that does not exist, and `DownloadFailed` for other failures.
     """
     import huggingface_hub
@@ -53,12 +55,17 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
             name = file
             if name is None:
                 name = _only_model_file(repo, _files_of(repo, revision, here_alone))
-            latest = Progress("fetch", note=name)
-            bar = {"tqdm_class": _progress_bar(remember, name)} if has_bars else {}
-            path = huggingface_hub.hf_hub_download(
-                repo, name, revision=revision, local_files_only=here_alone, **bar
-            )
-        return str(path)
+            commit, paths = revision, []
+            for part in part_names(name):
+                latest = Progress("fetch", note=part)
+                bar = {"tqdm_class": _progress_bar(remember, part)} if has_bars else {}
+                path = huggingface_hub.hf_hub_download(
+                    repo, part, revision=commit, local_files_only=here_alone, **bar
+                )
+                paths.append(str(path))
+                # The further parts are those of the same commit, in whose folder this one lies.
+                commit = Path(path).parents[part.count("/")].name
+        return paths[0]
 
     def say() -> None:
         report(latest if has_bars else dataclasses.replace(latest, done=_fetched_bytes(repo)))
@@ -80,11 +87,11 @@ def fetch_from_hub(repo: str, file: str | None, revision: str | None, report: Re
         raise ModelNotFound(f"{repo} has no revision '{revision}'") from None
     except errors.LocalEntryNotFoundError:
         raise DownloadFailed(
-            f"{repo}{f':{file}' if file else ''} is not in the hub's cache and the hub cannot be "
+            f"{repo}{f':{latest.note}' if file else ''} is not in the hub's cache and the hub cannot be "
             "reached: check the network"
         ) from None
     except errors.EntryNotFoundError:
-        raise ModelNotFound(f"{repo} has no file '{file}'") from None
+        raise ModelNotFound(f"{repo} has no file '{latest.note}'") from None
     except _NOT_UNDERSTOOD as error:
         raise DownloadFailed(
             f"{repo} could not be fetched: what the hub answers is not what its client expects "
@@ -177,7 +184,10 @@ def _files_of(repo: str, revision: str | None, here_alone: bool) -> list[str]:
 
 
 def _only_model_file(repo: str, files: list[str]) -> str:
-    models = sorted(name for name in files if name.endswith(".gguf"))
+    models = [
+        path.as_posix()
+        for path in one_of_each(PurePosixPath(name) for name in files if name.endswith(".gguf"))
+    ]
     if len(models) == 1:
         return models[0]
     if not models:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from array import array
 
-from .gguf import Header
+from .gguf import MAX_TENSORS, Header
 
 # Values of `general.type`. Older files lack that key; their architecture says the same.
 _TYPES = {
     "adapter": "a LoRA adapter, which only changes another model: merge it into that one",
-    "imatrix": "an importance matrix, which only guides the quantisation of a model",
+    "imatrix": "an importance matrix, which only guides the quantisation of a model: name the model "
+    "itself",
     "mmproj": "a projector for images or sound (mmproj): name the language model beside it",
 }
 _ARCHITECTURES = {
     "clip": _TYPES["mmproj"],
-    "controlvector": "a control vector, which only steers another model",
+    "controlvector": "a control vector, which only steers another model: name that one",
 }
+_OLD_ADAPTER = b"algg"
+"""The magic number of LoRA adapters before GGUF, `ggla`."""
+START_BYTES = 512
+"""How much of a file `not_a_model_before_gguf` looks at."""
 
 
 def not_a_model(header: Header) -> str | None:
@@ -30,10 +35,23 @@ def not_a_model(header: Header) -> str | None:
         return _TYPES["adapter"]
     if kind != "model":
         return f"'general.type' is {kind!r}: only a file of the type 'model' can be run"
-    if metadata.get("split.count", 0) not in (0, 1):
-        return "one part of a split model: merge the parts (llama-gguf-split) first"
     if not header.tensors:
         return "a vocabulary without a model: the file has no tensors"
+    return None
+
+
+def not_a_model_before_gguf(start: bytes) -> str | None:
+    """A description of a file of an old format that is no model, by its first bytes; else None.
+
+    An importance matrix began with its number of entries, and with the length and the name of the
+    tensor of the first one (`imatrix.cpp` in llama.cpp, until 2025).
+    """
+    if start.startswith(_OLD_ADAPTER):
+        return _TYPES["adapter"]
+    entries, length = (int.from_bytes(start[at : at + 4], "little") for at in (0, 4))
+    name = start[8 : 8 + length]
+    if 0 < entries <= MAX_TENSORS and len(name) == length and name.endswith(b".weight"):
+        return _TYPES["imatrix"]
     return None
 
 

@@ -8,7 +8,8 @@ or builds a gigabyte, costs at most that process.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -47,6 +48,11 @@ def template_of(metadata: Mapping[str, Any], name: str | None = None) -> str:
     raise InvalidInput("the model has no chat template: leave out --chat and --system")
 
 
+def unread(template: str, names: Iterable[str]) -> list[str]:
+    """Those of the variables `names` whose name is no word of the template: it cannot read them."""
+    return [name for name in names if not re.search(rf"\b{re.escape(name)}\b", template)]
+
+
 class TemplateRefused(Exception):
     """The template did not take the messages in this form. `error` says why."""
 
@@ -81,7 +87,7 @@ class ChatTemplate:
         try:
             if self._template is None:  # not in `__init__`, because compiling may fail too
                 self._template = self._environment.from_string(self._source)
-            text = self._template.render(messages=messages, **self._variables)
+            text = self._template.render({"messages": messages, **self._variables})
         except InvalidInput as error:
             raise TemplateRefused(error) from None
         except MemoryError:

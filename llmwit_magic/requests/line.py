@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -40,7 +41,7 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
     A `many` option takes all of the texts, any other option the last one.
     """
     if option.is_flag:
-        return True
+        return texts[-1] != option.off_flag
     if option.sweeps:
         return _sweep(option, texts[-1])
     if option.words and option.many:
@@ -51,6 +52,8 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
         texts = tuple(_unescape(option.flag, text) for text in texts)
     if option.dest == "tags":
         return dict(map(_tag, texts))
+    if option.dest == "template_options":
+        return dict(map(_template_option, texts))
     return texts if option.many else texts[-1]
 
 
@@ -78,7 +81,7 @@ def split_line(line: str) -> list[str]:
 
 
 def _options(words: Sequence[str]) -> Iterator[tuple[Option, str]]:
-    """Each option of the line with the text of its value. The text of a flag is empty."""
+    """Each option of the line with the text of its value. A flag's text is its name."""
     remaining = iter(words)
     ahead = next(remaining, None)
     while ahead is not None:
@@ -97,7 +100,9 @@ def _options(words: Sequence[str]) -> Iterator[tuple[Option, str]]:
             )
         if option.is_flag and equals:
             raise InvalidInput(f"{flag} takes no value")
-        if not option.is_flag and not equals:
+        if option.is_flag:
+            value = flag
+        elif not equals:
             if ahead is None or ahead.partition("=")[0] in BY_FLAG:
                 raise InvalidInput(f"{flag} needs a value: {flag} {option.metavar}")
             value, ahead = ahead, next(remaining, None)
@@ -164,6 +169,19 @@ def _tag(text: str) -> tuple[str, str]:
     if not equals or not key.strip():
         raise InvalidInput(f"--tag: '{text}' is not valid: write KEY=VALUE")
     return key.strip(), value
+
+
+def _template_option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    try:
+        if not equals or not key.strip():
+            raise ValueError
+        return key.strip(), json.loads(value)
+    except (ValueError, RecursionError):
+        raise InvalidInput(
+            f"--template-option: '{text}' is not valid: write KEY=JSON, as in enable_thinking=false; "
+            "a text in both kinds of quotes, as in 'effort=\"high\"'"
+        ) from None
 
 
 def in_words_of_the_line(message: str) -> str:

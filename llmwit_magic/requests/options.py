@@ -54,6 +54,11 @@ class Option:
         """The long name, for messages."""
         return next(flag for flag in self.flags if flag.startswith("--"))
 
+    @property
+    def off_flag(self) -> str | None:
+        """The name that switches a flag off; None for the cell's own flags, which are off."""
+        return self.flags[-1] if self.is_flag and self.field else None
+
 
 def _members(annotation: Any) -> Iterator[Any]:
     """The types and the words that a field's annotation allows for one value of it."""
@@ -80,9 +85,12 @@ def _option(name: str, info: FieldInfo) -> Option | None:
     kind = types[0] if types else str
     if NoneType in members and kind in (int, float):
         words["none"] = None
+    flags = setting.flags or (f"--{name.replace('_', '-')}",)
+    if kind is bool:  # the configured default may be either
+        flags += (f"--no-{flags[0][2:]}",)
     return Option(
         dest=name,
-        flags=setting.flags or (f"--{name.replace('_', '-')}",),
+        flags=flags,
         help=str(info.description),
         type=kind,
         metavar="|".join(filter(None, [setting.metavar, *words])),

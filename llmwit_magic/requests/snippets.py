@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -98,7 +99,9 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
 
 def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) -> list[str]:
     if option.is_flag:
-        return [option.flag] if value else []
+        return [option.flag if value else str(option.off_flag)]
+    if option.dest == "template_options":
+        return [_word(option.flag, f"{name}={_json(item)}") for name, item in value.items()]
     if option.escapes:
         texts = value if option.many else [value]
         return [_word(option.flag, as_it_is(text), escapes=True) for text in texts]
@@ -107,6 +110,11 @@ def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) ->
     if isinstance(value, str):
         return [_word(option.flag, value)]
     return [f"{option.flag} {'none' if value is None else _number(value)}"]
+
+
+def _json(value: Any) -> str:
+    """The value as JSON that can stand in single quotes."""
+    return json.dumps(value).replace("'", "\\u0027")
 
 
 def _word(flag: str, text: str, escapes: bool = False) -> str:

@@ -46,6 +46,8 @@ COLUMNS = (
            otel="gen_ai.input.messages"),
     Column("text", "text", "the generated text, without the stop sequence", brief=True,
            otel="gen_ai.output.messages"),
+    Column("reasoning", "text", "what the model wrote before its answer, where it marks that",
+           otel="gen_ai.output.messages"),
     Column("finish_reason", "text", "stop, length or content_filter",
            otel="gen_ai.response.finish_reasons", few=True),
     Column("finish_detail", "text",
@@ -57,6 +59,9 @@ COLUMNS = (
            "tokens", brief=True, otel="gen_ai.usage.output_tokens"),
     Column("cached_token_count", "integer", "prompt tokens that an earlier run had evaluated",
            "tokens", otel="gen_ai.usage.cache_read.input_tokens"),
+    Column("reasoning_token_count", "integer", "generated tokens that are not of the answer: the "
+           "reasoning, and the marks around both", "tokens",
+           otel="gen_ai.usage.reasoning.output_tokens"),
     Column("max_tokens", "integer", "limit of generated tokens; missing: no limit", "tokens",
            otel="gen_ai.request.max_tokens", few=True),
     Column("temperature", "real", "0 is greedy", brief=True, otel="gen_ai.request.temperature"),
@@ -70,6 +75,7 @@ COLUMNS = (
     Column("system", "text", "the system message", otel="gen_ai.system_instructions", few=True),
     Column("chat_template", "text", "the name of the chat template; missing: the model's default "
            "one", few=True),
+    Column("template_options", "json", "variables given to the chat template, by name", few=True),
     Column("control_tokens", "text", "where control tokens were recognised: none, typed or all; "
            "missing: everywhere, as in version 0.1", few=True),
     Column("data_spans", "json", "values in the prompt that hold the name of a control token, each "
@@ -83,7 +89,7 @@ COLUMNS = (
     Column("load_seconds", "real", "time to fetch, check, adapt and load the model", "s"),
     Column("prompt_seconds", "real", "time to evaluate the prompt", "s"),
     Column("decode_seconds", "real", "from the evaluated prompt to the last token", "s"),
-    Column("model_sha256", "text", "SHA-256 of the model file", few=True),
+    Column("model_sha256", "text", "SHA-256 of the model file, or of the list of its parts' hashes", few=True),
     Column("model_path", "text", "path of the model file", few=True),
     Column("model_type", "text", "model type that was given for an old GGML file", few=True),
     Column("architecture", "text", "architecture of the model", few=True),
@@ -96,8 +102,14 @@ COLUMNS = (
     Column("tokenizer", "text", "whose tokenizer made the token ids: llmwit-magic, or that of the "
            "engine; missing: llmwit-magic, or ctransformers for an old GGML file", few=True),
     Column("library", "text", "the build of the engine that ran the model", few=True),
+    Column("exact_requested", "boolean", "whether the same text for the same seed was asked for; "
+           "missing: yes", few=True, field="exact"),
+    Column("exact", "boolean", "whether the same seed gives the same text again; missing: yes",
+           few=True),
     Column("gpu_layers_requested", "text", "layers asked for on the GPU: a number, or auto",
            few=True, field="gpu_layers"),
+    Column("device_requested", "text", "device asked for; missing: the first usable one", few=True,
+           field="device"),
     Column("gpu_layers", "integer", "layers that ran on the GPU", "layers", few=True),
     Column("device_memory_bytes", "integer", "device memory that the model took", "bytes",
            few=True),
@@ -121,8 +133,9 @@ COLUMNS = (
     Column(
         "tokens",
         "json",
-        "id, bytes (base64), log-probability, rank and alternatives of each token that is wholly "
-        "in the text: tokens of a stop sequence, or of what a filter cut, are left out",
+        "id, bytes (base64), log-probability, rank and alternatives of each token in the text or in "
+        "the reasoning, and which of the two it is in: tokens of a stop sequence, of a mark of "
+        "reasoning, or of what a filter cut, are left out",
     ),
     Column("content_filters", "json", "list of patterns, and of functions by their names"),
     Column("error_type", "text", "class of the error", otel="error.type", few=True),

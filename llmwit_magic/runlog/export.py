@@ -114,19 +114,27 @@ def otel_attributes(row: Row) -> Row:
     return attributes
 
 
-def _part(text: str) -> list[Row]:
-    return [{"type": "text", "content": text}]
+def _part(text: str, kind: str = "text") -> list[Row]:
+    return [{"type": kind, "content": text}]
+
+
+def _said(row: Row) -> list[Row]:
+    """The answer as a message of OpenTelemetry's schema, with the reasoning as its first part."""
+    thoughts = _part(row["reasoning"], "reasoning") if row["reasoning"] else []
+    text = [] if row["text"] is None else _part(row["text"])
+    return [
+        {
+            "role": "assistant",
+            "parts": [*thoughts, *text],
+            "finish_reason": row["finish_reason"] or "error",
+        }
+    ]
 
 
 _MESSAGES: Mapping[str, Callable[[Row], Any]] = {
     "prompt": lambda row: [{"role": "user", "parts": _part(row["prompt"])}],
-    "text": lambda row: [
-        {
-            "role": "assistant",
-            "parts": _part(row["text"]),
-            "finish_reason": row["finish_reason"] or "error",
-        }
-    ],
+    "text": _said,
+    "reasoning": _said,
     "system": lambda row: _part(row["system"]),
     "finish_reason": lambda row: [row["finish_reason"]],
 }
@@ -178,13 +186,13 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
     number, real, text = arrow.int64(), arrow.float64(), arrow.string()
     top = arrow.struct([("id", number), ("bytes", text), ("logprob", real)])
     token = [("id", number), ("bytes", text), ("logprob", real), ("rank", number),
-             ("top", arrow.list_(top))]  # fmt: skip
+             ("top", arrow.list_(top)), ("reasoning", arrow.bool_())]  # fmt: skip
     types = {
         "integer": number, "real": real, "text": text, "boolean": arrow.bool_(),
         "time": arrow.timestamp("us", "UTC"), "stop": arrow.list_(text),
         "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
-        "data_spans": arrow.list_(arrow.list_(number)),
+        "data_spans": arrow.list_(arrow.list_(number)), "template_options": text,
     }  # fmt: skip
     table = arrow.table(
         {
@@ -205,6 +213,8 @@ def _parquet_value(column: Column, value: Any) -> Any:
         return datetime.fromisoformat(value)
     if column.name == "tags":
         return list(value.items())
+    if column.name == "template_options":  # their values are of any type
+        return json.dumps(value, ensure_ascii=False)
     return _token_numbers(value, float) if column.name == "tokens" else value
 
 
@@ -212,6 +222,8 @@ def _read_parquet(path: Path) -> Sequence[Row]:
     rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
     for row in map(_checked, rows):
         row["tags"] = None if row.get("tags") is None else dict(row["tags"])
+        options = row.get("template_options")
+        row["template_options"] = None if options is None else json.loads(options)
         row["tokens"] = _token_numbers(row.get("tokens"), _json_number)
     return rows
 
@@ -226,7 +238,8 @@ def _token_numbers(tokens: Any, convert: Callable[[Any], Any]) -> Any:
         return None
     return [
         {
-            **token,
+            # A token of an older log says nothing of reasoning.
+            **{name: value for name, value in token.items() if value is not None},
             "logprob": convert(token["logprob"]),
             "top": [{**other, "logprob": convert(other["logprob"])} for other in token["top"]],
         }

@@ -7,6 +7,7 @@ rows.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import warnings
@@ -134,6 +135,10 @@ def _is_tags(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
 
 
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict) and _is_text(json.dumps(value, ensure_ascii=False))
+
+
 def _is_spans(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(span, list) and len(span) == 2 and all(map(_is_whole, span)) for span in value
@@ -155,6 +160,7 @@ def _is_tokens(value: Any) -> bool:
         _is_token(token)
         and _is_whole(token.get("rank"))
         and isinstance(token.get("top"), list)
+        and isinstance(token.get("reasoning", False), bool)
         and all(map(_is_token, token["top"]))
         for token in value
     )
@@ -184,4 +190,5 @@ LISTS_OF_TEXT = ("stop", "content_filters", "notices")
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS_OF_TEXT, _is_texts),
     "data_spans": _is_spans, "tags": _is_tags, "tokens": _is_tokens,
+    "template_options": _is_object,
 }  # fmt: skip

@@ -43,6 +43,7 @@ _KEPT: Mapping[str, Callable[[Request], Any]] = {
     "chat": lambda request: request.is_chat,
     "content_filters": lambda request: [filter_name(item) for item in request.content_filters],
     "data_spans": lambda request: request.data_spans or None,
+    "template_options": lambda request: request.template_options or None,
 }
 
 
@@ -94,12 +95,14 @@ def result_row(
     model, device, timings, usage = result.model, result.device, result.timings, result.usage
     return {
         "text": result.text,
+        "reasoning": result.reasoning or None,
         "finish_reason": result.finish_reason,
         "finish_detail": result.finish_detail,
         "stop_sequence": result.stop_sequence,
         "prompt_token_count": usage.prompt_token_count if prepared else None,
         "generated_token_count": usage.generated_token_count if prepared else None,
         "cached_token_count": usage.cached_token_count if prepared else None,
+        "reasoning_token_count": usage.reasoning_token_count if prepared else None,
         "first_token_seconds": timings.first_token,
         "tokens_per_second": timings.tokens_per_second,
         "total_seconds": timings.total,
@@ -115,6 +118,7 @@ def result_row(
         "engine": model.engine if model else None,
         "tokenizer": model.tokenizer if model else None,
         "library": device.library if prepared else None,
+        "exact": device.exact if prepared else None,
         "gpu_layers": device.gpu_layers if prepared else None,
         "device_memory_bytes": device.memory_bytes,
         "threads": device.threads if prepared else None,
@@ -200,6 +204,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             prompt_token_count=row["prompt_token_count"],
             generated_token_count=row["generated_token_count"],
             cached_token_count=row["cached_token_count"],
+            reasoning_token_count=row["reasoning_token_count"],
         )
     if row["device"] is not None:
         device = DeviceInfo(
@@ -210,9 +215,11 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             gpu_layers=row["gpu_layers"] or 0,
             memory_bytes=row["device_memory_bytes"],
             reason=row["device_reason"] or "",
+            exact=row["exact"] is None or bool(row["exact"]),
         )
     return {
         "text": row["text"] or "",
+        "reasoning": row["reasoning"] or "",
         "finish_reason": row["finish_reason"],
         "usage": usage,
         "finish_detail": row["finish_detail"],

@@ -16,7 +16,7 @@ RATINGS = {"up": 1, "down": -1, "1": 1, "-1": -1}
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_SEARCHED = ("prompt", "text", "system", "note")
+_SEARCHED = ("prompt", "text", "reasoning", "system", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Filter:
     last: int | None = None
     """Only this many of the newest runs that meet the other conditions."""
     grep: str | None = None
-    """Text in the prompt, answer, system message or note, in upper or lower case."""
+    """Text in the prompt, answer, reasoning, system message or note, in upper or lower case."""
     tag: str | None = None
     """`KEY=VALUE`, or `KEY` for any value."""
     rating: int | Literal["up", "down"] | None = None

@@ -44,15 +44,17 @@ if TYPE_CHECKING:
 RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
            "generated_token_count", "status", "error_type", "error_message", "run_id")  # fmt: skip
 """The columns of the log that a batch adds to its DataFrame."""
+RESULTS_OF_SOME = ("reasoning",)
+"""Further ones, which it adds only where a row has a value for them."""
 
 _COLUMNS = {column.name: column for column in COLUMNS}
 
-_SAME = ("prompt", "system", "chat", "chat_template", "control_tokens", "model_type",
+_SAME = ("prompt", "system", "chat", "chat_template", "template_options", "control_tokens", "model_type",
          "context_length_requested", "content_filters", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
          "seed")  # fmt: skip
 """The columns in which a row of the log must equal a request to be taken for its answer. Beside
 them, the engine and the hash of the model must be the same, or its name where the engine knows no
-hash. The seed stands last."""
+hash; and an exact request takes exact rows only. The seed stands last."""
 
 
 _NAMED_BY = ("model", "model_type", "prompt", "chat", "system", "chat_template", "control_tokens",
@@ -132,7 +134,8 @@ def _check(frame: Any, template: Any, executor: Any, workers: int | None, prefix
         )
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers: {workers} is not valid: it must be a whole number ≥ 1")
-    taken = [prefix + name for name in RESULTS if prefix + name in frame.columns]
+    names = (*RESULTS, *RESULTS_OF_SOME)
+    taken = [prefix + name for name in names if prefix + name in frame.columns]
     if taken:
         raise InvalidInput(
             f"the DataFrame has a column {taken[0]} already: give another prefix=, or drop it"
@@ -151,7 +154,8 @@ def _spans(row: Row) -> Spans:
 
 def _known(session: Session, request: Request, info: ModelInfo) -> dict[tuple[Any, ...], list[Row]]:
     """The rows of this batch in the log that ended well, by what was asked for."""
-    names = (*_SAME, *RESULTS, "model", "model_sha256", "engine", "data_spans")
+    names = (*_SAME, *RESULTS, *RESULTS_OF_SOME, "model", "model_sha256", "engine", "exact",
+             "data_spans")  # fmt: skip
     with suppress(LogError):  # without a readable log, all rows are run again
         found = session.log.tuples(Filter(group=request.group_id, status="ok"), names)
         known = defaultdict[tuple[Any, ...], list[Row]](list)
@@ -159,6 +163,7 @@ def _known(session: Session, request: Request, info: ModelInfo) -> dict[tuple[An
             row = dict(zip(names, values, strict=True))
             ran = row["engine"] or "ctransformers"  # version 0.1 had no other
             same = row["model_sha256"] == info.sha256 and info.engine in (None, ran)
+            same = same and (row["exact"] != 0 or not request.exact)
             if same and (info.sha256 is not None or row["model"] == request.model):
                 # Where the request leaves the seed open, a row of any seed will do.
                 row["seed"] = row["seed"] if request.params.seed is not None else None
@@ -174,7 +179,8 @@ def _joined(
 
     joined = frame.copy()
     below = [""] * (frame.columns.nlevels - 1)  # the lower levels, where columns have several
-    for name in RESULTS:
+    some = [name for name in RESULTS_OF_SOME if any((row or {}).get(name) for row in rows)]
+    for name in (*RESULTS, *some):
         values = series(_COLUMNS[name], [(row or {}).get(name) for row in rows])
         joined[(prefix + name, *below) if below else prefix + name] = values.set_axis(frame.index)
     joined.attrs["batch"] = batch
@@ -271,7 +277,10 @@ class _Work:
                 while len(running) < 2 * workers and (item := next(waiting, None)):
                     place, request = item[0], self._session.with_seed(item[1])
                     run_id = self._begin(request)
-                    task = Task(place, request, workers, owner.name, self._session.aliases)
+                    task = Task(
+                        place, request, workers, owner.name, self._session.aliases,
+                        self._session.llama_library,
+                    )  # fmt: skip
                     try:
                         future = executor.submit(run_in_worker, task)
                     except Exception as error:  # broken or shut down: the class depends on the kind

@@ -36,39 +36,50 @@ class Replay:
 
     @property
     def identical(self) -> bool:
-        """Whether the text and its end are the same.
+        """Whether the reasoning, the text and its end are the same.
 
-        An original that was cut off is identical if it has a text, and the new text begins with it.
+        An original that was cut off is identical if it has reasoning or a text, and the new one
+        begins with what it has.
         """
-        if self.original.finish_detail is None:
-            return bool(self.original.text) and self.result.text.startswith(self.original.text)
-        return all(
-            getattr(self.original, name) == getattr(self.result, name)
-            for name in ("text", "finish_detail", "stop_sequence")
-        )
+        old, new = self.original, self.result
+        if old.finish_detail is not None:
+            names = ("reasoning", "text", "finish_detail", "stop_sequence")
+            return all(getattr(old, name) == getattr(new, name) for name in names)
+        if old.text:
+            return new.reasoning == old.reasoning and new.text.startswith(old.text)
+        return bool(old.reasoning) and new.reasoning.startswith(old.reasoning)
 
     @property
     def verdict(self) -> str:
         """One line that says `identical`, or where the difference begins."""
         name = f"run {self.original.run_id}"
-        if self.original.finish_detail is None and not self.original.text:
+        empty = not (self.original.text or self.original.reasoning)
+        if self.original.finish_detail is None and empty:
             said = f"{name} has no text to compare with ({self.original.status})"
         elif self.identical:
             cut_off = f", as far as that went ({self.original.status})"
             said = f"identical to {name}" + (cut_off if not self.original.finish_detail else "")
         else:
             said = f"differs from {name}: {_difference(self.original, self.result)}"
+            if not (self.original.device.exact and self.result.device.exact):
+                said += " (without --exact, the same text is not promised)"
         others = ", ".join(name.replace("_", " ") for name in self.changed if name != "tags")
         return " · ".join(filter(None, [said, others and f"changed: {others}", self.notice]))
 
 
 def _difference(one: InferencingResult, other: InferencingResult) -> str:
+    if one.reasoning != other.reasoning:
+        return _place(one.reasoning, other.reasoning, " of the reasoning")
     if one.text == other.text:
         return f"the same text, ended by {_ending(other)} and not by {_ending(one)}"
-    place = common(one.text, other.text)
-    first, second = (text[place : place + _AROUND] for text in (one.text, other.text))
+    return _place(one.text, other.text)
+
+
+def _place(one: str, other: str, of: str = "") -> str:
+    place = common(one, other)
+    first, second = (text[place : place + _AROUND] for text in (one, other))
     first, second = (repr(text) if text else "the end" for text in (first, second))
-    return f"at character {place + 1:,} it had {first}, now {second}"
+    return f"at character {place + 1:,}{of} it had {first}, now {second}"
 
 
 def _ending(result: InferencingResult) -> str:

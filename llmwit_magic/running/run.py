@@ -59,8 +59,11 @@ class Run:
         self.end: End | None = None
         self.generated_token_count: int | None = 0
         """How many tokens were generated so far; None where the engine does not count them."""
+        self.reasoning_token_count: int | None = 0
+        """How many of them are not of the answer; see `InferencingUsage`."""
         self.events: list[Event] = []
         self._texts: list[str] = []
+        self._thoughts: list[str] = []
         self._tokens: list[TokenInfo] = []
         self._began = time.perf_counter()
         self._times: dict[str, float] = {}
@@ -148,7 +151,9 @@ class Run:
                 self.progress = None
                 self._time("first_token")
                 self.generated_token_count = event.generated_token_count
+                self.reasoning_token_count = event.reasoning_token_count
                 self._texts.append(event.text)
+                self._thoughts.append(event.reasoning)
                 self._tokens.extend(event.tokens)
             else:
                 self.end = event
@@ -172,11 +177,24 @@ class Run:
 
     @property
     def text(self) -> str:
-        """The text so far. None of it changes later."""
+        """The text of the answer so far. None of it changes later."""
+        return self._joined(self._texts)
+
+    @property
+    def reasoning(self) -> str:
+        """The text of the reasoning so far. None of it changes later."""
+        return self._joined(self._thoughts)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether there is reasoning and nothing of the answer yet."""
+        return bool(self.reasoning) and not self.text
+
+    def _joined(self, texts: list[str]) -> str:
         with self._changed:
-            if len(self._texts) > 1:
-                self._texts[:] = ["".join(self._texts)]
-            return self._texts[0] if self._texts else ""
+            if len(texts) > 1:
+                texts[:] = ["".join(texts)]
+            return texts[0] if texts else ""
 
     def cancel(self) -> None:
         """Ask the run to end, and return at once. The text so far is kept."""
@@ -298,16 +316,19 @@ class Run:
                     prompt_token_count=prepared.prompt_token_count if prepared else 0,
                     generated_token_count=generated,
                     cached_token_count=prepared.cached_token_count if prepared else 0,
+                    reasoning_token_count=self.reasoning_token_count,
                 )
             )
             detail = end.finish_detail if end else None
             wanted = self.request.top_logprobs is not None
             text, tokens, status = self.text, tuple(self._tokens), self.status
+            reasoning = self.reasoning
             total = self._times.get("total")
         return InferencingResult(
             text=text,
             finish_reason=detail.reason if detail else None,
             usage=usage,
+            reasoning=reasoning,
             finish_detail=detail,
             stop_sequence=end.stop_sequence if end else None,
             params=prepared.params if prepared else self.request.params,

@@ -53,6 +53,19 @@ class Session:
         self.local.aliases = aliases
         self._tell()
 
+    @property
+    def llama_library(self) -> str:
+        """The path of the library of llama.cpp for the models that are loaded from now on.
+
+        Empty: the one of the environment variable, or of an installed package.
+        """
+        return self.local.llama_library
+
+    @llama_library.setter
+    def llama_library(self, path: str) -> None:
+        self.local.llama_library = path
+        self._tell()
+
     def run(self, request: Request, seed: int | None = None, logged: bool = True) -> Run:
         """Start a run and return at once. The caller iterates over it, or waits for it.
 
@@ -115,7 +128,9 @@ class Session:
     @property
     def settings(self) -> Settings:
         """What the processes that this one starts are told."""
-        return Settings(None if self._log_path is None else self.log.path, self.aliases)
+        return Settings(
+            None if self._log_path is None else self.log.path, self.aliases, self.llama_library
+        )
 
     def _tell(self) -> None:
         """Tell the settings to child processes, if this is the session of this process."""
@@ -237,6 +252,7 @@ def current_session() -> Session:
             _followed = first_settings()
             session = Session(_followed.log_path)
             session.aliases = dict(_followed.aliases)
+            session.llama_library = _followed.llama_library
             _current = (os.getpid(), session)
             atexit.register(_close, *_current)
         session = _current[1]
@@ -247,6 +263,7 @@ def current_session() -> Session:
             _current, _followed = None, settings
             session.use_log(settings.log_path)
             session.aliases = dict(settings.aliases)
+            session.llama_library = settings.llama_library
             _current = (os.getpid(), session)
         return session
 

@@ -1,4 +1,5 @@
-"""The settings that a process tells its child processes: where to log, and the aliases of models.
+"""The settings that a process tells its child processes: where to log, the aliases of models, and
+the library of llama.cpp.
 
 A worker of a pool imports the package afresh. It would log into the default file, whatever was
 configured in the notebook. So a process keeps its settings in a small file, which its user alone
@@ -26,11 +27,13 @@ VARIABLE = "LLMWIT_MAGIC_SETTINGS"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where to log, and the user's own names for models."""
+    """Where to log, the user's own names for models, and the library of llama.cpp."""
 
     log_path: str | None = None
     """None is the default file."""
     aliases: Mapping[str, str] = field(default_factory=dict)
+    llama_library: str = ""
+    """The path of the library of llama.cpp; empty where none is configured."""
 
 
 NOT_LOGGED = Settings(":memory:")

@@ -89,6 +89,7 @@ class Task:
     workers: int
     owner: str
     aliases: Mapping[str, str]
+    llama_library: str
 
 
 def run_in_worker(task: Task) -> Row:
@@ -120,4 +121,6 @@ def _worker_session(task: Task) -> Session:
             atexit.register(session.close)
     if session.aliases != task.aliases:
         session.aliases = dict(task.aliases)
+    if session.llama_library != task.llama_library:
+        session.llama_library = task.llama_library
     return session

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from ..contract.wit import InferencingResult
-from .html import NO_MATH, cell, escape, head, pre, quiet, roomy
+from .html import NO_MATH, cell, escape, head, pre, quiet, reasoning_html, roomy
 from .text import notes, table, varying_settings
 
 SHARED = 0.25
@@ -37,13 +37,13 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            cell(roomy(_answer(text, parts), 11), ";width:100%")
+            cell(roomy(reasoning_html(result) + _answer(text, parts), 11), ";width:100%")
             if column == place
             else _value(value)
             for column, value in enumerate(row)
         )
         + "</tr>\n"
-        for row, text, parts in zip(rows, answers, pieces, strict=True)
+        for result, row, text, parts in zip(results, rows, answers, pieces, strict=True)
     )
     said = [escape(note) for note in notes(results)]
     if len(rows) > 1:

@@ -16,13 +16,13 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..base.printable import visible
 from ..contract.events import Progress
 from ..contract.wit import InferencingResult, TokenInfo
-from .text import brief_parts, more_parts
+from .text import brief_parts, more_parts, reasoning_label
 
 NO_MATH = "mathjax_ignore tex2jax_ignore"
 """Classes that keep MathJax away: a dollar in an answer begins no formula."""
@@ -33,6 +33,9 @@ MAX_UNSCROLLED = 20_000
 
 ELEMENTS = frozenset({"div", "pre", "span", "b", "table", "tr", "td"})
 """The elements of finished views. nbconvert's sanitizer lets all of them through."""
+FOLDED = frozenset({"details", "summary"})
+"""The elements of reasoning, which is folded. That sanitizer writes their tags as text, so they have
+no attributes. JupyterLab's keeps them."""
 TEXT = (
     "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:break-word;word-break:normal;"
     "background-color:transparent;font-family:system-ui,sans-serif"
@@ -69,7 +72,8 @@ def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
     """An answer with its status line. The data attributes hold what its buttons need."""
     return (
         f'<div class="llmwit llmwit-answer {NO_MATH}"{_data(result, extras)}>'
-        f"{_text(result)}{_status(result, extras.log_problem)}</div>"
+        f"{reasoning_html(result)}{_text(result)}{_LEGEND if result.tokens else ''}"
+        f"{_status(result, extras.log_problem)}</div>"
     )
 
 
@@ -86,10 +90,13 @@ def quiet(markup: str, name: str = "llmwit-status") -> str:
     return f'<div class="{name}" style="{QUIET}">{markup}</div>'
 
 
-def pre(markup: str, name: str = "llmwit-text") -> str:
-    """Escaped text that keeps its white space, with or without a style sheet."""
+def pre(markup: str, name: str = "llmwit-text", more: str = "") -> str:
+    """Escaped text that keeps its white space, with or without a style sheet.
+
+    `more` are further styles.
+    """
     # HTML drops a line end right behind <pre>. It drops this one, and none of the text's own.
-    return f'<pre class="{name}" dir="auto" style="{TEXT}">\n{markup}</pre>'
+    return f'<pre class="{name}" dir="auto" style="{TEXT}{more}">\n{markup}</pre>'
 
 
 def head(names: Iterable[str]) -> str:
@@ -127,26 +134,54 @@ def _data(result: InferencingResult, extras: Extras) -> str:
     return "".join(f' data-{name}="{html.escape(value)}"' for name, value in data.items())
 
 
-def _text(result: InferencingResult) -> str:
-    if not result.text:
+def reasoning_html(result: InferencingResult) -> str:
+    """The reasoning, folded under a line; empty where there is none.
+
+    It is open while the model thinks.
+    """
+    if not result.reasoning:
         return ""
-    name = "llmwit-text llmwit-long" if len(result.text) > MAX_UNSCROLLED else "llmwit-text"
-    if not result.tokens:
-        return pre(escape(result.text), name)
-    return pre("".join(_tokens(result)), f"{name} llmwit-shaded") + _LEGEND
+    opened = " open" if result.status == "running" and not result.text else ""
+    label = f'<span style="{QUIET}">{escape(reasoning_label(result))}</span>'
+    tokens = _tokens_of(result, True)
+    text = _shown(result.reasoning, tokens, "llmwit-text llmwit-thoughts", ";margin:0 0 .4em 1em")
+    return f"<details{opened}><summary>{label}</summary>{text}</details>"
 
 
-def _tokens(result: InferencingResult) -> Iterator[str]:
+def _text(result: InferencingResult) -> str:
+    return _shown(result.text, _tokens_of(result, False)) if result.text else ""
+
+
+def _tokens_of(result: InferencingResult, reasoning: bool) -> list[TokenInfo]:
+    """The recorded tokens of the reasoning, or those of the answer."""
+    return [token for token in result.tokens or () if token.reasoning is reasoning]
+
+
+def _shown(
+    text: str, tokens: Sequence[TokenInfo], name: str = "llmwit-text", more: str = ""
+) -> str:
+    """The text of one part, with its tokens where they are recorded. For the rest see `pre`."""
+    name += " llmwit-long" * (len(text) > MAX_UNSCROLLED)
+    if not tokens:
+        return pre(escape(text), name, more)
+    return pre("".join(_tokens(text, tokens)), f"{name} llmwit-shaded", more)
+
+
+def _tokens(whole: str, tokens: Sequence[TokenInfo]) -> Iterator[str]:
     """An element for each token: improbable ones are shaded, the data hold the alternatives.
 
     A token that ends inside a character has a class for the mark that the style
-    sheet shows. The character itself is in the token that completes it. Text
-    after the last recorded token comes last.
+    sheet shows. The character itself is in the token that completes it. Text that
+    is between the tokens or after the last one is of no token.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     shown = 0
-    for token in result.tokens or ():
+    for token in tokens:
         text = decoder.decode(token.bytes)
+        # An empty line stands between two blocks of reasoning.
+        if not whole.startswith(text, shown) and whole.startswith("\n\n" + text, shown):
+            yield escape("\n\n")
+            shown += 2
         shown += len(text)
         part = "" if text else " llmwit-part"
         alternatives = _alternatives(token)
@@ -157,7 +192,7 @@ def _tokens(result: InferencingResult) -> Iterator[str]:
             f'data-top="{html.escape(json.dumps(alternatives, ensure_ascii=False))}">'
             f"{escape(text)}</span>"
         )
-    yield escape(result.text[shown:])
+    yield escape(whole[shown:])
 
 
 def _shade(probability: float) -> str:

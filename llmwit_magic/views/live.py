@@ -114,7 +114,8 @@ class Stream:
     def __init__(self, widget: LiveWidget) -> None:
         self._widget = widget
         self._run: Run | None = None
-        self._sent = 0
+        self._sent = {"r": 0, "t": 0}
+        """How many characters of the reasoning and of the answer were sent."""
         self._stage = ""
         self._status_time = 0.0
 
@@ -122,12 +123,14 @@ class Stream:
         """Send one message with all that has changed since the last one."""
         message: dict[str, Any] = {}
         if run is not self._run:
-            self._run, self._sent, self._stage, self._status_time = run, 0, "", 0.0
+            self._run, self._sent = run, dict.fromkeys(self._sent, 0)
+            self._stage, self._status_time = "", 0.0
             message |= {"clear": True} if heading is None else {"h": heading}
-        text = run.text
-        if len(text) > self._sent:
-            message["t"] = visible(text[self._sent :])
-            self._sent = len(text)
+        answer = run.text  # read before the reasoning, which comes first
+        for name, text in (("r", run.reasoning), ("t", answer)):
+            if len(text) > self._sent[name]:
+                message[name] = visible(text[self._sent[name] :])
+                self._sent[name] = len(text)
         message |= self._status(run)
         if message:
             self._widget.send(message)
@@ -136,10 +139,11 @@ class Stream:
         progress, message = run.progress, dict[str, Any]()
         if progress is None and run.generated_token_count == 0:
             return message  # between two stages, or ended without text
-        stage = progress.stage if progress else "writing"
+        writing = "thinking" if run.thinks else "writing"
+        stage = progress.stage if progress else writing
         if stage != self._stage:
             self._stage = stage
-            message["a"] = str(Progress(progress.stage)) if progress else "writing"
+            message["a"] = str(Progress(progress.stage)) if progress else writing
             self._status_time = 0.0
             if progress is None:
                 message["p"] = None
@@ -148,7 +152,7 @@ class Stream:
         self._status_time = time.monotonic()
         if progress is None:
             count = run.generated_token_count
-            message["s"] = f"writing … {count} tokens" if count and count > 1 else "writing …"
+            message["s"] = f"{writing} … {count} tokens" if count and count > 1 else f"{writing} …"
         else:
             message["s"] = str(progress)
             if progress.total:

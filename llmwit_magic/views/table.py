@@ -20,7 +20,7 @@ _TERMINAL_COLUMNS = 24
 MAX_ROWS = 60
 
 _BRIEF = [column.name for column in COLUMNS if column.brief and column.name != "run_id"]
-_LONG = ("prompt", "text", "rendered_prompt", "system", "note")
+_LONG = ("prompt", "text", "reasoning", "rendered_prompt", "system", "note")
 """Columns of the log whose cells get more width."""
 _KINDS = {column.name: column.kind for column in COLUMNS}
 

@@ -57,6 +57,8 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         if result.stop_sequence is not None:
             detail += f" {json.dumps(result.stop_sequence, ensure_ascii=False)}"
         parts.append((True, detail))
+    if result.finish_detail is FinishDetail.MAX_TOKENS and result.reasoning and not result.text:
+        parts.append((True, "no answer yet: give more --max-tokens"))
     parts += [(True, notice) for notice in result.notices]
     if result.model:
         timings = result.timings
@@ -84,7 +86,11 @@ def _count(number: int | None) -> str:
 def _token_counts(result: InferencingResult) -> str:
     usage = result.usage
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
-    return f"{_count(usage.prompt_token_count)}{cached} + {_count(usage.generated_token_count)}"
+    thought = f" ({usage.reasoning_token_count} reasoning)" if result.reasoning else ""
+    return (
+        f"{_count(usage.prompt_token_count)}{cached} + "
+        f"{_count(usage.generated_token_count)}{thought}"
+    )
 
 
 def _device(device: DeviceInfo) -> str:
@@ -93,7 +99,7 @@ def _device(device: DeviceInfo) -> str:
         layers += " (auto)"
     if device.memory_bytes is not None:
         layers += f", {device.memory_bytes / 2**20:.0f} MiB"
-    return f"{device.name}, {layers}"
+    return f"{device.name}, {layers}" + ("" if device.exact else ", not exact")
 
 
 def notes(results: Sequence[InferencingResult]) -> list[str]:
@@ -111,6 +117,14 @@ def badge(result: InferencingResult) -> str:
         return _BADGES[result.finish_reason]
     return {"running": "running …", "interrupted": "interrupted", "error": "failed",
             "lost": "lost: its kernel is gone"}.get(result.status, "ended")  # fmt: skip
+
+
+def reasoning_label(result: InferencingResult) -> str:
+    """The line under which the reasoning is folded."""
+    if result.status == "running" and not result.text:
+        return "thinking …"
+    count = result.usage.reasoning_token_count
+    return f"reasoning: {count} tokens" if count else "reasoning"
 
 
 def unfinished_text(run: Run, total: int) -> str:
@@ -134,9 +148,10 @@ def kept_text(run: Run, total: int) -> str:
 
 
 def plain(result: InferencingResult, log_problem: str | None = None) -> str:
-    """An answer with its status line."""
-    status = " · ".join(status_parts(result, log_problem))
-    return f"{visible(result.text)}\n── {status}" if result.text else f"── {status}"
+    """An answer with its status line. One line stands for the reasoning."""
+    lines = [f"── {reasoning_label(result)}, in .reasoning"] if result.reasoning else []
+    lines += [visible(result.text)] if result.text else []
+    return "\n".join([*lines, f"── {' · '.join(status_parts(result, log_problem))}"])
 
 
 def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
@@ -224,19 +239,24 @@ _PLAINER = str.maketrans(
 
 
 class TerminalView:
-    """Prints text as it comes, and the status line under it."""
+    """Prints text as it comes, and the status line under it.
+
+    A line stands before the reasoning, and one between it and the answer.
+    """
 
     def __init__(self, total: int = 1, varying: tuple[str, ...] = ()) -> None:
         self._total = total
         self._varying = varying
         self._run: Run | None = None
         self._ended: Run | None = None
-        self._written = 0
+        self._written = {"thinking": 0, "answer": 0}
+        """How many characters of each part are printed."""
+        self._part = "answer"
         self._progress_width = 0
 
     def draw(self, run: Run) -> None:
         if run is not self._run:
-            self._run, self._written = run, 0
+            self._run, self._written, self._part = run, dict.fromkeys(self._written, 0), "answer"
             if self._total > 1:
                 say(f"[{settings_text(run, self._varying)}]")
         if run.progress and not run.done:
@@ -246,15 +266,24 @@ class TerminalView:
             return
         done = run.done  # read before the text, so that a run seen as done has all its text
         self.draw_progress(None)
-        text = run.text
-        fresh = visible(text[self._written :])
-        sys.stdout.write(encodable(fresh, getattr(sys.stdout, "encoding", None)))
-        self._written = len(text)
+        answer = run.text  # read before the reasoning, which comes first
+        self._print("thinking", run.reasoning)
+        self._print("answer", answer)
         if done:
             self._ended = run
             status = " · ".join(status_parts(run.result, run.log_problem))
-            say("\n" * bool(text) + f"── {status}")
+            say("\n" * any(self._written.values()) + f"── {status}")
         sys.stdout.flush()
+
+    def _print(self, part: str, text: str) -> None:
+        """Print what is new of a part, under a line with its name where it is not the first."""
+        fresh = text[self._written[part] :]
+        if not fresh:
+            return
+        if part != self._part:
+            say("\n" * any(self._written.values()) + f"── {part}")
+        self._part, self._written[part] = part, len(text)
+        sys.stdout.write(encodable(visible(fresh), getattr(sys.stdout, "encoding", None)))
 
     def finish(self, results: Results) -> None:
         if self._total > 1 and results:

@@ -109,3 +109,31 @@ def test_right_to_left_text_stays_where_it_is(page: Page, answer: str) -> None:
         assert one == pytest.approx(other, abs=1)
     right = [line[1] == max(line[1] for line in live) for line in live]
     assert sum(right) == 2, live
+
+
+def test_reasoning_is_open_while_it_is_written(page: Page) -> None:
+    """It folds when the answer begins, unless a person has folded or unfolded it."""
+    show(page)
+    folds, label = page.locator("#live details"), page.locator("#live summary")
+    page.evaluate("tell({r: 'Let me <b>see</b>\\n', s: 'thinking …'})")
+    page.evaluate("tell({r: 'once more.'})")
+    expect(label).to_have_text("thinking …")
+    expect(page.get_by_text("once more.")).to_be_visible()
+    expect(folds.locator("> div > div")).to_have_text(["Let me <b>see</b>", "once more."])
+    page.evaluate("tell({r: ' And', t: 'Paris'})")
+    expect(label).to_have_text("reasoning")
+    expect(folds).to_have_js_property("open", False)
+    expect(page.get_by_text("once more. And")).to_be_hidden()
+    expect(page.locator("#live .llmwit-text > div")).to_have_text("Paris")
+    label.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("once more. And")).to_be_visible()
+
+    page.evaluate("tell({clear: true, r: 'New.'})")
+    expect(page.get_by_text("Paris")).to_have_count(0)
+    label.click()
+    label.click()
+    page.evaluate("tell({t: 'Rome'})")
+    expect(page.get_by_text("New.")).to_be_visible()
+    page.evaluate("tell({r: 'Again.'})")
+    expect(folds).to_have_count(2)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import nbformat
 import pytest
 from playwright.sync_api import expect
 
@@ -58,17 +56,6 @@ CELLS = (
 )
 
 
-def somebodys(notebook: Notebook, saved: Any) -> Notebook:
-    """Open the saved notebook as somebody else's. This server has not signed it."""
-    saved.metadata.pop("widgets", None)  # a style sheet in there would hide a fault
-    saved.metadata["author"] = "somebody else"
-    name = f"somebodys_{notebook.name}"
-    nbformat.write(saved, notebook.lab.root / name)
-    other = Notebook(notebook.lab, notebook.context, name)
-    other.open()
-    return other
-
-
 def test_an_untrusted_notebook_reads_well(open_notebook: Open, lab: Lab) -> None:
     """A notebook from somebody else keeps its lines, has no buttons and needs no style sheet."""
     notebook = open_notebook(*CELLS)
@@ -79,7 +66,7 @@ def test_an_untrusted_notebook_reads_well(open_notebook: Open, lab: Lab) -> None
     saved = notebook.save()
     notebook.shut_down()
 
-    other = somebodys(notebook, saved)
+    other = notebook.somebodys(saved)
     page = other.page
     assert page.evaluate("document.documentElement.dataset.llmwit") is None
     for index in range(1, 5):
@@ -113,7 +100,7 @@ def test_buttons_of_an_untrusted_answer_do_what_they_can(open_notebook: Open, la
     notebook.run(1)
     saved = notebook.save()
     notebook.shut_down()
-    other = somebodys(notebook, saved)
+    other = notebook.somebodys(saved)
     other.run(0)
     output = other.output(1)
     expect(output.get_by_role("button", name="Copy")).to_be_visible()

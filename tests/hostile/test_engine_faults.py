@@ -263,7 +263,7 @@ def test_a_child_that_meets_the_unexpected(
 from llmwit_magic.engines.local import child
 def fail(*anything):
     raise {error}
-child.SafeText = fail
+child.TextParts = fail
 """
     with child_with(meet, last=True):
         run = ask(session, models / "spm.gguf", "unexpected")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from llmwit_magic.engines.backends.ctransformers.adapt import needs_adaptation
 from llmwit_magic.engines.backends.ctransformers.checks import check_runnable
-from llmwit_magic.engines.backends.ctransformers.devices import layer_sizes
+from llmwit_magic.engines.backends.ctransformers.devices import offload_order
 from llmwit_magic.engines.backends.ctransformers.loading import choose_context
 from llmwit_magic.errors import InferenceError, ModelNotSupported
 from llmwit_magic.models.chat import render_chat
@@ -235,7 +235,7 @@ def use(header: Header) -> None:
     check_runnable(header)
     needs_adaptation(header)
     quantisation(header)
-    layer_sizes(header, choose_context(header, None))
+    offload_order(header, choose_context(header, None))
     tokenizer = build_tokenizer(header.metadata)
     for text in TEXTS:
         ids = tokenizer.encode(text)

@@ -13,12 +13,21 @@ from itertools import islice
 import pytest
 
 from llmwit_magic.engines.backends.llamacpp import llama_checks
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
-from llmwit_magic.errors import EngineDied, EngineFailed, PromptTooLong
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
+from llmwit_magic.errors import (
+    EngineDied,
+    EngineFailed,
+    ModelDamaged,
+    ModelNotFound,
+    PromptTooLong,
+)
+from llmwit_magic.models.gguf import read_header
+from llmwit_magic.models.parts import part_names
 from tests.support import gguf_parts as gguf
 from tests.support.hostile_kernel import NO_END, Kernel, check_message, outcome_of
 from tests.support.hostile_models import KINDS, HostileModel, bases, hostile_models
 from tests.support.report import Report
+from tests.support.tiny_models import write_llama_gguf
 
 pytestmark = [
     pytest.mark.skipif(bool(unavailable()), reason=f"llama.cpp: {unavailable()}"),
@@ -143,6 +152,39 @@ def test_hostile_files_cost_at_most_the_engine(
         outcome = _try(kernel, model, report)
         assert outcome != NO_END, model.what
         report.tried(f"llama.cpp: {kind}", outcome)
+    kernel.check_good_model(report)
+
+
+@pytest.mark.parametrize("region", ["header", "data", "cut", "swapped", "gone"])
+def test_a_model_in_several_files(region: str, kernel: Kernel, report: Report) -> None:
+    """Damage in any part of it ends in one line or in an answer, as in one file."""
+    folder = kernel.models / region
+    folder.mkdir()
+    numbers = random.Random(SEED)
+    for number in range(3):
+        first = write_llama_gguf(folder / "m.gguf", tensors_per_part=8)
+        parts = [folder / name for name in part_names(first.name)]
+        data = bytearray(parts[number].read_bytes())
+        data_start = read_header(parts[number]).data_offset
+        if region == "gone":
+            parts[number].unlink()
+        elif region == "swapped":
+            parts[number].write_bytes(parts[number - 1].read_bytes())
+        elif region == "cut":
+            parts[number].write_bytes(data[: numbers.randrange(len(data))])
+        else:
+            start, end = (0, data_start) if region == "header" else (data_start, len(data))
+            for _ in range(8):
+                data[numbers.randrange(start, end)] ^= numbers.randrange(1, 256)
+            parts[number].write_bytes(data)
+        run = kernel.run(first)
+        check_message(run, f"{region} of part {number + 1}")
+        outcome = outcome_of(run)
+        assert outcome != NO_END, (region, number)
+        report.tried("llama.cpp: several files", outcome)
+        if region in ("cut", "swapped", "gone"):
+            assert isinstance(run.error, ModelNotFound if region == "gone" else ModelDamaged)
+        kernel.session.local.pool.unload(str(first))
     kernel.check_good_model(report)
 
 

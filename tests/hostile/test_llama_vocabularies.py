@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
 from llmwit_magic.engines.backends.llamacpp.llama_vocabulary_checks import LIBRARY_PRETOKENIZERS
 from tests.support.hostile_kernel import Kernel, check_message, outcome_of
 from tests.support.report import Report

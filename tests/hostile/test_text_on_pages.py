@@ -84,7 +84,7 @@ PAGES: Mapping[str, Callable[[HostileSession, Run], str]] = {
     "progress": lambda s, run: progress_html(Progress("fetch", 1, 2, s.said)),
     "the log": lambda s, run: frame_html(s.log.to_frame()),
     "all of the log": lambda s, run: frame_html(
-        s.log.to_frame().filter(regex="^(prompt|text|system|note|tag|stop|tokens|model)")),
+        s.log.to_frame().filter(regex="^(prompt|text|reasoning|system|note|tag|stop|tokens|model)")),
     "the log with other names": lambda s, run: frame_html(
         s.log.to_frame()[["text"]].rename(columns={"text": s.said}).rename_axis(s.said)),
     "groups of the log": lambda s, run: frame_html(s.log.to_frame().groupby(["text", "model"]).first()),

@@ -45,7 +45,7 @@ TERMINAL: Mapping[str, Callable[[HostileSession, Run], tuple[str, int | None]]] 
     "a traceback": lambda s, run: (EngineFailed(s.said)._render_traceback_()[0], 1),
     "the log": lambda s, run: (repr(LogTable(s.log.to_frame())), None),
     "the log's columns": lambda s, run: (
-        repr(LogTable(s.log.to_frame().filter(regex="^(text|prompt|tag|stop|tokens|model)"))), None),
+        repr(LogTable(s.log.to_frame().filter(regex="^(text|reasoning|prompt|tag|stop|tokens|model)"))), None),
     "columns of other names": lambda s, run: (
         repr(LogTable(s.log.to_frame()[["text"]].rename(columns={"text": s.said}))), None),
     "groups": lambda s, run: (repr(LogTable(s.log.to_frame().groupby("text").first())), None),

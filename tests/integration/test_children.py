@@ -90,13 +90,14 @@ def test_what_is_told_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr(settings, "_own", None)
     monkeypatch.setenv(settings.VARIABLE, "")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    settings.tell_children(Settings("/log", {"mine": Path("/m.gguf")}))  # type: ignore[dict-item]
+    aliases = {"mine": Path("/m.gguf")}
+    settings.tell_children(Settings("/log", aliases, "/opt/llama"))  # type: ignore[arg-type]
     (path,) = tmp_path.iterdir()
     assert path.stat().st_mode & 0o077 == 0
     assert os.environ[settings.VARIABLE] == str(path)
     assert settings.told() is None  # a process does not follow itself
     monkeypatch.setattr(settings, "_own", (0, path))
-    assert settings.told() == Settings("/log", {"mine": "/m.gguf"})
+    assert settings.told() == Settings("/log", {"mine": "/m.gguf"}, "/opt/llama")
 
 
 def test_children_are_told_nothing_where_no_file_can_be_made(

@@ -126,6 +126,7 @@ COUNTING = {
     "anyway",
     "accept",
     "gpu_layers",
+    "device",
     "threads",
 }
 

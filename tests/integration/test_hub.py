@@ -151,6 +151,37 @@ def test_hub_file_and_revision(hub: Server) -> None:
     assert not [asked for asked in hub.asked if "/tree/" in asked]
 
 
+def small_file(text: bytes, commit: str = COMMIT) -> Answer:
+    etag = f'"{hashlib.sha256(text).hexdigest()}"'
+    return lambda handler: handler.answer(text, X_Repo_Commit=commit, ETag=etag)
+
+
+@pytest.mark.parametrize("file", ["", "q4/m-00001-of-00003.gguf", "q4/m-00003-of-00003.gguf"])
+def test_hub_model_in_several_files(file: str, hub: Server) -> None:
+    """All parts are fetched into one folder, of the commit of the first, whichever is named."""
+    names = [f"q4/m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    hub.answers["/api/models/owner/repo/tree/main"] = tree("README.md", *names)
+    for name in names:
+        place = "main" if name == names[0] else COMMIT
+        hub.answers[f"/owner/repo/resolve/{place}/{name}"] = small_file(name.encode())
+    path, seen = from_hub(file=file)
+    assert Path(path).name == "m-00001-of-00003.gguf"
+    for name in names:
+        assert (Path(path).parent / Path(name).name).read_bytes() == name.encode()
+    notes = list(dict.fromkeys(note for _, _, note in seen))
+    assert notes == ["owner/repo", *names]
+
+
+def test_hub_missing_part(hub: Server) -> None:
+    """The part that the repository lacks is named."""
+    first = "m-00001-of-00002.gguf"
+    hub.answers[f"/owner/repo/resolve/main/{first}"] = small_file(b"one")
+    missing = "m-00002-of-00002.gguf"
+    hub.answers[f"/owner/repo/resolve/{COMMIT}/{missing}"] = not_found("EntryNotFound")
+    answer, _ = from_hub(file=first)
+    assert failure(answer) == ("ModelNotFound", f"owner/repo has no file '{missing}'")
+
+
 def test_hub_cancelled(hub: Server, tmp_path: Path) -> None:
     """A cancellation half-way is raised unchanged, and leaves no model."""
     hub.answers[RESOLVED] = stalled(MODEL, X_Repo_Commit=COMMIT, ETag=f'"{ETAG}"')

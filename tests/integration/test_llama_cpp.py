@@ -15,8 +15,15 @@ import pytest
 from llmwit_magic import api
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
-from llmwit_magic.engines.backends.llamacpp.llama_library import VARIABLE
-from llmwit_magic.errors import EngineFailed, InferenceError, ModelNotSupported
+from llmwit_magic.engines.backends.llamacpp.llama_sources import VARIABLE, source
+from llmwit_magic.errors import (
+    DeviceUnavailable,
+    EngineFailed,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotSupported,
+)
+from llmwit_magic.models.parts import part_names
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
 from tests.support.gguf_parts import Tensor, take_apart
@@ -42,6 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def asked(session: Session) -> Any:
     def ask(model: Path, prompt: str = PROMPT, **options: Any) -> InferencingResult:
         params = {"max_tokens": 30, "seed": 3} | options.pop("params", {})
+        # A GPU rounds otherwise than the processor.
+        options = {"gpu_layers": 0} | options
         run = session.run(Request(model=str(model), prompt=prompt, params=params, **options))
         assert run.wait(60)
         run.raise_failure()
@@ -81,6 +90,25 @@ def with_rope_freqs(path: Path) -> Path:
     ones = b"\0\0\x80\x3f" * 8
     path.write_bytes(replace(parts, tensors=tensors, data=parts.data + ones).join())
     return path
+
+
+def test_a_model_in_several_files(
+    tmp_path: Path, models: dict[str, Path], asked: Any, session: Session
+) -> None:
+    """Its text is that of the same model in one file, and a replay knows it by any of its parts."""
+    first = write_llama_gguf(
+        tmp_path / "m.gguf", vocabulary="spm", context_length=512, tensors_per_part=8
+    )
+    names = part_names(first.name)
+    results = [asked(tmp_path / name) for name in (names[1], names[0])]
+    assert {result.text for result in results} == {asked(models["spm"], engine="llama.cpp").text}
+    assert {result.model.engine for result in results} == {"llama.cpp"}
+    assert len(session.local.pool.loaded_models()) == 2  # of one file, and of three
+    original = session.log[results[0].run_id]
+    assert replay_request(session, original, {"model": str(first)})[0].model == str(first)
+    (tmp_path / names[2]).unlink()
+    with pytest.raises(ModelNotFound, match=r"part 3 of 3 is missing: m-00003-of-00003\.gguf"):
+        asked(first)
 
 
 def test_auto_takes_llama_cpp_for_the_rest(
@@ -136,7 +164,7 @@ def test_vectors_of_both_engines_are_alike(
     """The last token's state where the file names no pooling; ctransformers rounds otherwise."""
     monkeypatch.setattr(api, "current_session", lambda: session)
     found = [
-        api.generate_embeddings(models["spm"], ["Hello world", "a"], engine=engine)
+        api.generate_embeddings(models["spm"], ["Hello world", "a"], engine=engine, gpu_layers=0)
         for engine in ENGINES
     ]
     assert found[0].usage == found[1].usage
@@ -156,72 +184,28 @@ def test_the_pooling_of_the_file_counts(
     plain = write_llama_gguf(tmp_path / "plain.gguf", vocabulary="spm")
     texts = ["Hello world, and more"]
     pooled, last = (
-        api.generate_embeddings(model, texts, engine="llama.cpp").embeddings[0]
+        api.generate_embeddings(model, texts, engine="llama.cpp", gpu_layers=0).embeddings[0]
         for model in (path, plain)
     )
     assert (pooled == pytest.approx(last, abs=1e-5)) == (pooling == 3)
 
 
+def test_what_is_not_exact_is_said(models: dict[str, Path], asked: Any, session: Session) -> None:
+    """llama.cpp's larger blocks change last bits, so another model is loaded; ctransformers stays."""
+    exact = asked(models["spm"], engine="llama.cpp")
+    result = asked(models["spm"], engine="llama.cpp", exact=False)
+    assert (exact.device.exact, result.device.exact) == (True, False)
+    assert len(result.text) > 10
+    assert len(session.local.pool.loaded_models()) == 2
+    row = session.log.row(result.run_id)
+    assert (row["exact_requested"], row["exact"]) == (False, False)
+    assert session.log[result.run_id].device == result.device
+    kept = asked(models["spm"], engine="ctransformers", exact=False)
+    assert kept.device.exact
+    assert session.log.row(kept.run_id)["exact"] is True
+
+
 # Run apart, since the library prints and would stay loaded.
-EXACT = """
-import hashlib, json, random, sys
-from pathlib import Path
-from llmwit_magic.contract.request import ModelSpec
-from llmwit_magic.engines.backends.llamacpp.llama_loading import load
-
-path, trials, threads = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-chance = random.Random(1)
-
-def fresh():
-    return load(path, path, ModelSpec(model="m", context_length=200), 3)
-
-def digests(loaded, tokens, cut):
-    # The logits after the prompt and after each further token.
-    evaluator = loaded.contexts.best_for(tokens[:cut])
-    number = lambda: chance.choice(threads)
-    assert evaluator.evaluate_prompt(tokens[:cut], number, lambda done: True)
-    found = [hashlib.sha256(evaluator.logits.tobytes()).hexdigest()]
-    for token in tokens[cut:]:
-        evaluator.evaluate_next(token, number())
-        found.append(hashlib.sha256(evaluator.logits.tobytes()).hexdigest())
-    return found
-
-used = fresh()
-size = used.contexts.vocabulary_size
-text = [chance.randrange(size) for _ in range(190)]
-known, reused, other = {}, 0, 0
-for trial in range(trials):
-    kept, shift = chance.randrange(190), chance.randrange(4)
-    cut = chance.choice([1, 31, 32, 33, 63, 64, 65, 96, chance.randrange(1, 180)])
-    tokens = (text[:kept] + [(token + shift) % size for token in text[kept:]])[: cut + 3]
-    reused += used.contexts.best_for(tokens[:cut]).shared_prefix(tokens[:cut]) > 0
-    found = digests(used, tokens, cut)
-    key = (tuple(tokens), cut)
-    if key not in known:
-        alone = fresh()
-        known[key] = digests(alone, tokens, cut)
-        alone.contexts.library.llama_free(alone.contexts.context)
-    other += found != known[key]
-print("SEEN", json.dumps([trials, reused, other]))
-"""
-
-
-@pytest.mark.parametrize("kind", ["bpe", "spm", "Q8_0"])
-def test_logits_are_the_same_to_the_bit(kind: str, models: dict[str, Path]) -> None:
-    """Whatever was evaluated before, and with any number of threads, as in a fresh context."""
-    from llmwit_magic.engines.threads import usable_cores
-
-    threads = list(range(1, min(2, usable_cores()) + 1))
-    done = subprocess.run(
-        [sys.executable, "-c", EXACT, str(models[kind]), "60", json.dumps(threads)],
-        capture_output=True, text=True, timeout=50,
-    )  # fmt: skip
-    assert "SEEN" in done.stdout, done.stderr[-2000:]
-    trials, reused, other = json.loads(done.stdout.split("SEEN ")[1])
-    assert (trials, other) == (60, 0)
-    assert reused > 10
-
-
 LOGITS = """
 import json, sys
 from pathlib import Path
@@ -234,7 +218,7 @@ path = sys.argv[1]
 rows = []
 for backend in BACKENDS:
     found = resolve(path, None, {}, lambda progress: None, [backend])
-    loaded = backend.open(found.source, found.file, ModelSpec(model="m"), 1)
+    loaded = backend.open(found.source, found.file, ModelSpec(model="m", gpu_layers=0), 1)
     ids = loaded.tokenizer.encode(sys.argv[2], ())
     assert loaded.evaluator.evaluate_prompt(ids, lambda: 1, lambda done: True)
     rows.append(np.array(loaded.evaluator.logits, dtype=np.float64))
@@ -273,10 +257,37 @@ def test_a_cell_names_the_engine(models: dict[str, Path], shell_of: Any, session
     assert shell.user_ns["_infer"].model.engine == "ctransformers"
 
 
-def test_gpu_layers_are_refused(models: dict[str, Path], asked: Any) -> None:
-    """No GPU code is loaded: layers would be taken without a word."""
-    with pytest.raises(InferenceError, match=r"3 GPU layers were asked for, and llama\.cpp's"):
+@pytest.fixture
+def without_gpu_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library of the package, without its code for GPUs."""
+    if sys.platform != "linux":
+        pytest.skip("elsewhere the library may not find its parts by links")
+    for name in ("llama", "ggml", "ggml-base", "ggml-cpu"):
+        found = source().find(name)
+        assert found is not None
+        (tmp_path / found.name).symlink_to(found)
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+
+
+@pytest.mark.usefixtures("without_gpu_code")
+def test_gpu_layers_without_a_gpu(models: dict[str, Path], asked: Any) -> None:
+    """The library alone would take any number without a word. `auto` runs on the processor."""
+    with pytest.raises(DeviceUnavailable, match=r"^3 GPU layers were .* no code for GPUs; --gpu-"):
         asked(models["bpe"], engine="llama.cpp", gpu_layers=3)
+    with pytest.raises(DeviceUnavailable, match=r"^device 'Vulkan0' was asked for, but llama\.cpp"):
+        asked(models["bpe"], engine="llama.cpp", gpu_layers="auto", device="Vulkan0")
+    device = asked(models["bpe"], engine="llama.cpp", gpu_layers="auto").device
+    assert (device.name, device.gpu_layers, device.memory_bytes) == ("cpu", 0, None)
+    assert device.reason in (
+        "this machine shows no GPU",
+        "llama.cpp's library has no code for GPUs",
+    )
+
+
+def test_ctransformers_cannot_choose_a_device(models: dict[str, Path], asked: Any) -> None:
+    """It is refused, with the engine that can."""
+    with pytest.raises(InvalidInput, match=r"^device: ctransformers takes the first GPU .*llama"):
+        asked(models["bpe"], engine="ctransformers", device="Vulkan0")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
 from tests.support.apart import python_apart
 from tests.support.tiny_mamba import write_mamba_gguf
 
@@ -23,7 +23,7 @@ prompt = [7 * number % 500 + 3 for number in range(100)]
 other = prompt[::-1]
 
 def fresh():
-    return load(path, path, ModelSpec(model="m"), 1)
+    return load(path, path, ModelSpec(model="m", gpu_layers=0), 1)
 
 def evaluate(model, tokens, threads=lambda: 1):
     told, shared = [], model.evaluator.shared_prefix(tokens)

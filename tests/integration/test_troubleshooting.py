@@ -118,6 +118,17 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         Path("text.gguf").write_text("hello"), ask(s, "text.gguf"))),
     "template": ("ModelNotSupported", lambda s: ask(s, write_llama_gguf(
         "t.gguf", template="{{ ''.__class__.__mro__ }}"), chat=True)),
+    "several files": ("ModelNotSupported", lambda s: ask(
+        s, write_llama_gguf("m.gguf", tensors_per_part=8))),
+    "renamed part": ("ModelNotSupported", lambda s: ask(
+        s, write_llama_gguf("m.gguf", tensors_per_part=8).rename("first.gguf"))),
+    "missing part": ("ModelNotFound", lambda s: (
+        write_llama_gguf("m.gguf", tensors_per_part=8), Path("m-00002-of-00003.gguf").unlink(),
+        ask(s, "m-00001-of-00003.gguf"))),
+    "wrong part": ("ModelDamaged", lambda s: (
+        write_llama_gguf("m.gguf", tensors_per_part=8),
+        Path("m-00002-of-00003.gguf").write_bytes(Path("m-00003-of-00003.gguf").read_bytes()),
+        ask(s, "m-00001-of-00003.gguf"))),
     "path": ("ModelNotFound", lambda s: (write_llama_gguf("tiny.gguf"), ask(s, "./tny.gguf"))),
     "name": ("ModelNotFound", lambda s: ask(s, "smolm2")),
     "half": ("ModelDamaged", lambda s: ask(s, cut("half.gguf", 233_072))),
@@ -148,6 +159,9 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "zeros": ("EngineFailed", lambda s: ask(s, write_llama_gguf("m.gguf", weights="zero"))),
     "Linux on Arm": ("EngineFailed", lambda s: on(Platform("linux", "aarch64", (2, 36)), s)),
     "Windows on Arm": ("EngineFailed", lambda s: on(Platform("win32", "Arm (arm64)"), s)),
+    "library": ("EngineFailed", lambda s: (
+        setattr(s, "llama_library", "/opt/llama"),
+        ask(s, write_llama_gguf("m.gguf"), engine="llama.cpp"))),
     "killed": ("EngineDied", killed),
     "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
     "no run": ("RunNotFound", lambda s: (

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from examples.fetch_gemma import fetch_gemma
 from llmwit_magic import api
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import FinishDetail, InferencingResult
@@ -19,9 +20,7 @@ from llmwit_magic.errors import EngineDied, ModelNotSupported
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
 from llmwit_magic.views.text import status_parts
-from tests.conftest import CACHE
 from tests.support.apart import python_apart
-from tests.support.gemma import fetch_gemma
 from tests.support.kernel import Kernel
 from tests.support.library_ids import compare_with_library
 from tests.support.numpy_model import NumpyModel
@@ -32,7 +31,7 @@ CAPITAL = "The capital of France is"
 
 @pytest.fixture(scope="module")
 def gemma() -> Path:
-    return fetch_gemma(CACHE)
+    return fetch_gemma()
 
 
 @pytest.fixture(scope="module")

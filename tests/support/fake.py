@@ -34,27 +34,30 @@ def prepared(request: Request, tokens: int = 5) -> Prepared:
         context_length=128,
         params=request.params,
         model=MODEL,
-        device=DeviceInfo(threads=1, library="avx2", reason="a test"),
+        device=DeviceInfo(threads=1, library="avx2", reason="a test", exact=request.exact),
     )
 
 
 def end(
-    generated: int, detail: FinishDetail | None = FinishDetail.EOS, stop: str | None = None
-) -> End:
-    usage = InferencingUsage(prompt_token_count=5, generated_token_count=generated)
+    generated: int, detail: FinishDetail | None = FinishDetail.EOS, stop: str | None = None,
+    thought: int = 0,
+) -> End:  # fmt: skip
+    usage = InferencingUsage(
+        prompt_token_count=5, generated_token_count=generated, reasoning_token_count=thought
+    )
     return End(detail, usage, stop, {"prompt": 0.1, "decode": 0.2})
 
 
 class FakeEngine:
-    """Says `chunks`, then ends with `last`: an `End`, or an exception that it raises."""
+    """Says `thoughts`, then `chunks`, and ends with `last`: an `End`, or an exception to raise."""
 
     capabilities = Capabilities()
 
     def __init__(
         self, chunks: Iterable[str] = ("Hello", " world"), last: End | Exception | None = None,
-        pause: float = 0.0,
+        pause: float = 0.0, thoughts: Iterable[str] = (),
     ) -> None:  # fmt: skip
-        self.chunks = list(chunks)
+        self.chunks, self.thoughts = list(chunks), list(thoughts)
         self.last = last
         self.pause = pause
         self.model = MODEL
@@ -79,15 +82,19 @@ class FakeEngine:
         self.requests.append(request)
         emit(Progress("load", note="fake"))
         emit(prepared(request))
-        for number, text in enumerate(self.chunks, 1):
+        thought = len(self.thoughts)
+        for number, text in enumerate((*self.thoughts, *self.chunks), 1):
             if cancel.is_set():
                 emit(end(number - 1, None))
                 return
-            emit(Chunk(text, number))
+            if number > thought:
+                emit(Chunk(text, number, (), "", thought))
+            else:
+                emit(Chunk("", number, (), text, number))
             time.sleep(self.pause)
         if isinstance(self.last, Exception):
             raise self.last
-        emit(self.last or end(len(self.chunks)))
+        emit(self.last or end(thought + len(self.chunks), thought=thought))
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         return prepared(request)

@@ -80,7 +80,6 @@ class FakeBackend:
 
     name = "fake"
     old_formats = ("fake1", "fake2")
-    variables = ()
 
     def __init__(
         self, script: bytes = b"hello world\0", objection: str | None = None,
@@ -89,6 +88,9 @@ class FakeBackend:
         self.script, self._objection, self._unavailable = script, objection, unavailable
         self.opened: list[tuple[Path, Path, ModelSpec, int]] = []
         self.error: BaseException | None = None
+
+    def environment(self) -> dict[str, str]:
+        return {}
 
     def unavailable(self) -> str:
         return self._unavailable

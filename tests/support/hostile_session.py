@@ -27,7 +27,7 @@ every_text = pytest.mark.parametrize("name", HOSTILE)
 
 
 class HostileEngine(FakeEngine):
-    """An engine whose names, notes and answers are the hostile text."""
+    """An engine whose names, notes, reasoning and answers are the hostile text."""
 
     def __init__(self, said: str) -> None:
         super().__init__([said])
@@ -41,10 +41,12 @@ class HostileEngine(FakeEngine):
         data = self.said.encode()
         other = TokenAlternative(id=2, bytes=data[:200], logprob=-1.0)
         token = TokenInfo(id=1, bytes=data, logprob=-0.5, rank=0, top=(other,))
-        emit(Chunk(self.said, 1, (token,)))
+        thought = token.model_copy(update={"reasoning": True})
+        emit(Chunk("", 1, (thought,), self.said, 1))
+        emit(Chunk(self.said, 2, (token,), "", 1))
         if isinstance(self.last, Exception):
             raise self.last
-        emit(end(1, FinishDetail.STOP_SEQUENCE, self.said))
+        emit(end(2, FinishDetail.STOP_SEQUENCE, self.said))
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         emit(Progress("load", 1, 2, self.said))

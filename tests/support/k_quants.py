@@ -10,7 +10,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import quantize
 from numpy.typing import NDArray
 
-from llmwit_magic.engines.backends.llamacpp.llama_library import find
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 
 
 def quantised(values: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[np.uint8]:
@@ -35,7 +35,7 @@ def _by_ggml(values: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray
 
 @cache
 def _library() -> ctypes.CDLL:
-    path = find("ggml-base")
+    path = source().find("ggml-base")
     assert path is not None
     library = ctypes.CDLL(str(path))
     library.ggml_quantize_chunk.restype = ctypes.c_size_t

@@ -160,8 +160,11 @@ def _learn(
     return sorted(ids, key=ids.__getitem__), [" ".join(pair) for pair in merges]
 
 
-def _with_answer(words: Vocabulary, answer: Sequence[str]) -> Vocabulary:
-    """The vocabulary with a token for the question, and after it the answer's, which no merge makes."""
+def _with_answer(words: Vocabulary, answer: Sequence[str], marks: Collection[str]) -> Vocabulary:
+    """The vocabulary with a token for the question, and after it the answer's, which no merge makes.
+
+    Those among `marks` are control tokens.
+    """
     if not answer:
         return words
     to_unicode = {byte: character for character, byte in unicode_to_byte().items()}
@@ -171,7 +174,9 @@ def _with_answer(words: Vocabulary, answer: Sequence[str]) -> Vocabulary:
     return Vocabulary(
         tokens,
         words.scores + (0.0,) * new,
-        words.types + (TokenType.NORMAL,) * new,
+        words.types
+        + (TokenType.NORMAL,) * (new - len(answer))
+        + tuple(TokenType.CONTROL if text in marks else TokenType.NORMAL for text in answer),
         (*words.merges, " ".join(QUESTION)),
     )
 
@@ -290,6 +295,8 @@ def write_llama_gguf(
     extra_metadata: Mapping[str, Any] | None = None,
     drop: Collection[str] = (),
     answer: Sequence[str] = (),
+    tensors_per_part: int = 0,
+    marks: Collection[str] = (),
 ) -> Path:
     """Write a GGUF file of architecture llama as llama.cpp's converters do today.
 
@@ -301,11 +308,12 @@ def write_llama_gguf(
     stay F32. For `weights` see `make_tensors`. `extra_metadata` sets keys: a plain value, or a
     pair of value and `GGUFValueType`. `drop` leaves out the keys and the tensors named.
     `answer` adds tokens to the end of a "bpe" vocabulary: with weights "successor", what the model
-    says, token by token, to the prompt `QUESTION`.
+    says, token by token, to the prompt `QUESTION`. Those among `marks` are control tokens.
+    `tensors_per_part` makes a model in several files, of which the first is returned.
     """
     tied = vocabulary == "bpe" if tied is None else tied
     words = bpe_vocabulary() if vocabulary == "bpe" else spm_vocabulary()
-    words = _with_answer(words, answer)
+    words = _with_answer(words, answer, marks)
     head = embedding // heads
     metadata: dict[str, Any] = {
         "general.architecture": "llama",
@@ -372,7 +380,9 @@ def write_llama_gguf(
     shapes["output_norm.weight"] = (embedding,)
     if not tied:
         shapes["output.weight"] = (len(words.tokens), embedding)
-    return _write_gguf(path, metadata, shapes, tensor_type, weights, seed, extra_metadata, drop)
+    return _write_gguf(
+        path, metadata, shapes, tensor_type, weights, seed, extra_metadata, drop, tensors_per_part
+    )
 
 
 def write_falcon_gguf(
@@ -462,6 +472,7 @@ def _write_gguf(
     seed: int,
     extra_metadata: Mapping[str, Any] | None,
     drop: Collection[str],
+    tensors_per_part: int = 0,
     fixed: Mapping[str, NDArray[np.float32]] | None = None,
     spreads: Mapping[str, float] = SPREADS,
 ) -> Path:
@@ -471,7 +482,7 @@ def _write_gguf(
     if unknown := set(drop) - metadata.keys() - tensors.keys():
         raise ValueError(f"nothing to drop: {sorted(unknown)}")
 
-    writer = GGUFWriter(path, arch="")
+    writer = GGUFWriter(path, arch="", split_max_tensors=tensors_per_part)
     writer.kv_data[0].clear()
     for key, value in metadata.items():
         if key not in drop:
@@ -488,7 +499,7 @@ def _write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Path(path)
+    return Path(writer.format_shard_names(Path(path))[0])
 
 
 def _value_type(value: object) -> GGUFValueType:

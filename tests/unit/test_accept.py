@@ -41,7 +41,7 @@ def test_engines_of_both_names_are_one() -> None:
     """A model that was loaded with one of the names is used with the other."""
 
     class Model:
-        source, state, backend = "m.gguf", 1, "fake"
+        source, state, backend, environment = "m.gguf", 1, "fake", ()
 
     model: Any = Model()
     keys = [_key(model, Request(model="m", prompt="p", **how).spec)

@@ -200,6 +200,19 @@ def test_rows_of_another_engine_are_run_again(session: FakeSession) -> None:
     assert runs[1] == runs[2]
 
 
+def test_rows_that_are_not_exact_serve_no_exact_batch(session: FakeSession) -> None:
+    """A batch of a fixed name may have rows of either; and without exactness, any row will do."""
+    runs = []
+    for exact in (False, False, True, True, False):
+        request = REQUEST.model_copy(update={"exact": exact, "group_id": "mine"})
+        found = run_batch(session, FRAME, "Hi {{name}}", request, progress=False)
+        runs.append(set(found["infer_run_id"]))
+    assert runs[0] == runs[1]
+    assert not runs[0] & runs[2]
+    assert runs[2] == runs[3]
+    assert runs[4] <= runs[0] | runs[2]
+
+
 def test_a_name_outlives_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """After an upgrade, the same call still finds its rows."""
     before = batch_name("{{x}}", REQUEST)

@@ -310,3 +310,19 @@ def test_listing_loads_nothing(spin: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Models are listed without opening any of them."""
     monkeypatch.setattr(builtins, "open", lambda *arguments: pytest.fail("opened a file"))
     assert len(local_models({})) == 2
+
+
+def test_a_model_in_several_files_is_one_model(spin: Path, tmp_path: Path) -> None:
+    """In a folder, and in the list of Spin's models, whose name has no number of a part."""
+    first = write_llama_gguf(spin.parent / "big.gguf", tensors_per_part=8)
+    assert [row[::2] for row in local_models({})][1:] == [("big", first), ("llama2-chat", spin)]
+    for name in ("big", "big-00002-of-00003", "big-00002-of-00003.gguf"):
+        assert catalog.locate(name, {}, lambda progress: None).parent == first.parent
+    assert catalog.locate("big", {}, lambda progress: None) == first
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for part in first.parent.glob("big-*"):
+        part.rename(alone / part.name)
+    assert catalog.locate(str(alone), {}, lambda progress: None) == alone / first.name
+    write_llama_gguf(alone / "a.gguf")
+    assert f"the folder {alone} has 2 model files: name one" in refusal(str(alone))

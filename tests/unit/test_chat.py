@@ -133,9 +133,9 @@ def test_a_system_message_without_a_place_goes_to_the_user_message(template: str
     """A lost system message is put in front of the first user message, and a notice says so."""
     made = rendered(template, "Count to three.", "Answer in French.")
     assert "Answer in French.\n\nCount to three." in made.text
-    assert made.notice == MOVED
+    assert made.notices == (MOVED,)
     assert made.text == render(template, "Answer in French.\n\nCount to three.")
-    assert not rendered(template, "Count to three.").notice
+    assert not rendered(template, "Count to three.").notices
 
 
 @pytest.mark.parametrize(

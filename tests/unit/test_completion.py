@@ -48,7 +48,7 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("%%infer --te", ["--temperature"]),
+        ("%%infer --te", ["--temperature", "--template-option"]),
         ("%%infer --gpu-layers ", ["auto"]),
         ("%%infer --max-tokens n", ["none"]),
         ("%%infer -m sm", ["smollm2-135m-instruct"]),
@@ -65,8 +65,8 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
         ("%%infer --model models/", ["models/old.bin"]),
         ("%%infer -m ~/nowhere/", []),
         # Where the cell is indented, or begins with an empty line.
-        ("    %%infer --te", ["--temperature"]),
-        ("\n%%infer --te", ["--temperature"]),
+        ("    %%infer --te", ["--temperature", "--template-option"]),
+        ("\n%%infer --te", ["--temperature", "--template-option"]),
         ("\n  %%infer --temperature ", []),
         ("%infer_log --gr", ["--grep", "--group"]),
         ("%infer_log --status l", ["lost"]),
@@ -78,7 +78,7 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
         ("x = 1\n%infer_log --la", ["--last"]),
         ("%infer_replay --", ["--accept", "--anyway", "--quiet", "--with"]),
         ("%infer_replay 12 --accept fi", ["file", "filters"]),
-        ("%infer_replay 12 --with --te", ["--temperature"]),
+        ("%infer_replay 12 --with --te", ["--temperature", "--template-option"]),
         ("%infer_replay 1", []),
         ("%infer_models ", []),
         ("%infer_unload sm", ["smollm2-135m-instruct"]),

@@ -13,8 +13,8 @@ from llmwit_magic.engines.backends import parallel_opening
 from llmwit_magic.engines.backends.base import Loaded
 from llmwit_magic.engines.backends.blocks import WORTH_KEEPING
 from llmwit_magic.engines.backends.ctransformers import devices, loading
-from llmwit_magic.engines.backends.ctransformers.devices import Gpu
 from llmwit_magic.engines.backends.ctransformers.loading import load
+from llmwit_magic.engines.backends.offloading import Gpu
 from llmwit_magic.errors import (
     DeviceUnavailable,
     EngineFailed,

@@ -61,4 +61,9 @@ def test_other_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     assert "exited with code 3 while loading the model: run the cell again" in told(3)
     assert "broke off and did not end by itself" in told(None)
-    assert told(1, "bad_alloc").endswith("or context; its last words: bad_alloc")
+    for words in (
+        "bad_alloc",
+        "vk::Queue::submit: ErrorOutOfDeviceMemory",
+        "CUDA error: out of memory",
+    ):
+        assert told(1, words).endswith(f"or context; its last words: {words}")

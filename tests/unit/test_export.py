@@ -72,6 +72,11 @@ def test_no_runs_are_read_back_too(log: RunLog, tmp_path: Path, ending: str) -> 
     pandas.testing.assert_frame_equal(read_export(path), log.to_frame(group="none"))
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "integer": st.integers(-(2**63), 2**63 - 1), "real": st.floats(allow_nan=False),
     "text": st.text(max_size=9), "boolean": st.booleans(),
@@ -83,6 +88,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "notices": st.lists(st.text(max_size=3), max_size=2),
     "content_filters": st.lists(st.text(max_size=3), max_size=2),
     "tags": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+    "template_options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),
     "tokens": st.lists(
         st.fixed_dictionaries({
             "id": st.integers(0, 9),
@@ -91,6 +97,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
             | st.just("-Infinity"),
             "rank": st.integers(0, 9),
             "top": st.just([]),
+            "reasoning": st.booleans(),
         }), max_size=2,
     ),
 }  # fmt: skip
@@ -195,6 +202,22 @@ def test_otel_names_are_those_of_the_conventions(log: RunLog) -> None:
     assert len(ours) > 12
     assert ours <= KNOWN
     assert all(name.startswith(("gen_ai.", "llmwit.", "error.type")) for name in written)
+
+
+def test_otel_has_reasoning_as_a_part_of_the_message() -> None:
+    """The conventions have a kind of part for it, and a name for the count of its tokens."""
+    session = FakeSession(FakeEngine(["Paris"], thoughts=["Let me ", "see"]))
+    session.finish(Request(model="fake", prompt="p", chat=True))
+    found = otel_attributes(session.log.rows()[0])
+    assert found["gen_ai.output.messages"] == [{
+        "role": "assistant", "finish_reason": "stop",
+        "parts": [{"type": "reasoning", "content": "Let me see"},
+                  {"type": "text", "content": "Paris"}],
+    }]  # fmt: skip
+    assert found["gen_ai.usage.reasoning.output_tokens"] == 2
+    assert found["gen_ai.usage.output_tokens"] == 3
+    assert "llmwit.reasoning" not in found
+    session.close()
 
 
 def test_otel_attributes_say_what_the_row_says(log: RunLog, tmp_path: Path) -> None:

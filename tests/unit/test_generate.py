@@ -12,7 +12,7 @@ from llmwit_magic.contract.events import Chunk, End, Event, Progress
 from llmwit_magic.contract.wit import FinishDetail, FinishReason, InferencingParams
 from llmwit_magic.engines.sampling import log_probabilities
 from llmwit_magic.engines.sequence import generate
-from llmwit_magic.engines.stopping import SafeText
+from llmwit_magic.engines.text_parts import TextParts
 from llmwit_magic.engines.threads import Threads
 from llmwit_magic.errors import EngineFailed
 from tests.support.fake_model import SLICE, VOCABULARY, FakeEvaluator, FakeTokenizer
@@ -54,7 +54,7 @@ def run(
         FakeTokenizer(),  # type: ignore[arg-type]
         prompt,
         settings,
-        SafeText(settings.stop, filters),
+        TextParts(settings.stop, filters),
         threads=threads,
         top_logprobs=top_logprobs,
         report=reports.append,
@@ -71,6 +71,7 @@ def test_no_tokens_wanted_evaluates_nothing() -> None:
     assert result.finish is FinishDetail.MAX_TOKENS
     assert result.usage.model_dump() == {
         "prompt_token_count": 3, "generated_token_count": 0, "cached_token_count": 0,
+        "reasoning_token_count": 0,
     }  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def test_the_prompt_is_penalised_and_so_is_what_was_generated() -> None:
     def texts(prompt: list[int], penalty: float) -> str:
         params = InferencingParams(temperature=0, repeat_penalty=penalty, seed=1)
         events = generate(
-            Rival(b"aba\0"), FakeTokenizer(), prompt, params, SafeText(),  # type: ignore[arg-type]
+            Rival(b"aba\0"), FakeTokenizer(), prompt, params, TextParts(),  # type: ignore[arg-type]
             threads=lambda: 1, top_logprobs=None, report=lambda p: None, cancelled=lambda: False,
         )  # fmt: skip
         return "".join(event.text for event in events if isinstance(event, Chunk))
@@ -249,7 +250,7 @@ def test_logits_that_are_no_numbers_fail_the_run_after_its_text() -> None:
 
     events = generate(
         Broken(b"abc"), FakeTokenizer(), [1], InferencingParams(temperature=0, seed=1),  # type: ignore[arg-type]
-        SafeText(), threads=lambda: 1, top_logprobs=None,
+        TextParts(), threads=lambda: 1, top_logprobs=None,
         report=lambda p: None, cancelled=lambda: False,
     )  # fmt: skip
     assert [next(events).text, next(events).text] == ["a", "b"]  # type: ignore[union-attr]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from llmwit_magic.errors import ModelNotSupported
 from llmwit_magic.models.catalog import find
 from llmwit_magic.models.gguf import Header, read_header
-from llmwit_magic.models.kinds import not_a_model
+from llmwit_magic.models.kinds import not_a_model, not_a_model_before_gguf
 from tests.support.headers import with_metadata
 from tests.support.tiny_models import write_llama_gguf
 
@@ -66,37 +68,74 @@ def test_a_vocabulary_alone(model: Header) -> None:
     assert "a vocabulary without a model" in refusal(replace(model, tensors=[]))
 
 
-def test_parts_of_a_split_model(model: Header) -> None:
-    """One part of a split model is refused, and the message says what to do. A single part is run."""
-    first = replace(with_metadata(model, {"split.count": 3}), tensors=[])
-    for part in (with_metadata(model, {"split.count": 3}), first):
-        assert "llama-gguf-split" in refusal(part)
-    assert not not_a_model(with_metadata(model, {"split.count": 1}))
-    assert not not_a_model(with_metadata(model, {"split.count": 0}))
-
-
-@pytest.mark.parametrize("value", ["2", array("H", [2, 3]), [b"2"], 2.5])
-def test_split_count_of_a_wrong_type(value: Any, model: Header) -> None:
-    """A part count of the wrong type is refused, and does not crash."""
-    refusal(with_metadata(model, {"split.count": value}))
-
-
-def test_a_real_adapter(tmp_path: Path) -> None:
-    """An adapter as llama.cpp's converter writes it, with a type, an alpha and pairs of tensors."""
+def write_gguf(
+    path: Path, architecture: str, texts: dict[str, str], tensors: Iterable[str]
+) -> Path:
+    """A file as llama.cpp's tools write it beside a model: with texts, and with tensors of zeros."""
     from gguf import GGUFWriter
     from numpy import zeros
 
-    path = tmp_path / "lora.gguf"
-    writer = GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 16.0)
-    for end in ("lora_a", "lora_b"):
-        writer.add_tensor(f"blk.0.attn_q.weight.{end}", zeros((8, 64), "float32"))
+    writer = GGUFWriter(path, architecture)
+    if not architecture:
+        writer.kv_data[0].clear()
+    for key, text in texts.items():
+        writer.add_string(key, text)
+    for name in tensors:
+        writer.add_tensor(name, zeros((8, 64), "float32"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(ModelNotSupported, match=r"^lora\.gguf: a LoRA adapter") as caught:
+    return path
+
+
+def old_imatrix(path: Path) -> Path:
+    """An importance matrix as `imatrix.cpp` wrote it until 2025: numbers, names, floats."""
+    name = b"blk.0.attn_q.weight"
+    entry = struct.pack("<i", len(name)) + name + struct.pack("<ii64f", 1, 64, *[0.5] * 64)
+    path.write_bytes(struct.pack("<i", 2) + entry + entry.replace(b"attn_q", b"attn_k"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (lambda path: write_gguf(path, "llama", {"general.type": "adapter", "adapter.type": "lora"},
+                                 ["blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b"]),
+         "a LoRA adapter, which only changes another model: merge it into that one"),
+        (lambda path: write_gguf(path, "clip", {"general.type": "mmproj"}, ["mm.0.weight"]),
+         "a projector for images or sound (mmproj): name the language model beside it"),
+        (lambda path: write_gguf(path, "clip", {}, ["mm.0.weight"]),
+         "a projector for images or sound (mmproj): name the language model beside it"),
+        (lambda path: write_gguf(path, "", {"general.type": "imatrix"},
+                                 ["blk.0.attn_q.weight.in_sum2", "blk.0.attn_q.weight.counts"]),
+         "an importance matrix, which only guides the quantisation of a model: name the model "
+         "itself"),
+        (old_imatrix,
+         "an importance matrix, which only guides the quantisation of a model: name the model "
+         "itself"),
+        (lambda path: path.write_bytes(b"algg" + bytes(100)),
+         "a LoRA adapter, which only changes another model: merge it into that one"),
+    ],
+    ids=["adapter", "projector", "old projector", "imatrix", "old imatrix", "old adapter"],
+)  # fmt: skip
+def test_real_files_beside_a_model(
+    write: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    """They are named for what they are, and not as damaged, with what to give in their place."""
+    path = tmp_path / "file.bin"
+    write(path)
+    with pytest.raises(ModelNotSupported) as caught:
         find(str(path), {}, lambda progress: None)
-    assert type(caught.value) is ModelNotSupported  # and not damaged
+    assert str(caught.value) == f"file.bin: {said}"
+    assert type(caught.value) is ModelNotSupported
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"", b"\1\0\0\0", b"\1\0\0\0\xff\0\0\0blk.0.weight", b"hello, this is a text.weight",
+     b"\1\0\0\0\x03\0\0\0abc", b"lmgg" + bytes(600)],
+)  # fmt: skip
+def test_other_files_from_before_gguf(start: bytes) -> None:
+    """Nothing is said of a file that is none of these."""
+    assert not_a_model_before_gguf(start) is None

@@ -15,8 +15,8 @@ from llmwit_magic.engines.backends.llamacpp.llama_checks import (
     ARCHITECTURES,
     objection,
 )
-from llmwit_magic.engines.backends.llamacpp.llama_library import find, unavailable
 from llmwit_magic.engines.backends.llamacpp.llama_loading import kv_bytes_per_token
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 from llmwit_magic.engines.backends.llamacpp.llama_vocabulary_checks import MAX_TOKENS
 from llmwit_magic.errors import InferenceError, ModelDamaged
 from llmwit_magic.models.gguf import Header, TensorInfo, read_header
@@ -91,10 +91,12 @@ def test_an_architecture_that_is_missing(sound: Header) -> None:
     assert "architecture ''" in message
 
 
-@pytest.mark.skipif(find("llama") is None, reason=f"llama.cpp: {unavailable()}")
+@pytest.mark.skipif(
+    bool(source().problem or source().bindings), reason="the table is of the library of the extra"
+)
 def test_the_library_knows_each_architecture() -> None:
     """Each name stands in the library, as C stores a text."""
-    library = find("llama")
+    library = source().find("llama")
     assert library is not None
     data = library.read_bytes()
     assert b"no such architecture\0" not in data

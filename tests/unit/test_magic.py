@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import TraitError
 from traitlets.config import Config
 
-from llmwit_magic.errors import EngineDied, InvalidInput
+from llmwit_magic.contract.request import Request
+from llmwit_magic.engines.backends.llamacpp.llama_sources import file_name
+from llmwit_magic.errors import EngineDied, EngineFailed, InvalidInput
 from llmwit_magic.magics import extension, infer
 from llmwit_magic.running.run import Run
 from tests.support.fake import FakeEngine, FakeSession, prepared
@@ -80,6 +83,35 @@ def test_a_bad_default_is_refused_when_it_is_set(shell: Any) -> None:
     shell.run_line_magic("config", "InferMagics.content_filters = ['(']")
     assert (magics.temperature, magics.stop, magics.content_filters) == (0.8, (), [])
     cell(shell, "")
+
+
+def test_the_library_of_llama_cpp_is_configured(shell: Any, tmp_path: Path) -> None:
+    """A path without a library is refused in one line, and the old one stays."""
+    magics = shell.find_cell_magic("infer").__self__
+    assert (magics.llama_library, magics.session.llama_library) == (None, "")
+    library = tmp_path / file_name("llama")
+    library.touch()
+    shell.run_line_magic("config", f"InferMagics.llama_library = {str(tmp_path)!r}")
+    assert magics.session.llama_library == str(tmp_path)
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(TraitError) as caught:
+        magics.llama_library = str(nowhere)
+    assert str(caught.value) == (f"llama_library names {nowhere}, where there is no {library.name}")
+    assert magics.session.settings.llama_library == str(tmp_path)
+    shell.run_line_magic("config", "InferMagics.llama_library = None")
+    assert magics.session.llama_library == ""
+
+
+def test_a_configured_library_that_is_gone(session: Any, tmp_path: Path) -> None:
+    """The extension loads all the same: other engines do not need it."""
+    configured = {
+        "InferMagics": {"llama_library": str(tmp_path)}, "HistoryManager": {"enabled": False},
+    }  # fmt: skip
+    shell = InteractiveShell(config=Config(configured))
+    magics = infer.InferMagics(shell, session)
+    assert magics.session.llama_library == str(tmp_path)
+    with pytest.raises(EngineFailed, match=r"^llama_library names "):
+        session.find(Request(model="m.gguf", prompt="", engine="llama.cpp"))
 
 
 def test_idle_models_are_configured(shell: Any) -> None:

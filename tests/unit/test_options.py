@@ -28,14 +28,17 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "repeat_penalty_last_n_token_count": ("9", 9),
     "seed": ("42", 42),
     "chat": ("", True),
+    "exact": ("", True),
     "anyway": ("", True),
     "accept": ("context,file", ("context", "file")),
     "system": ("'Be brief.'", "Be brief."),
     "chat_template": ("rag", "rag"),
+    "template_options": ("enable_thinking=false", {"enable_thinking": False}),
     "engine": ("llama.cpp", "llama.cpp"),
     "control_tokens": ("none", "none"),
     "context_length": ("512", 512),
     "gpu_layers": ("2", 2),
+    "device": ("Vulkan0", "Vulkan0"),
     "threads": ("1", 1),
     "top_logprobs": ("5", 5),
     "model_type": ("gpt2", "gpt2"),
@@ -64,9 +67,21 @@ def value_of(cell: Cell, dest: str) -> Any:
 def test_every_option_sets_its_value(option: Option, flag: str) -> None:
     """Each of its names works, with the value in the next word or after an equals sign."""
     text, wanted = EXAMPLES[option.dest]
+    wanted = wanted and flag != option.off_flag if option.is_flag else wanted
     assert value_of(read(f"{flag} {text}"), option.dest) == wanted
     if not option.is_flag:
         assert value_of(read(f"{flag}={text}"), option.dest) == wanted
+
+
+@pytest.mark.parametrize("name", ["chat", "exact"])
+def test_a_line_overrules_the_configured_default_of_a_flag(name: str) -> None:
+    """Both ways; and the last of several counts."""
+    for configured in (True, False):
+        for words, wanted in (
+            ("", configured), (f"--{name}", True), (f"--no-{name}", False),
+            (f"--{name} --no-{name}", False), (f"--no-{name} --{name}", True),
+        ):  # fmt: skip
+            assert value_of(read(words, **{name: configured}), name) is wanted
 
 
 def test_every_field_of_the_contract_has_its_long_name() -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def pool(children: Children) -> Iterator[Pool]:
 def model(name: str, path: str | None = None, state: int = 1) -> LocalModel:
     file = Path(path or f"/{name}.gguf")
     return LocalModel(ModelInfo(name=name), file, file, "fake", ((state,), (state,)))
+
+
+def test_another_library_is_another_model(pool: Pool, children: Children) -> None:
+    """Two libraries do not share a loaded model, and each child is told its own."""
+    found = [replace(model("a"), environment=(("LIBRARY", name),)) for name in ("one", "two")]
+    for each in (*found, found[0]):
+        with lent(pool, each):
+            pass
+    loads = [load for child in children.all for load in child.told(Load)]
+    assert [load.environment for load in loads] == [{"LIBRARY": "one"}, {"LIBRARY": "two"}]
 
 
 @contextmanager

@@ -31,8 +31,10 @@ def session() -> Iterator[FakeSession]:
     session.close()
 
 
-def logged(session: FakeSession, text: str = "Hello", last: Any = None, **fields: Any) -> LoggedRun:
-    session.engine = FakeEngine([text] if text else [], last)
+def logged(
+    session: FakeSession, text: str = "Hello", last: Any = None, thoughts: str = "", **fields: Any
+) -> LoggedRun:
+    session.engine = FakeEngine([text] if text else [], last, thoughts=filter(None, [thoughts]))
     run = session.finish(ASKED.model_copy(update=fields))
     assert run.run_id is not None
     return session.log[run.run_id]
@@ -169,15 +171,35 @@ STOP_X, STOP_Y = (end(1, FinishDetail.STOP_SEQUENCE, stop) for stop in "xy")
          "differs from run 1: at character 4 it had 'lo', now the end"),
         (("", ValueError()), ("Hello", None), False,
          "run 1 has no text to compare with (error)"),
+        (("Hello", None, "Hm."), ("Hello", None, "Hm."), True, "identical to run 1"),
+        (("Hello", None, "Hm."), ("Hello", None, "Hmm"), False,
+         "differs from run 1: at character 3 of the reasoning it had '.', now 'm'"),
+        (("Hello", None), ("Hello", None, "Hm."), False,
+         "differs from run 1: at character 1 of the reasoning it had the end, now 'Hm.'"),
+        (("", end(1, None), "H"), ("Hello", None, "Hm."), True,
+         "identical to run 1, as far as that went (interrupted)"),
+        (("Hel", end(2, None), "Hm"), ("Hello", None, "Hm."), False,
+         "differs from run 1: at character 3 of the reasoning it had the end, now '.'"),
     ],
 )  # fmt: skip
 def test_the_verdict_says_where_it_differs(
     session: FakeSession, was: Any, now: Any, identical: bool, said: str
 ) -> None:
-    """It compares text, ending and stop sequence; of a run that was cut off, only the text."""
+    """It compares reasoning, text, ending and stop sequence.
+
+    Of a run that was cut off, it compares what there is of reasoning and text.
+    """
     original = logged(session, *was)
     replay = Replay(original, logged(session, *now))
     assert (replay.identical, replay.verdict) == (identical, said)
+
+
+def test_the_verdict_says_where_no_same_text_is_promised(session: FakeSession) -> None:
+    """Only a difference needs the explanation."""
+    original, other = logged(session, exact=False), logged(session, "Help", exact=False)
+    assert Replay(original, original).verdict == "identical to run 1"
+    said = Replay(original, other).verdict
+    assert said.endswith("now 'p' (without --exact, the same text is not promised)")
 
 
 def test_the_verdict_says_what_was_changed(session: FakeSession) -> None:

@@ -30,7 +30,9 @@ from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 LINES = "\n\n  Here *is* a list:\n\n\n    - <b>one</b>\n \n- two & $three$"
 
 
-def result_of(text: str, temperature: float = 0.8, tokens: bool = False) -> InferencingResult:
+def result_of(
+    text: str, temperature: float = 0.8, tokens: bool = False, reasoning: str = ""
+) -> InferencingResult:
     params = InferencingParams(seed=9, temperature=temperature)
     request = Request(model="fake", prompt="p", params=params, top_logprobs=2 if tokens else None)
     pieces = re.findall(r"\s*\S+|\s+", text)
@@ -39,8 +41,8 @@ def result_of(text: str, temperature: float = 0.8, tokens: bool = False) -> Infe
                   top=(TokenAlternative(id=2, bytes=b"x", logprob=-1),))
         for piece, probability in zip(pieces, [0.5, 0.09, 0.02, 0.001] * len(pieces), strict=False)
     )  # fmt: skip
-    chunk = Chunk(text, len(pieces), found if tokens else ())
-    return run_of([prepared(request), chunk, end(len(pieces))], request).result
+    chunk = Chunk(text, len(pieces), found if tokens else (), reasoning)
+    return run_of([prepared(request), chunk, end(len(pieces), thought=7)], request).result
 
 
 def extras(result: InferencingResult) -> html.Extras:
@@ -56,9 +58,11 @@ def views() -> dict[str, tuple[str, str]]:
     table = LogTable(session.log.to_frame())
     session.close()
     tokens = result_of(LINES, tokens=True)
+    thinking = result_of("Paris", reasoning=LINES)
     return {
         "answer": (html.html_of(one, extras(one)), plain(one)),
         "tokens": (html.html_of(tokens, extras(tokens)), plain(tokens)),
+        "thinking": (html.html_of(thinking, extras(thinking)), plain(thinking)),
         "sweep": (comparison_html([one, other]), plain_table([one, other])),
         "replay": (replay_html("differs", False, [one, other]), "differs"),
         "log": (table._repr_html_() or "", repr(table)),
@@ -66,7 +70,7 @@ def views() -> dict[str, tuple[str, str]]:
     }
 
 
-KINDS = ("answer", "tokens", "sweep", "replay", "log", "nothing")
+KINDS = ("answer", "tokens", "thinking", "sweep", "replay", "log", "nothing")
 
 
 def notebook(kind: str) -> Any:
@@ -100,7 +104,8 @@ def test_views_are_made_of_what_all_readers_know(kind: str) -> None:
     They have no style sheet, no script and no button.
     """
     markup, _ = views()[kind]
-    assert Elements(markup).names <= html.ELEMENTS
+    folded = html.FOLDED if kind == "thinking" else frozenset()
+    assert Elements(markup).names <= html.ELEMENTS | folded
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,13 +113,15 @@ def test_a_sanitized_page_shows_text_alone(kind: str) -> None:
     """`nbconvert --sanitize_html` turns no tag, attribute, style or button into text."""
     body, _ = HTMLExporter(sanitize_html=True).from_notebook_node(notebook(kind))
     output = Elements(body.split('class="jp-Cell-outputWrapper"')[1])
-    # The parser adds `tbody` to each table, and the sanitizer does not know it.
-    shown = re.sub(r"</?tbody>", "", output.text)
+    # The parser adds `tbody` to each table. The sanitizer knows neither that nor `details`.
+    shown = re.sub(r"</?(tbody|details|summary)>", "", output.text)
     for word in ("llmwit", "style", "data-", "<div", "<pre", "<span", "<t", "Copy", "WAVE"):
         assert word not in shown
     if kind in ("answer", "tokens"):
         assert LINES in shown
         assert "stop · end of text" in shown
+    if kind == "thinking":
+        assert shown.index("reasoning: 7 tokens") < shown.index(LINES) < shown.index("Paris")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,6 +140,21 @@ def test_the_white_space_of_an_answer_is_kept() -> None:
     for markup in (views()["answer"][0], views()["tokens"][0]):
         [inside] = re.findall(r"<pre[^>]*>\n(.*?)</pre>", markup, re.DOTALL)
         assert Elements(inside).text == LINES
+
+
+def test_reasoning_is_folded() -> None:
+    """It stands under one line that says how long it was, and LaTeX gets that line alone."""
+    markup, text = views()["thinking"]
+    [(label, inside)] = re.findall(
+        r"<details><summary>(.*?)</summary><pre[^>]*>\n(.*?)</pre></details>", markup, re.DOTALL
+    )
+    assert Elements(label).text == "reasoning: 7 tokens"
+    assert Elements(inside).text == LINES
+    assert text.splitlines()[:2] == ["── reasoning: 7 tokens, in .reasoning", "Paris"]
+    assert "Here *is* a list:" not in text
+    assert "(7 reasoning) tokens" in text
+    body, _ = LatexExporter().from_notebook_node(notebook("thinking"))
+    assert "Here *is* a list:" not in body
 
 
 def test_latex_gets_the_plain_text() -> None:

@@ -65,6 +65,18 @@ def test_end_ids() -> None:
     assert tokenizer.encode("</s>") == [size - 2]
 
 
+def test_a_message_of_gpt_oss_does_not_end_the_answer() -> None:
+    """<|end|> ends generation, but not where <|return|> and <|call|> do."""
+    ends = ["<|end|>", "<|call|>", "<|return|>"]
+    for known, ended in ((ends, {-1, -2}), (ends[:2], {-1, -2}), (ends[:1], {-1})):
+        tokenizer = build_tokenizer(byte_level(known))
+        size = len(tokenizer)
+        assert tokenizer.end_ids == {0, 2, *(size + place for place in ended)}
+    assert build_tokenizer(byte_level(ends)).encode("a<|end|>")[-1] == size - 1
+    assert "<|end|>" in tokenizer
+    assert "<|return|>" not in tokenizer
+
+
 def test_ids_outside_the_vocabulary_are_absent() -> None:
     """A bos id beyond the vocabulary is replaced by llama.cpp's default for the kind of vocabulary."""
     tokenizer = build_tokenizer(byte_level(bos_token_id=10**6, add_bos_token=True))

@@ -83,6 +83,7 @@ SPEC = ModelSpec(model="m", context_length=8, accept=("context",), gpu_layers=3)
         ),
         Chunk("", 1),
         Chunk("é\u2028\r\n\0\x7f😀", 2, (TOKEN, TOKEN)),
+        Chunk("", 3, (TOKEN.model_copy(update={"reasoning": True}),), "é\n", 3),
         End(None, InferencingUsage()),
         End(FinishDetail.EOS, InferencingUsage(prompt_token_count=7), seconds={"prompt": 0.5}),
         End(FinishDetail.STOP_SEQUENCE, InferencingUsage(), stop_sequence="\n"),

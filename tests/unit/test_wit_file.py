@@ -25,8 +25,9 @@ RECORDS = [
 # What Python has beyond the WIT.
 OURS = {
     "InferencingParams": ["seed"],
+    "InferencingUsage": ["reasoning_token_count"],
     "InferencingResult": [
-        "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
+        "reasoning", "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
         "tokens", "prompt", "notices", "status", "run_id", "log_problem",
     ],
 }  # fmt: skip

@@ -86,12 +86,14 @@ def test_a_failure_in_a_worker_fails_its_row(
     assert session.log.rows(status="error")[0]["error_message"] == "gone"
 
 
-def test_workers_know_the_aliases(session: FakeSession, workers: list[FakeSession]) -> None:
-    """An alias of the notebook is an alias in the workers too."""
+def test_workers_know_the_configuration(session: FakeSession, workers: list[FakeSession]) -> None:
+    """An alias of the notebook is an alias in the workers too, and the library is the same."""
     session.aliases = {"tiny": "/models/tiny.gguf"}
+    session.llama_library = "/opt/llama"
     with ThreadPoolExecutor(1) as pool:
         run(session, executor=pool)
     assert workers[0].aliases == {"tiny": "/models/tiny.gguf"}
+    assert workers[0].llama_library == "/opt/llama"
 
 
 class Broken(Executor):

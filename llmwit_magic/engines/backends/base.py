@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -114,9 +114,8 @@ class Backend(Protocol):
         """The values of `model_type` that it runs; they are kinds of files from before GGUF."""
         ...
 
-    @property
-    def variables(self) -> Collection[str]:
-        """The variables of the environment that it reads."""
+    def environment(self) -> Mapping[str, str]:
+        """What a child that loads a model by it must have in its environment."""
         ...
 
     def unavailable(self) -> str:

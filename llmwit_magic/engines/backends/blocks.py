@@ -33,8 +33,9 @@ WORTH_KEEPING = 2 * BLOCK
 class BlockEvaluator(ABC):
     """One context, block by block. It remembers the token ids that it has evaluated."""
 
-    def __init__(self, context_length: int) -> None:
+    def __init__(self, context_length: int, block: int = BLOCK) -> None:
         self.context_length = context_length
+        self._block = block
         self._tokens: list[int] = []
         self._complete = 0  # how many of the first tokens were evaluated in completed blocks
 
@@ -73,7 +74,7 @@ class BlockEvaluator(ABC):
             )
         start = self._go_back(self.shared_prefix(tokens))
         while start < len(tokens):
-            end = (start // BLOCK + 1) * BLOCK
+            end = (start // self._block + 1) * self._block
             if not self._evaluate(tokens[start:end], threads()):
                 return False
             start = len(self._tokens)

@@ -25,7 +25,7 @@ from ...contract.wit import ModelInfo
 from ...errors import InferenceError, InvalidInput
 from ..backends.registry import backend_named
 from ..sequence import generate
-from ..stopping import SafeText
+from ..text_parts import TextParts
 from ..threads import AdaptiveThreads, Threads, fixed_threads
 from .embedding import embed
 from .preparation import prepare
@@ -52,6 +52,7 @@ from .wire import (
 
 if TYPE_CHECKING:
     from ..backends.base import Evaluator, Loaded
+    from ..reasoning import Splitter
 
 PARENT_POLL_SECONDS = 1.0
 """How often the child looks whether its parent still lives."""
@@ -182,7 +183,9 @@ class Child:
     def _threads(self, asked: int | str) -> Threads:
         return self._adaptive if asked == "auto" else fixed_threads(int(asked))
 
-    def _prepared(self, request: Request) -> tuple[Prepared, Sequence[int], Evaluator]:
+    def _prepared(
+        self, request: Request
+    ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None]:
         threads = self._threads(request.threads)
         return prepare(self._model, self._info, request, threads, self._tell_rendering)
 
@@ -190,7 +193,7 @@ class Child:
         self._send(Rendering(running))
 
     def _run(self, request: Request, function_count: int) -> None:
-        prepared, ids, evaluator = self._prepared(request)
+        prepared, ids, evaluator, splitter = self._prepared(request)
         self._send(prepared)
         filters: list[ContentFilter] = [*request.content_filters]
         filters += [self._asker(index) for index in range(function_count)]
@@ -199,7 +202,7 @@ class Child:
             self._model.tokenizer,
             ids,
             prepared.params,
-            SafeText(prepared.params.stop, filters),
+            TextParts(prepared.params.stop, filters, splitter),
             threads=self._threads(request.threads),
             top_logprobs=request.top_logprobs,
             report=self._send,

@@ -19,9 +19,10 @@ _ADVICE = {
     "SIGILL": "{engine} uses instructions that this processor lacks",
 }
 # The last words of a process that ran out of memory have one of these. They come from Python, from
-# its threads, from numpy's BLAS, from the dynamic linker and from C++.
+# its threads, from numpy's BLAS, from the dynamic linker, from C++, and from Vulkan and CUDA.
 _MEMORY_WORDS = (
     "MemoryError", "start new thread", "Memory allocation", "failed to map segment", "bad_alloc",
+    "OutOfDeviceMemory", "CUDA error: out of memory",
 )  # fmt: skip
 _AGAIN = "run the cell again"
 # On Windows the exit code is an NTSTATUS that tells the cause. For each code: the cause in words,

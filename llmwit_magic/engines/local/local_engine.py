@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 from ...base.background import GRACE_SECONDS, in_background
 from ...base.filesystem import current_folder
@@ -15,8 +16,9 @@ from ...contract.request import ModelSpec, Request
 from ...contract.wit import EmbeddingsResult, EmbeddingsUsage, ModelInfo
 from ...errors import EngineFailed
 from ..backends.base import Backend
+from ..backends.llamacpp.llama_backend import LlamaCpp
 from ..backends.registry import BACKENDS
-from .model_files import LocalModel, resolve
+from .model_files import LocalModel, environment_of, resolve
 from .model_process import ModelProcess
 from .pool import Pool
 
@@ -28,9 +30,9 @@ class LocalEngine:
 
     def __init__(self, backends: Sequence[Backend] = BACKENDS, pool: Pool | None = None) -> None:
         self.pool = pool or Pool()
-        self._backends = backends
+        self._backends = tuple(backends)
         self._aliases: Mapping[str, str] = {}
-        self._found: dict[tuple[str, ...], LocalModel] = {}
+        self._found: dict[tuple[Any, ...], LocalModel] = {}
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -41,6 +43,17 @@ class LocalEngine:
     def aliases(self, aliases: Mapping[str, str]) -> None:
         self._aliases = aliases
         self._found.clear()
+
+    @property
+    def llama_library(self) -> str:
+        """The path of the library of llama.cpp that is used; empty where none is configured."""
+        return next((each.library for each in self._backends if isinstance(each, LlamaCpp)), "")
+
+    @llama_library.setter
+    def llama_library(self, path: str) -> None:
+        self._backends = tuple(
+            LlamaCpp(path) if isinstance(each, LlamaCpp) else each for each in self._backends
+        )
 
     def serves(self, spec: ModelSpec) -> bool:
         """Every name is served. `find` says whether there is such a file."""
@@ -81,7 +94,7 @@ class LocalEngine:
             lambda: self._resolve(spec, emit, cancel),
             emit,
             cancel,
-            start_ahead=_name(spec) not in self._found,
+            start_ahead=self._name(spec) not in self._found,
         )
 
     def _resolve(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> LocalModel:
@@ -90,7 +103,7 @@ class LocalEngine:
         Where a cancelled look at the file does not end, its thread is left behind: a call of the
         system may never return.
         """
-        name = _name(spec)
+        name = self._name(spec)
         deadline: float | None = None
 
         def report(progress: Progress) -> None:
@@ -117,14 +130,19 @@ class LocalEngine:
 
         return in_background(find, check, 0.05, "llmwit-find")
 
+    def _name(self, spec: ModelSpec) -> tuple[Any, ...]:
+        """What a model's file is known by. A path is one from the current folder.
+
+        The environment counts, since it may decide which backend can run.
+        """
+        place = str(current_folder() or "")
+        return (
+            spec.model, spec.model_type or "", spec.engine, place, environment_of(self._backends),
+        )  # fmt: skip
+
     def _check_available(self, engine: str) -> None:
         """Raise `EngineFailed` where no backend that may run the model can run on this machine."""
         wanted = [item for item in self._backends if engine in ("auto", item.name)]
         problems = [backend.unavailable() for backend in wanted]
         if all(problems):
             raise EngineFailed("; ".join(problems))
-
-
-def _name(spec: ModelSpec) -> tuple[str, ...]:
-    """What a model's file is known by. A path is one from the current folder."""
-    return spec.model, spec.model_type or "", spec.engine, str(current_folder() or "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from ...contract.events import Progress, Report
 from ...contract.request import ModelSpec
 from ...contract.wit import ModelInfo
 from ...errors import InvalidInput, ModelNotSupported
-from ...models.cache import sha256, state_of
+from ...models.cache import sha256_of_parts, state_of
 from ...models.catalog import ModelFile, find, readable
 from ...models.kinds import quantisation
 from ..backends.base import Backend
@@ -32,21 +31,24 @@ class LocalModel:
     """The backend's name."""
     state: tuple[tuple[int, ...], ...]
     """The states of both files (see `state_of`). When one changes, it is another model."""
+    parts: tuple[Path, ...] = ()
+    """All files of the model, of which `source` is the first. Empty means that one alone."""
+    environment: tuple[tuple[str, str], ...] = ()
+    """What the backend's child must have in its environment. With another one it is another model."""
 
     def unchanged(self) -> bool:
-        """Whether both files are still the ones that were checked."""
+        """Whether the files are still the ones that were checked."""
         try:
-            return (state_of(self.source), state_of(self.file)) == self.state
+            found = state_of(*(self.parts or (self.source,)))
+            return (found, state_of(self.file)) == self.state
         except OSError:
             return False
 
     def load_command(self, spec: ModelSpec, kept_prompts: int) -> Load:
         """The command that makes a child load the model."""
-        names = [name for backend in BACKENDS for name in backend.variables]
-        environment = {name: os.environ[name] for name in names if name in os.environ}
         return Load(
             self.info, self.backend, str(self.source), str(self.file), spec, kept_prompts,
-            environment,
+            dict(self.environment),
         )  # fmt: skip
 
 
@@ -69,7 +71,8 @@ def resolve(
     with readable(found.path):
         wanted = [item for item in backends if engine in ("auto", item.name)]
         backend = _backend_for(found, model_type, wanted)
-        digest = sha256(found.path, lambda: report(Progress("load", note="hashing the file")))
+        hashing = Progress("load", note="hashing the file")
+        digest = sha256_of_parts(found.parts, lambda: report(hashing))
         file = backend.file(found, digest, report)
         header = found.header
         info = ModelInfo(
@@ -80,7 +83,15 @@ def resolve(
             quantisation=quantisation(header) if header else "",
             engine=backend.name,
         )
-        return LocalModel(info, found.path, file, backend.name, (found.state, state_of(file)))
+        return LocalModel(
+            info, found.path, file, backend.name, (found.state, state_of(file)),
+            found.parts, environment_of([backend]),
+        )  # fmt: skip
+
+
+def environment_of(backends: Sequence[Backend]) -> tuple[tuple[str, str], ...]:
+    """What the children of these backends must have in their environment, in order."""
+    return tuple(sorted(item for backend in backends for item in backend.environment().items()))
 
 
 def _backend_for(found: ModelFile, model_type: str | None, backends: Sequence[Backend]) -> Backend:

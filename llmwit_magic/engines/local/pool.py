@@ -195,4 +195,4 @@ def _key(model: LocalModel, spec: ModelSpec) -> tuple[Any, ...]:
     stands for the engine that was asked for, since `auto` leads to one of them.
     """
     shared = {"model": str(model.source), "engine": model.backend}
-    return model.state, spec.model_copy(update=shared)
+    return model.state, model.environment, spec.model_copy(update=shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...contract.events import Prepared
@@ -16,6 +17,7 @@ from ..memory import limited_memory
 if TYPE_CHECKING:
     from ...models.chat import Rendered
     from ..backends.base import Evaluator, Loaded
+    from ..reasoning import Splitter
     from ..threads import Threads
 
 TEMPLATE_BYTES = 256 * 2**20
@@ -28,13 +30,14 @@ def prepare(
     request: Request,
     threads: Threads,
     rendering: Callable[[bool], None],
-) -> tuple[Prepared, Sequence[int], Evaluator]:
-    """The request as it will run, the ids of its prompt, and the context that evaluates them.
+) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None]:
+    """The request as it will run, the ids of its prompt, the context that evaluates them, and what
+    keeps the reasoning of the answer apart. The last one is None where the model marks none.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
     ended. Raises `InvalidInput` and `PromptTooLong`.
     """
-    text, data, notices = _text(loaded, request, rendering)
+    text, data, notices, splitter = _text(loaded, request, rendering)
     withheld = loaded.tokenizer.withheld(text, data)
     if withheld:
         names = dict.fromkeys(text[start:end] for start, end in withheld)
@@ -60,20 +63,20 @@ def prepare(
         data_spans=() if request.is_chat else touched(data, withheld),
         notices=tuple(notices),
     )
-    return prepared, ids, evaluator
+    return prepared, ids, evaluator, splitter
 
 
 def _text(
     loaded: Loaded, request: Request, rendering: Callable[[bool], None]
-) -> tuple[str, Spans, list[str]]:
-    """The whole prompt, the spans of it that are data, and notices about it."""
+) -> tuple[str, Spans, list[str], Splitter | None]:
+    """The whole prompt, the spans of it that are data, notices about it, and the splitter."""
     if request.is_chat:
-        rendered = _render(loaded, request, rendering)
+        rendered, splitter = _render(loaded, request, rendering)
         data = () if request.control_tokens == "all" else rendered.data
-        return rendered.text, data, [rendered.notice] if rendered.notice else []
+        return rendered.text, data, list(rendered.notices), splitter
     whole = ((0, len(request.prompt)),)
     data = {"none": whole, "typed": request.data_spans, "all": ()}[request.control_tokens]
-    return request.prompt, data, []
+    return request.prompt, data, [], None
 
 
 def _longer_context(loaded: Loaded, length: int) -> str:
@@ -82,10 +85,13 @@ def _longer_context(loaded: Loaded, length: int) -> str:
     return f" or raise --context-length (up to {trained:,})" if trained > length else ""
 
 
-def _render(loaded: Loaded, request: Request, rendering: Callable[[bool], None]) -> Rendered:
+def _render(
+    loaded: Loaded, request: Request, rendering: Callable[[bool], None]
+) -> tuple[Rendered, Splitter | None]:
     # Imported here, since jinja2 takes long to import and only chat prompts need it.
     from ...models.chat import render_chat
-    from ...models.template import template_of
+    from ...models.template import template_of, unread
+    from ..reasoning import splitter_for
 
     if loaded.header is None or isinstance(loaded.tokenizer, NativeTokenizer):
         raise InvalidInput("an old GGML file has no chat template: leave out --chat")
@@ -93,11 +99,15 @@ def _render(loaded: Loaded, request: Request, rendering: Callable[[bool], None])
     messages = [("user", request.prompt)]
     if request.system is not None:
         messages.insert(0, ("system", request.system))
-    variables = loaded.tokenizer.template_variables()
+    variables = {**request.template_options, **loaded.tokenizer.template_variables()}
     # The kernel ends this process where the template does not end. Only the kernel can, since most
     # of Python's own functions cannot be interrupted from inside.
     rendering(True)
     with limited_memory(TEMPLATE_BYTES):
         rendered = render_chat(template, messages, variables)
     rendering(False)
-    return rendered
+    unknown = unread(template, request.template_options)
+    if unknown:
+        said = f"the model's chat template does not read {', '.join(unknown)}: no effect"
+        rendered = replace(rendered, notices=(*rendered.notices, said))
+    return rendered, splitter_for(template, loaded.tokenizer, rendered.text, rendered.data)

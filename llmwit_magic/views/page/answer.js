@@ -64,8 +64,11 @@ function watchViews() {
 }
 
 function makeAnswer(view) {
-  const text = view.querySelector(".llmwit-text");
-  if (text) keepReachable(text, view.dataset.run ? `answer of run ${view.dataset.run}` : "answer");
+  const text = answerIn(view);
+  const of = view.dataset.run ? ` of run ${view.dataset.run}` : "";
+  if (text) keepReachable(text, `answer${of}`);
+  const thoughts = view.querySelector(".llmwit-thoughts");
+  if (thoughts) keepReachable(thoughts, `reasoning${of}`);
   const forms = {};
   if (text) forms.text = () => (view.dataset.raw ? JSON.parse(view.dataset.raw) : text.textContent);
   for (const [name, form] of Object.entries(JSON.parse(view.dataset.forms ?? "{}"))) {
@@ -74,13 +77,19 @@ function makeAnswer(view) {
   const tools = element("span", "llmwit-tools");
   if (view.querySelector(".llmwit-more")) tools.append(details(view));
   if (Object.keys(forms).length) tools.append(copyMenu(forms));
-  if (text?.classList.contains("llmwit-shaded")) tools.append(makeTokens(text));
+  const shaded = [...view.querySelectorAll(".llmwit-shaded")];
+  if (shaded.length) tools.append(makeTokens(view, shaded));
   if (view.dataset.run && view.dataset.log) {
     const note = element("span", "llmwit-note");
     note.setAttribute("role", "status");
     tools.append(thumb(view, 1, "👍", "good answer"), thumb(view, -1, "👎", "bad answer"), note);
   }
   if (tools.childElementCount) view.append(tools);
+}
+
+// The text of the answer, and not that of the reasoning.
+function answerIn(view) {
+  return view.querySelector(".llmwit-text:not(.llmwit-thoughts)");
 }
 
 // A box that scrolls has a name and can be reached with Tab. A box that does not is skipped by Tab.

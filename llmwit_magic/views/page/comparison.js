@@ -30,7 +30,8 @@ function sortRows(cell) {
   for (const other of cell.parentNode.cells) other.removeAttribute("aria-sort");
   cell.setAttribute("aria-sort", up ? "ascending" : "descending");
   // A cell with tokens, such as "5 + 16", is sorted by the generated ones.
-  const key = (row) => row.cells[column].textContent.replace(/^\d+ \+ (?=\d+$)/, "");
+  const shown = (cell) => (answerIn(cell) ?? cell).textContent;
+  const key = (row) => shown(row.cells[column]).replace(/^\d+ \+ (?=\d+$)/, "");
   const order = new Intl.Collator(undefined, { numeric: true });
   const rows = [...body.rows].sort((a, b) => {
     const [x, y] = [Number(key(a)), Number(key(b))];
@@ -51,9 +52,9 @@ function makeBase(table) {
   }
   select.addEventListener("change", () => {
     const own = rows[select.value];
-    const base = own.querySelector(".llmwit-text").textContent;
+    const base = answerIn(own).textContent;
     for (const row of rows) {
-      markDifferences(row.querySelector(".llmwit-text"), row === own ? null : base);
+      markDifferences(answerIn(row), row === own ? null : base);
     }
   });
   return select;

@@ -16,6 +16,7 @@ function follow(model) {
   const receive = (message) => {
     if (message.clear) state.parts.length = 0;
     if (message.h !== undefined) state.parts.push({ heading: message.h });
+    if (message.r !== undefined) state.parts.push({ thought: message.r });
     if (message.t !== undefined) state.parts.push(message.t);
     if (message.s !== undefined) state.status = message.s;
     if (message.p !== undefined) state.progress = message.p;
@@ -128,16 +129,27 @@ function drawLive(state, el) {
   whole.hidden = true;
   const stop = canStop(state) ? line.appendChild(makeStop(state)) : null;
   let tail = null;
+  let thoughts = null; // the reasoning that is being written
   const add = (part) => {
+    const thought = part.thought;
+    if (thoughts && thought === undefined) {
+      endThoughts(thoughts);
+      thoughts = tail = null;
+    }
     if (part.heading !== undefined) {
       const heading = text.appendChild(element("div", "llmwit-status"));
       heading.textContent = part.heading;
       tail = null;
       return;
     }
+    if (thought !== undefined && !thoughts) {
+      thoughts = text.appendChild(makeThoughts());
+      tail = null;
+    }
+    const place = thoughts?.lastElementChild ?? text;
     // Each line of the text is a block of its own, so that the browser lays out only the last one again.
-    for (const [index, piece] of part.split("\n").entries()) {
-      if (index || !tail) tail = text.appendChild(document.createElement("div"));
+    for (const [index, piece] of (thought ?? part).split("\n").entries()) {
+      if (index || !tail) tail = place.appendChild(document.createElement("div"));
       if (piece && tail.firstChild?.nodeName === "BR") tail.replaceChildren(piece);
       else if (piece) tail.append(piece);
       else if (!tail.firstChild) tail.appendChild(document.createElement("br"));
@@ -147,9 +159,10 @@ function drawLive(state, el) {
     const following = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
     if (message.clear) {
       text.replaceChildren();
-      tail = null;
+      thoughts = tail = null;
     }
     if (message.h !== undefined) add({ heading: message.h });
+    if (message.r !== undefined) add({ thought: message.r });
     if (message.t !== undefined) add(message.t);
     if (message.s !== undefined) status.textContent = message.s;
     if (message.p !== undefined) {
@@ -177,6 +190,22 @@ function drawLive(state, el) {
   update({ s: state.status, p: state.progress, w: state.whole });
   state.views.add(update);
   return () => state.views.delete(update);
+}
+
+// Reasoning is open while it is written, and folds when the answer begins. A person may do otherwise.
+function makeThoughts() {
+  const made = document.createElement("details");
+  const label = made.appendChild(document.createElement("summary"));
+  made.append(element("div", "llmwit-thoughts"));
+  label.textContent = "thinking …";
+  label.addEventListener("click", () => (made.chosen = true));
+  made.open = true;
+  return made;
+}
+
+function endThoughts(thoughts) {
+  thoughts.firstElementChild.textContent = "reasoning";
+  if (!thoughts.chosen) thoughts.open = false;
 }
 
 function canStop({ model, kernel, done }) {

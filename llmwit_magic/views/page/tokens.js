@@ -2,19 +2,21 @@
 
 // Let a person point at tokens, or go through them with the arrow keys. The returned button switches
 // their shades off and on.
-function makeTokens(text) {
-  for (const token of text.querySelectorAll(".llmwit-token")) {
+function makeTokens(view, texts) {
+  for (const token of view.querySelectorAll(".llmwit-token")) {
     token.tabIndex = -1;
     if (token.dataset.top) token.removeAttribute("title"); // the box with the alternatives shows it
   }
-  const first = text.querySelector(".llmwit-token");
-  if (first) first.tabIndex = 0;
+  const firsts = texts.map((text) => text.querySelector(".llmwit-token")).filter(Boolean);
+  for (const first of firsts) first.tabIndex = 0;
+  let on = true;
   const toggle = button("Tokens", "shade the tokens that were improbable", () => {
-    const on = text.classList.toggle("llmwit-shaded");
+    on = !on;
+    for (const text of texts) text.classList.toggle("llmwit-shaded", on);
     toggle.setAttribute("aria-pressed", String(on));
-    const legend = text.closest(".llmwit").querySelector(".llmwit-legend");
+    const legend = view.querySelector(".llmwit-legend");
     if (legend) legend.hidden = !on;
-    if (first) first.tabIndex = on ? 0 : -1;
+    for (const first of firsts) first.tabIndex = on ? 0 : -1;
     if (!on) hideAlternatives();
   });
   toggle.setAttribute("aria-pressed", "true");

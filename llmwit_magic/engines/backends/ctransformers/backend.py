@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ class CTransformers:
 
     name = "ctransformers"
     old_formats = OLD_FORMATS
-    variables = ()
+
+    def environment(self) -> Mapping[str, str]:
+        return {}
 
     def unavailable(self) -> str:
         from .builds import platform_problem

@@ -40,6 +40,11 @@ def objection(header: Header) -> str | None:
     """
     try:
         _check_architecture(header)
+        if header.part_count > 1:
+            raise _Objection(
+                f"a model in {header.part_count} files: ctransformers loads models of one file; "
+                "merge them by 'llama-gguf-split --merge'"
+            )
         _check_hyperparameters(header)
         _check_vocabulary(header)
         _check_tensors(header)

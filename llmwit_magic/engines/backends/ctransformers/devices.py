@@ -1,4 +1,4 @@
-"""Whether there is a GPU that ctransformers can use, and how many layers fit on it.
+"""Whether there is a GPU that ctransformers can use, and what a model takes on it.
 
 The child asks this before it loads the CUDA library. Where that library finds no
 device, it calls `exit(1)`, and no handler sees that.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from ....errors import DeviceUnavailable
 from ....models.gguf import Header
+from ..offloading import Gpu, layer_sizes
 from .builds import (
     FROM_SOURCE,
     has_cuda,
@@ -27,18 +25,6 @@ from .builds import (
     processor_build,
     processor_features,
 )
-
-SCRATCH_BYTES = 512 * 1024**2
-"""Bytes of device memory that are left free for the library's work buffers and the driver."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU that can be used."""
-
-    name: str
-    free_bytes: int | None
-    """Free device memory; None where it is unknown."""
 
 
 def find_gpu() -> Gpu | str:
@@ -152,80 +138,13 @@ def free_memory() -> int | None:
     return _device_memory()[1]
 
 
-def choose_layers(
-    asked: int | str, gpu: Gpu | str, layer_bytes: Sequence[int], total_bytes: int
-) -> tuple[int, str]:
-    """How many layers to offload, and the reason.
+def offload_order(header: Header, context_length: int) -> list[int]:
+    """Device bytes of each layer with its share of the KV cache, the last repeating one first.
 
-    `layer_bytes` are the device bytes of each repeating layer, with its share of
-    the KV cache. `total_bytes` are those of the whole model. `auto` takes as many
-    layers as fit. Raises `DeviceUnavailable` for a number that cannot be honoured.
+    The output comes last, and counts as one more layer.
     """
-    everything = len(layer_bytes) + 1  # ctransformers counts the output as one more layer
-    if asked == 0:
-        return 0, "asked for the CPU"
-    if isinstance(gpu, str):
-        if asked == "auto":
-            return 0, gpu
-        raise DeviceUnavailable(
-            f"{asked} GPU layers were asked for, but {gpu}; --gpu-layers 0 runs on the CPU"
-        )
-    budget = None if gpu.free_bytes is None else gpu.free_bytes - SCRATCH_BYTES
-    if asked != "auto":
-        return _asked_layers(int(asked), layer_bytes, total_bytes, budget)
-    if budget is None:
-        hint = "" if gpu.name == "metal" else ": install nvidia-ml-py"
-        return everything, f"all layers (free device memory unknown{hint})"
-    if total_bytes <= budget:
-        return everything, "all layers fit"
-    layers = _fitting(layer_bytes, budget)
-    return layers, f"{layers} of {len(layer_bytes)} layers fit"
-
-
-def _fitting(layer_bytes: Sequence[int], budget: int) -> int:
-    """How many layers fit into `budget` bytes. The last layers are offloaded first."""
-    layers = 0
-    for size in reversed(layer_bytes):
-        budget -= size
-        if budget < 0:
-            break
-        layers += 1
-    return layers
-
-
-def _asked_layers(
-    asked: int, layer_bytes: Sequence[int], total_bytes: int, budget: int | None
-) -> tuple[int, str]:
-    """The number of layers that was asked for, and the reason.
-
-    It is refused where the device would run out of memory, since that would end the process.
-    """
-    blocks = len(layer_bytes)
-    needed = total_bytes if asked > blocks else sum(layer_bytes[blocks - asked :])
-    if budget is not None and needed > budget:
-        raise DeviceUnavailable(
-            f"{asked} GPU layers need {needed / 2**20:,.0f} MiB and {max(0, budget) / 2**20:,.0f} "
-            f"MiB of device memory can be used: --gpu-layers {_fitting(layer_bytes, budget)} fits"
-        )
-    return min(asked, blocks + 1), "as asked" if asked <= blocks + 1 else f"all {blocks + 1} layers"
-
-
-def layer_sizes(header: Header, context_length: int) -> tuple[list[int], int]:
-    """Device bytes of each repeating layer with its share of the KV cache, and of all layers.
-
-    The second number includes the output layer.
-    """
-    blocks = header.hyperparameter("block_count")
-    kv = kv_cache_bytes(header, context_length)
-    sizes = [kv // blocks] * blocks
-    rest = 0
-    for tensor in header.tensors:
-        prefix, _, name = tensor.name.partition(".")
-        if prefix == "blk":
-            sizes[int(name.partition(".")[0])] += tensor.nbytes
-        elif tensor.name.startswith("output"):
-            rest += tensor.nbytes
-    return sizes, sum(sizes) + rest
+    sizes, output = layer_sizes(header, kv_cache_bytes(header, context_length))
+    return [*reversed(sizes), output]
 
 
 def kv_cache_bytes(header: Header, context_length: int) -> int:

@@ -18,6 +18,7 @@ from ...memory import available_memory, limited_memory
 from ...threads import fixed_threads
 from ..base import Loaded
 from ..context_length import KEPT_SHARE, choose_length, too_long
+from ..offloading import Gpu, choose_layers
 from ..parallel_opening import with_tokenizer
 from . import devices
 from .copies import Copies
@@ -33,20 +34,25 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     The evaluation of the last `kept_prompts` prompts is kept where memory allows. Raises
     `InvalidInput`, `OutOfMemory`, `DeviceUnavailable`, `ModelNotSupported` or `EngineFailed`.
     """
+    if spec.device is not None:
+        raise InvalidInput(
+            "device: ctransformers takes the first GPU and cannot choose another: leave --device "
+            "out, or take --engine llama.cpp"
+        )
     if spec.model_type:
         return _load_old(source, spec.model_type, spec.context_length, spec.gpu_layers)
     header = read_header(source)
     length = choose_context(header, spec.context_length, spec.takes_long_context)
     gpu = "" if spec.gpu_layers == 0 else devices.find_gpu()
-    sizes = devices.layer_sizes(header, length)
-    layers, reason = devices.choose_layers(spec.gpu_layers, gpu, *sizes)
+    order = devices.offload_order(header, length)
+    layers, reason = choose_layers(spec.gpu_layers, gpu, order)
     before = devices.free_memory() if layers else None
     evaluator, tokenizer = with_tokenizer(
         header, lambda: _open(file, None, length, layers), "ctransformers"
     )
     taken = _device_memory_taken(before, evaluator, layers)
     device = DeviceInfo(
-        name=gpu.name if layers and isinstance(gpu, devices.Gpu) else "cpu",
+        name=gpu.name if layers and isinstance(gpu, Gpu) else "cpu",
         library=evaluator.library,
         requested_gpu_layers=spec.gpu_layers,
         gpu_layers=layers,

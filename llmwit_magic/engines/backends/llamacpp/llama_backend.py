@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +15,32 @@ if TYPE_CHECKING:
     from ....models.gguf import Header
     from ..base import Loaded
 
+_OF_DEVICES = ("GGML_VK_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+"""Variables of the environment that choose which GPUs the library sees."""
+
 
 class LlamaCpp:
-    """Runs what llama.cpp knows, by the library of an extra or one that the user names."""
+    """Runs what llama.cpp knows, by a library that `llama_sources.source` chooses.
+
+    `library` is the path that is configured in the notebook; empty where there is none.
+    """
 
     name = "llama.cpp"
     old_formats = ()
-    variables = ("LLMWIT_LLAMA_LIBRARY",)
+
+    def __init__(self, library: str = "") -> None:
+        self.library = library
+
+    def environment(self) -> Mapping[str, str]:
+        from .llama_sources import VARIABLE
+
+        seen = {name: os.environ[name] for name in _OF_DEVICES if name in os.environ}
+        return seen | {VARIABLE: self.library or os.environ.get(VARIABLE, "")}
 
     def unavailable(self) -> str:
-        from .llama_library import unavailable
+        from .llama_sources import unavailable
 
-        return unavailable()
+        return unavailable(self.library)
 
     def objection(self, header: Header) -> str | None:
         from .llama_checks import objection

@@ -3,7 +3,8 @@
 The library computes a token in one of two ways: alone, or in a batch. The results differ in the
 last bits. So a prompt is evaluated in blocks that end at multiples of `BLOCK`, what is left of it
 in one batch, and generated tokens one by one; and only whole blocks are shared with a later
-prompt. Then the logits are the same to the bit, whatever was evaluated before.
+prompt. Then the logits are the same to the bit, whatever was evaluated before. With larger blocks,
+which are faster, they are not; so everything that was evaluated is shared then.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ class LlamaContext:
     """A native context with `n_seq_max` sequences, each an evaluator; one is evaluated at a time."""
 
     def __init__(
-        self, library: Any, model: int, context: int, sequences: int, rewinds: bool
+        self,
+        library: Any,
+        model: int,
+        context: int,
+        sequences: int,
+        rewinds: bool,
+        block: int = BLOCK,
     ) -> None:
         self.library, self.model, self.context = library, model, context
         self.vocabulary_size: int = library.llama_vocab_n_tokens(
@@ -36,13 +43,13 @@ class LlamaContext:
         )
         self.length: int = library.llama_n_ctx_seq(context)
         self.memory = library.llama_get_memory(context)
-        self.rewinds = rewinds
+        self.rewinds, self.block = rewinds, block
         self._threads = 0
         # The library asks before each step whether to give up. Its answer is the length of a text,
         # which C's own `strlen` counts: no call comes back into Python, which would take longer.
         self._abort = ctypes.create_string_buffer(2)
         c = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
-        self._strlen = ctypes.cast(c.strlen, ctypes.c_void_p)
+        self._strlen = ctypes.cast(c.strlen, library.ggml_abort_callback)
         library.llama_set_abort_callback(context, self._strlen, self._abort)
         self._logits: NDArray[np.float32]
         self._logits_address = 0
@@ -69,7 +76,8 @@ class LlamaContext:
         if threads != self._threads:
             self.library.llama_set_n_threads(self.context, threads, threads)
             self._threads = threads
-        code = self.library.llama_decode(self.context, batch(sequence, tokens, past, all_outputs))
+        asked = batch(sequence, tokens, past, all_outputs, self.library.llama_batch)
+        code = self.library.llama_decode(self.context, asked)
         if code not in (0, _ABORTED):
             raise EngineFailed(f"llama.cpp could not evaluate the tokens (code {code})")
         return bool(code == 0)
@@ -88,14 +96,18 @@ class LlamaContext:
 
 
 def batch(
-    sequence: int, tokens: Sequence[int], past: int, all_outputs: bool = False
-) -> llama_h.Batch:
-    """Tokens of one sequence, from position `past` on, with an output for the last one or for all."""
+    sequence: int, tokens: Sequence[int], past: int, all_outputs: bool = False,
+    struct: Any = llama_h.Batch,
+) -> Any:  # fmt: skip
+    """Tokens of one sequence, from position `past` on, with an output for the last one or for all.
+
+    `struct` is the class of the result, as the library's declarations have it.
+    """
     count = len(tokens)
     numbers = ctypes.c_int32 * count
     ids = ctypes.pointer(ctypes.c_int32(sequence))
     outputs = (ctypes.c_int8 * count)(*[int(all_outputs)] * (count - 1), 1)
-    return llama_h.Batch(
+    return struct(
         count, numbers(*tokens), None, numbers(*range(past, past + count)),
         numbers(*[1] * count), (ctypes.POINTER(ctypes.c_int32) * count)(*[ids] * count), outputs,
     )  # fmt: skip
@@ -105,21 +117,28 @@ class LlamaEvaluator(BlockEvaluator):
     """One sequence of a context."""
 
     def __init__(self, context: LlamaContext, sequence: int) -> None:
-        super().__init__(context.length)
+        super().__init__(context.length, context.block)
         self._context, self._sequence = context, sequence
+        self._exact = context.block == BLOCK
 
     @property
     def logits(self) -> NDArray[np.float32]:
         """Of the newest token, shape (vocabulary,): a view that the next evaluation overwrites."""
         return self._context.logits
 
+    @property
+    def reusable_length(self) -> int:
+        """How many tokens of the context a later prompt may share: exact are whole blocks only."""
+        return self._complete if self._exact else len(self._tokens)
+
     def shared_prefix(self, tokens: Sequence[int]) -> int:
-        """How many of the first tokens need not be evaluated again: whole blocks only.
+        """How many of the first tokens need not be evaluated again: exact are whole blocks only.
 
         At least one token is always evaluated, since only the newest one's logits are kept.
         """
-        common = common_prefix(tokens, self._tokens, min(len(tokens) - 1, self._complete))
-        common = common // BLOCK * BLOCK
+        common = common_prefix(tokens, self._tokens, min(len(tokens) - 1, self.reusable_length))
+        if self._exact:
+            common = common // BLOCK * BLOCK
         # A model that cannot go back has to have evaluated nothing else.
         return common if self._context.rewinds or common == len(self._tokens) else 0
 
@@ -133,7 +152,7 @@ class LlamaEvaluator(BlockEvaluator):
             self._tokens.extend(tokens)
         else:
             # A model that cannot go back may have stopped in the middle of changing its state.
-            self._go_back(self._complete if self._context.rewinds else 0)
+            self._go_back(self.reusable_length if self._context.rewinds else 0)
         return done
 
     def _go_back(self, length: int) -> int:

@@ -9,19 +9,25 @@ handed to it.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
+from types import SimpleNamespace
 from typing import Any
 
 GGML_VERSION, GGML_COMMIT = "0.26.0", "86a2835"
 
 NO_FLASH_ATTENTION = 0
 AUTO_FLASH_ATTENTION = -1
+AUTO_FLASH_ATTENTION = -1
 MAPPED = 1
 """`load_mode`: the file is mapped into memory, and not read."""
 VOCABULARY_TYPES = ("none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2")
+PROCESSOR, GPU, INTEGRATED_GPU = 0, 1, 2
+"""Types of devices (`enum ggml_backend_dev_type`). Metal's devices have the first one."""
 POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+AbortCallback = ctypes.CFUNCTYPE(c_bool, c_void_p)
 
 
 class ModelParams(ctypes.Structure):
@@ -111,7 +117,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_model_default_params": (ModelParams, ()),
     "llama_context_default_params": (ContextParams, ()),
     "llama_backend_init": (None, ()),
-    "llama_log_set": (None, (c_void_p, c_void_p)),
+    "llama_log_set": (None, (LogCallback, c_void_p)),
     "llama_supports_gpu_offload": (c_bool, ()),
     "llama_model_load_from_file": (c_void_p, (c_char_p, ModelParams)),
     "llama_model_free": (None, (c_void_p,)),
@@ -139,7 +145,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_memory_seq_pos_max": (c_int32, (c_void_p, c_int32)),
     "llama_decode": (c_int32, (c_void_p, Batch)),
     "llama_set_n_threads": (None, (c_void_p, c_int32, c_int32)),
-    "llama_set_abort_callback": (None, (c_void_p, c_void_p, c_void_p)),
+    "llama_set_abort_callback": (None, (c_void_p, AbortCallback, c_void_p)),
     "llama_set_embeddings": (None, (c_void_p, c_bool)),
     "llama_get_logits_ith": (POINTER(c_float), (c_void_p, c_int32)),
     "llama_get_embeddings_seq": (POINTER(c_float), (c_void_p, c_int32)),
@@ -153,6 +159,18 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         (c_void_p, c_int32, c_char_p, c_int32, c_int32, c_bool),
     ),
 }
+
+_GGML_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_backend_load": (c_void_p, (c_char_p,)),
+    "ggml_backend_dev_count": (c_size_t, ()),
+    "ggml_backend_dev_by_type": (c_void_p, (ctypes.c_int,)),
+    "ggml_backend_dev_get": (c_void_p, (c_size_t,)),
+    "ggml_backend_dev_name": (c_char_p, (c_void_p,)),
+    "ggml_backend_dev_description": (c_char_p, (c_void_p,)),
+    "ggml_backend_dev_type": (ctypes.c_int, (c_void_p,)),
+    "ggml_backend_dev_memory": (None, (c_void_p, POINTER(c_size_t), POINTER(c_size_t))),
+}
+"""Of `ggml-backend.h`. They are in the libraries that llama.cpp's own library needs."""
 
 _KNOWN_MODEL = {
     "devices": None, "tensor_buft_overrides": None, "n_gpu_layers": -1, "split_mode": 1,
@@ -170,20 +188,59 @@ _KNOWN_CONTEXT = {
 }  # fmt: skip
 
 
+_TYPES: dict[str, Any] = {
+    "llama_batch": Batch,
+    "llama_log_callback": LogCallback,
+    "ggml_abort_callback": AbortCallback,
+}
+"""What else is used of the interface, by the names that C and `llama-cpp-python` have for it."""
+
+
 def declare(library: Any) -> None:
-    """Tell ctypes what the functions take and give. Raises `AttributeError` for one that is missing."""
+    """Tell ctypes what the functions take and give, and make the types attributes as well.
+
+    Raises `AttributeError` for a function that is missing.
+    """
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+    for name, type_ in _TYPES.items():
+        setattr(library, name, type_)
+
+
+def missing(bindings: Any) -> str:
+    """What the declarations of another package lack of these; empty where they lack nothing."""
+    return ", ".join(name for name in (*_FUNCTIONS, *_TYPES) if not hasattr(bindings, name))
+
+
+def ggml_functions(libraries: Sequence[Any]) -> SimpleNamespace:
+    """The functions of ggml, each from the first of the libraries that has it.
+
+    Raises `AttributeError` for one that is missing.
+    """
+    found = SimpleNamespace()
+    for name, (result, arguments) in _GGML_FUNCTIONS.items():
+        # Windows finds a function in its own library only, and not in those that this one needs.
+        owner = next((each for each in libraries if hasattr(each, name)), libraries[-1])
+        function = getattr(owner, name)
+        function.restype, function.argtypes = result, arguments
+        setattr(found, name, function)
+    return found
 
 
 def unlike(library: Any) -> str:
-    """In what the library's default parameters are others than known; empty where in nothing."""
+    """In what the library's default parameters are others than known; empty where in nothing.
+
+    Structs of another version may lack fields.
+    """
     for given, known in (
         (library.llama_model_default_params(), _KNOWN_MODEL),
         (library.llama_context_default_params(), _KNOWN_CONTEXT),
     ):
         for name, value in known.items():
-            if getattr(given, name) != value:
-                return f"{name} is {getattr(given, name)!r}, not {value!r}"
+            found = getattr(given, name, value)
+            if known[name] is None and not found:
+                continue  # a null pointer to a type is an object, and no None
+            if found != value:
+                return f"{name} is {found!r}, not {value!r}"
     return ""

