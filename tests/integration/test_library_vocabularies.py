@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llmwit_magic.contract.request import Request
-from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 from llmwit_magic.engines.backends.llamacpp.llama_vocabulary_checks import (
     LIBRARY_PRETOKENIZERS,
     vocabulary_objection,
@@ -42,7 +42,9 @@ from tests.support.vocabularies import (
     write_vocabulary,
 )
 
-pytestmark = pytest.mark.skipif(bool(unavailable()), reason=f"llama.cpp: {unavailable()}")
+pytestmark = pytest.mark.skipif(
+    bool(source().problem or source().bindings), reason="the tables are of the library of the extra"
+)
 
 
 def trained(pre: str) -> dict[str, Any]:

@@ -98,8 +98,8 @@ def write(
         if name.endswith(tuple(small)):
             fixed[name] = np.linspace(0.3, 0.9, shape[0], dtype=np.float32)
     return _write_gguf(
-        path, metadata, shapes, tensor_type, "random", 0, None, (), fixed,
-        SPREADS if architecture.tied else {**SPREADS, "token_embd.weight": 8.0},
+        path, metadata, shapes, tensor_type, "random", 0, None, (), fixed=fixed,
+        spreads=SPREADS if architecture.tied else {**SPREADS, "token_embd.weight": 8.0},
     )  # fmt: skip
 
 

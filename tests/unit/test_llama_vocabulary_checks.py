@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.backends.llamacpp.llama_sources import source, unavailable
+from llmwit_magic.engines.backends.llamacpp.llama_sources import source
 from llmwit_magic.engines.backends.llamacpp.llama_vocabulary_checks import (
     LIBRARY_KINDS,
     LIBRARY_PRETOKENIZERS,
@@ -66,7 +66,9 @@ def test_pre_tokenizers() -> None:
         assert "pre-tokenizer" in str(objection(byte_level(pre=name)))
 
 
-@pytest.mark.skipif(source().find("llama") is None, reason=f"llama.cpp: {unavailable()}")
+@pytest.mark.skipif(
+    bool(source().problem or source().bindings), reason="the tables are of the library of the extra"
+)
 def test_the_library_knows_each_name() -> None:
     """Each stands in the library, as C stores a text."""
     library = source().find("llama")

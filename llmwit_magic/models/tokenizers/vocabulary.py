@@ -219,24 +219,16 @@ class Tokenizer(ABC):
                 self._types[token_id] = TokenType.CONTROL
                 if text in END_TEXTS:
                     end_ids.add(token_id)
-        # gpt-oss ends each of its messages with <|end|>, and goes on with the next one. llama.cpp
-        # knows such a vocabulary by two other tokens that end an answer there.
-        ends = {self._tokens[token_id] for token_id in end_ids if token_id is not None}
-        if {b"<|return|>", b"<|call|>", b"<|end|>"} <= ends:
-            end_ids.discard(self._ids[b"<|end|>"])
-            self._types[self._ids[b"<|end|>"]] = TokenType.USER_DEFINED
         for text in ALWAYS_SPECIAL_TEXTS:
             if text.encode() in self._ids:
                 self._types[self._ids[text.encode()]] = TokenType.USER_DEFINED
-        texts_there = {self._tokens[token_id] for token_id in end_ids if token_id is not None}
-        # gpt-oss and Solar end a part of their answer with <|end|>, and the answer with others.
-        if texts_there & {b"<|call|>", b"<|calls|>"} and texts_there & {
-            b"<|return|>",
-            b"<|flush|>",
-        }:
+        ends = {self._tokens[token_id] for token_id in end_ids if token_id is not None}
+        # gpt-oss and Solar end each of their messages with <|end|>, and go on with the next one.
+        # llama.cpp knows such a vocabulary by two other tokens that end an answer there.
+        if ends & {b"<|call|>", b"<|calls|>"} and ends & {b"<|return|>", b"<|flush|>"}:
             end_ids.discard(self._ids.get(b"<|end|>"))
         # Gemma 4 and PLaMo have </s> as an ordinary token.
-        if b"</s>" in texts_there and texts_there & {b"<|tool_response>", b"<|plamo:eos|>"}:
+        if b"</s>" in ends and ends & {b"<|tool_response>", b"<|plamo:eos|>"}:
             end_ids.discard(self._ids[b"</s>"])
             self._types[self._ids[b"</s>"]] = TokenType.NORMAL
         return frozenset(token_id for token_id in end_ids if token_id is not None)

@@ -110,6 +110,17 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     return Loaded(context.evaluators[0], context, tokenizer, header, info, embedder, interrupt)
 
 
+def _opened(
+    header: Header, open_context: Callable[[], LlamaContext]
+) -> tuple[LlamaContext, Tokenizer]:
+    """The context, and the tokenizer: ours where it knows the vocabulary, else the library's."""
+    if not uses_library_tokenizer(header.metadata):
+        return with_tokenizer(header, open_context, "llama.cpp")
+    context = open_context()
+    vocabulary = library().llama_model_get_vocab(context.model)
+    return context, LlamaTokenizer(header.metadata, library(), vocabulary)
+
+
 def _choose_place(spec: ModelSpec, order: Sequence[int]) -> tuple[LlamaDevice | None, int, str]:
     """The device that gets layers, how many, and the reason. Without a device there are none."""
     if spec.gpu_layers == 0 and spec.device is not None:
@@ -136,17 +147,6 @@ def _memory_taken(device: LlamaDevice, layers: int) -> int:
             f"{placed.layers} with {taken:,} bytes there: --gpu-layers 0 runs on the CPU"
         )
     return taken
-
-
-def _opened(
-    header: Header, open_context: Callable[[], LlamaContext]
-) -> tuple[LlamaContext, Tokenizer]:
-    """The context, and the tokenizer: ours where it knows the vocabulary, else the library's."""
-    if not uses_library_tokenizer(header.metadata):
-        return with_tokenizer(header, open_context, "llama.cpp")
-    context = open_context()
-    vocabulary = library().llama_model_get_vocab(context.model)
-    return context, LlamaTokenizer(header.metadata, library(), vocabulary)
 
 
 @contextmanager
