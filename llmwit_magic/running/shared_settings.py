@@ -1,4 +1,4 @@
-"""The settings that a process tells its child processes: where to log, and the aliases of models.
+"""The settings that a process tells its child processes: where to log, aliases, servers.
 
 A worker of a pool imports the package afresh. It would log into the default file, whatever was
 configured in the notebook. So a process keeps its settings in a small file, which its user alone
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..base.filesystem import discard, replacing
 
@@ -26,11 +27,14 @@ VARIABLE = "LLMWIT_MAGIC_SETTINGS"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where to log, and the user's own names for models."""
+    """Where to log, the user's own names for models, and the user's servers."""
 
     log_path: str | None = None
     """None is the default file."""
     aliases: Mapping[str, str] = field(default_factory=dict)
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The servers by name, as they are configured: with the names of their keys' variables, and no
+    key."""
 
 
 NOT_LOGGED = Settings(":memory:")
