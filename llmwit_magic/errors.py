@@ -10,7 +10,8 @@
     │   ├── EngineDied            the child process ended in the middle of its work
     │   ├── DeviceUnavailable     GPU layers were asked for and cannot be had
     │   ├── OutOfMemory           the model and its context do not fit
-    │   └── DownloadFailed        a model could not be fetched
+    │   ├── DownloadFailed        a model could not be fetched
+    │   └── ServerUnreachable     a server is not there, or is busy
     └── LogError                  the run log cannot be read or written as asked
         └── RunNotFound           there is no run of that number
 
@@ -97,6 +98,10 @@ class DownloadFailed(EngineFailed):
     """A model could not be fetched, or is not the file that was expected."""
 
 
+class ServerUnreachable(EngineFailed):
+    """A server cannot be reached, or has no room for a request."""
+
+
 class LogError(InferenceError):
     """The run log cannot be read or written as asked."""
 
@@ -129,7 +134,7 @@ _BY_NAME = {
     for cls in (
         InferenceError, ModelNotSupported, ModelNotFound, ModelDamaged, InvalidInput,
         PromptTooLong, EngineFailed, EngineDied, DeviceUnavailable, OutOfMemory,
-        DownloadFailed, LogError, RunNotFound,
+        DownloadFailed, ServerUnreachable, LogError, RunNotFound,
     )
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from .spans import Spans
 from .wit import (
     DeviceInfo,
     FinishDetail,
+    FinishReason,
     InferencingParams,
     InferencingUsage,
     ModelInfo,
@@ -30,7 +31,7 @@ class Progress:
     `total` is None where it is not known.
     """
 
-    stage: Literal["fetch", "adapt", "wait", "load", "prompt"]
+    stage: Literal["fetch", "adapt", "wait", "load", "prompt", "server"]
     done: int = 0
     total: int | None = None
     note: str = ""
@@ -57,6 +58,7 @@ _STAGES = {
     "wait": "waiting for another run on this model",
     "load": "loading",
     "prompt": "reading the prompt",
+    "server": "asking the server",
 }
 
 
@@ -76,6 +78,8 @@ class Prepared:
     """The spans of the request's data that keep a control token from being recognised."""
     notices: tuple[str, ...] = ()
     """What a person should know of how the prompt was made. Each is one line."""
+    not_honoured: tuple[str, ...] = ()
+    """The fields of the request, or of its params, that the engine cannot honour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,8 @@ class End:
     usage: InferencingUsage
     stop_sequence: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    finish_reason: FinishReason | None = None
+    """Given where the detail is unknown; else the detail tells it."""
 
 
 Event = Progress | Prepared | Chunk | End

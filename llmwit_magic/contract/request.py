@@ -20,7 +20,7 @@ from .wit import InferencingParams
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """The model of a request that names none."""
 
-Accept = Literal["context", "file", "filters", "engine"]
+Accept = Literal["context", "file", "filters", "engine", "unsupported"]
 """What would be refused, and is done where a person accepts it."""
 ALL_ACCEPTED: tuple[Accept, ...] = get_args(Accept)
 
@@ -91,13 +91,13 @@ class ModelSpec(Record):
     )
     accept: Annotated[
         tuple[Accept, ...],
-        Setting("one or more of context, file, filters, engine", per_cell=True),
+        Setting("one or more of context, file, filters, engine, unsupported", per_cell=True),
         BeforeValidator(strings),
     ] = Field(
         default=(),
         description="take what would be refused: a context longer than the model was trained "
         "with; in a replay a model file that has changed since, the loss of content filters that "
-        "were functions, or another engine",
+        "were functions, or another engine; unsupported: what a server cannot honour",
     )
     gpu_layers: Annotated[U32 | Literal["auto"], Setting("a whole number ≥ 0, or auto", "N")] = (
         Field(

@@ -130,6 +130,8 @@ class FinishDetail(StrEnum):
     MAX_TOKENS = "max_tokens"
     CONTEXT_FULL = "context_full"
     CONTENT_FILTER = "content_filter"
+    UNKNOWN = "unknown"
+    """A server does not say it."""
 
     @property
     def reason(self) -> FinishReason:
@@ -142,6 +144,7 @@ _REASONS = {
     FinishDetail.MAX_TOKENS: FinishReason.LENGTH,
     FinishDetail.CONTEXT_FULL: FinishReason.LENGTH,
     FinishDetail.CONTENT_FILTER: FinishReason.CONTENT_FILTER,
+    FinishDetail.UNKNOWN: FinishReason.STOP,
 }
 
 
@@ -186,9 +189,9 @@ class DeviceInfo(Record):
     library: str = Field(
         default="", description="build of the engine's library, or its version where it has one"
     )
-    threads: int = 0
+    threads: int | None = 0
     requested_gpu_layers: int | Literal["auto"] = "auto"
-    gpu_layers: int = 0
+    gpu_layers: int | None = 0
     memory_bytes: int | None = Field(
         default=None, description="device memory taken, as the driver or the library says"
     )
@@ -212,9 +215,9 @@ class Timings(Record):
 
 
 class TokenAlternative(Record):
-    """A token that could have been chosen."""
+    """A token that could have been chosen. `id` is None where a server does not say it."""
 
-    id: int
+    id: int | None
     bytes: bytes
     logprob: float
 
@@ -227,13 +230,14 @@ class TokenInfo(Record):
     the bytes of the tokens make up the text. `reasoning` says in which of the two parts they stand.
     `logprob` is the natural logarithm of the token's probability in the model's own distribution,
     which is the softmax of the logits before penalty, temperature, top-k and top-p. `rank` is the
-    token's place in that distribution; the likeliest token has rank 0.
+    token's place in that distribution; the likeliest token has rank 0. `id` and `rank` are None
+    where a server does not say them.
     """
 
-    id: int
+    id: int | None
     bytes: bytes
     logprob: float
-    rank: int
+    rank: int | None
     top: tuple[TokenAlternative, ...] = ()
     reasoning: bool = False
 
@@ -258,6 +262,9 @@ class InferencingResult(Record):
     tokens: tuple[TokenInfo, ...] | None = None
     prompt: str = ""
     notices: tuple[str, ...] = ()
+    not_honoured: tuple[str, ...] = Field(
+        default=(), description="the settings that the engine could not honour"
+    )
     status: LoggedStatus = "ok"
     run_id: int | None = None
     log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")

@@ -16,6 +16,7 @@ from ..base.printable import on_one_line, visible
 from ..contract.events import Prepared
 from ..contract.request import DEFAULT_MODEL, Request
 from ..contract.wit import InferencingParams, InferencingResult
+from ..engines.server.addresses import names_server
 from ..errors import InvalidInput, warn_unlogged
 from ..requests.line import split_line
 from ..requests.options import DEFAULTS, OPTIONS, SLIDERS
@@ -61,6 +62,16 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     aliases = Dict(help="your own names for models: {'tiny': '~/models/tiny.gguf'}").tag(
         config=True
     )
+    servers = Dict(
+        help="servers of models, by name: {'lab': {'url': 'http://gpu-box:8000/v1', "
+        "'api_key_env': 'LAB_KEY'}}; then -m lab::MODEL"
+    ).tag(config=True)
+    server_connect_seconds = Float(
+        10.0, min=0.1, help="how long connecting to a server may take"
+    ).tag(config=True)
+    server_silence_seconds = Float(300.0, min=0.1, help="how long a server may say nothing").tag(
+        config=True
+    )
     log_path = Unicode(None, allow_none=True, help="file of the run log, or :memory:").tag(
         config=True
     )
@@ -90,6 +101,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         super().__init__(shell)
         self._ready = True
         self._configure_session({"name": "log_path"} if self.log_path else {"name": ""})
+        self._configure_servers({})
 
     @validate(*DEFAULTS)
     def _check_default(self, proposal: Any) -> Any:
@@ -132,6 +144,23 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         if found.problem and self._ready:
             raise TraitError(found.problem)
         return found.name
+
+    @validate("servers")
+    def _check_servers(self, proposal: Any) -> Any:
+        """Refuse a server that cannot be used when it is set. The old ones stay."""
+        from ..engines.server.addresses import configured
+
+        try:
+            configured(proposal["value"])
+        except InvalidInput as error:
+            raise TraitError(str(error)) from None
+        return proposal["value"]
+
+    @observe("servers", "server_connect_seconds", "server_silence_seconds")
+    def _configure_servers(self, change: Any) -> None:
+        self.session.servers = self.servers
+        self.session.remote.http.connect_seconds = self.server_connect_seconds
+        self.session.remote.http.silence_seconds = self.server_silence_seconds
 
     @observe(
         "aliases", "max_loaded_models", "kept_prompts", "idle_unload_minutes", "log_path",
@@ -235,9 +264,17 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
     @line_magic
     def infer_models(self, line: str) -> None:
-        """The models that can be named without a network, and which of them are in memory."""
+        """The models that can be named without a network, and which of them are in memory.
+
+        With a server's name, such as `lab::`, or its URL: the models of that server.
+        """
+        if names_server(line.strip()):
+            self._show_server_models(line.strip())
+            return
         if line.strip():
-            raise usage_error(f"%infer_models takes no arguments, and '{line.strip()}' is one")
+            raise usage_error(
+                f"%infer_models takes a server, such as lab::, and '{line.strip()}' is none"
+            )
         loaded = {name for name, _ in self.session.local.pool.loaded_models()}
         models = self.session.local_models()
         for name, kind, path in models:
@@ -246,6 +283,17 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             text.say(on_one_line(f"{name}  ({kind}{memory})  {place}"))
         for name in sorted(loaded - {row[0] for row in models}):
             text.say(on_one_line(f"{name}  (in memory)"))
+
+    def _show_server_models(self, name: str) -> None:
+        with show_progress(self.shell) as show:
+            models = self.session.server_models(name, show)
+        start = (
+            name.partition("#")[0] + "#"
+            if name.startswith("http")
+            else name.partition("::")[0] + "::"
+        )
+        for model in models:
+            text.say(on_one_line(f"{start}{model}"))
 
     @line_magic
     def infer_unload(self, line: str) -> None:
@@ -286,7 +334,8 @@ def dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
         *(f"── {notice}" for notice in prepared.notices),
         f"── {counted}{left}",
         f"── {prepared.model.name} on {prepared.device.name}, "
-        f"{prepared.device.gpu_layers} GPU layers ({prepared.device.reason})",
+        + ("" if prepared.device.gpu_layers is None else f"{prepared.device.gpu_layers} GPU layers ")
+        + f"({prepared.device.reason})",
         "── " + ", ".join(f"{name} {word}" for name, word in words.items()),
     ]  # fmt: skip
     return "\n".join([visible(prepared.prompt), *map(on_one_line, lines)])

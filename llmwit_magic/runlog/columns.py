@@ -51,7 +51,8 @@ COLUMNS = (
     Column("finish_reason", "text", "stop, length or content_filter",
            otel="gen_ai.response.finish_reasons", few=True),
     Column("finish_detail", "text",
-           "eos, stop_sequence, max_tokens, context_full or content_filter", brief=True, few=True),
+           "eos, stop_sequence, max_tokens, context_full, content_filter, or unknown where a server "
+           "does not say it", brief=True, few=True),
     Column("stop_sequence", "text", "the stop sequence that was reached", few=True),
     Column("prompt_token_count", "integer", "tokens of the prompt", "tokens",
            otel="gen_ai.usage.input_tokens"),
@@ -121,13 +122,15 @@ COLUMNS = (
            "own", "tokens", few=True, field="context_length"),
     Column("anyway", "boolean", "whether the context length may be more than the model was "
            "trained with", few=True),
-    Column("accept", "text", "the words of --accept, separated by commas: context, file, filters, engine",
+    Column("accept", "text", "the words of --accept, separated by commas: context, file, filters, engine, "
+           "unsupported",
            few=True),
     Column("context_length", "integer", "tokens that prompt and answer may have together",
            "tokens", few=True),
     Column("rendered_prompt", "text", "the prompt as the model got it, where that differs from "
            "prompt"),
     Column("notices", "json", "list of remarks about how the prompt was made"),
+    Column("not_honoured", "json", "list of the settings that the engine could not honour"),
     Column("top_logprobs", "integer", "number of alternatives recorded for each token", "tokens",
            few=True),
     Column(

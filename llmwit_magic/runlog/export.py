@@ -192,6 +192,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "time": arrow.timestamp("us", "UTC"), "stop": arrow.list_(text),
         "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
+        "not_honoured": arrow.list_(text),
         "data_spans": arrow.list_(arrow.list_(number)), "template_options": text,
     }  # fmt: skip
     table = arrow.table(

@@ -158,7 +158,7 @@ def _is_text(value: Any) -> bool:
 def _is_tokens(value: Any) -> bool:
     return isinstance(value, list) and all(
         _is_token(token)
-        and _is_whole(token.get("rank"))
+        and _is_whole_or_none(token.get("rank"))
         and isinstance(token.get("top"), list)
         and isinstance(token.get("reasoning", False), bool)
         and all(map(_is_token, token["top"]))
@@ -169,10 +169,14 @@ def _is_tokens(value: Any) -> bool:
 def _is_token(token: Any) -> bool:
     return (
         isinstance(token, dict)
-        and _is_whole(token.get("id"))
+        and _is_whole_or_none(token.get("id"))
         and _is_text(token.get("bytes"))
         and _is_logprob(token.get("logprob"))
     )
+
+
+def _is_whole_or_none(value: Any) -> bool:
+    return value is None or _is_whole(value)
 
 
 def _is_whole(value: Any) -> bool:
@@ -185,7 +189,7 @@ def _is_logprob(value: Any) -> bool:
     return bool(value == "-Infinity")  # JSON has no number for it
 
 
-LISTS_OF_TEXT = ("stop", "content_filters", "notices")
+LISTS_OF_TEXT = ("stop", "content_filters", "notices", "not_honoured")
 """The JSON columns that hold lists of texts."""
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS_OF_TEXT, _is_texts),

@@ -125,6 +125,7 @@ def result_row(
         "context_length": result.context_length or request.context_length,
         "rendered_prompt": result.prompt if result.prompt != request.prompt else None,
         "notices": _dump(result.notices) if result.notices else None,
+        "not_honoured": _dump(result.not_honoured) if result.not_honoured else None,
         "tokens": None if result.tokens is None else _TOKENS.dump_json(result.tokens).decode(),
         "error_type": type(error).__name__ if error else None,
         "error_message": str(error) if error else None,
@@ -210,9 +211,9 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         device = DeviceInfo(
             name=row["device"],
             library=row["library"] or "",
-            threads=row["threads"] or 0,
+            threads=row["threads"],
             requested_gpu_layers=_number_or_auto(row["gpu_layers_requested"]),
-            gpu_layers=row["gpu_layers"] or 0,
+            gpu_layers=row["gpu_layers"],
             memory_bytes=row["device_memory_bytes"],
             reason=row["device_reason"] or "",
             exact=row["exact"] is None or bool(row["exact"]),
@@ -239,6 +240,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": None if row["tokens"] is None else _TOKENS.validate_json(_dump(row["tokens"])),
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
         "notices": tuple(row["notices"] or ()),
+        "not_honoured": tuple(row["not_honoured"] or ()),
         "status": row["status"],
         "run_id": row["run_id"],
     }

@@ -326,7 +326,7 @@ class Run:
             total = self._times.get("total")
         return InferencingResult(
             text=text,
-            finish_reason=detail.reason if detail else None,
+            finish_reason=(end.finish_reason or detail.reason) if end and detail else None,
             usage=usage,
             reasoning=reasoning,
             finish_detail=detail,
@@ -350,6 +350,7 @@ class Run:
             tokens=tokens if wanted else None,
             prompt=prepared.prompt if prepared else self.request.prompt,
             notices=prepared.notices if prepared else (),
+            not_honoured=prepared.not_honoured if prepared else (),
             status=status,
             run_id=self.run_id,
             log_problem=self.log_problem,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..base.background import STOP_SECONDS, in_background, started, wait_patiently
 from ..contract.engine import Engine, check_honoured
@@ -18,6 +18,8 @@ from ..contract.events import Cancelled, Emit, Event, Prepared, Progress, Report
 from ..contract.request import Request
 from ..contract.wit import EmbeddingsResult, ModelInfo
 from ..engines.local.local_engine import LocalEngine
+from ..engines.server.addresses import configured
+from ..engines.server.server_engine import ServerEngine
 from ..errors import EngineFailed, InferenceError, Interrupted, InvalidInput
 from ..models.catalog import local_models
 from ..runlog.log import RunLog
@@ -31,7 +33,7 @@ class Session:
     """Carries requests out and logs their runs.
 
     The first of `engines` that serves the request's model carries the request out. If none of them
-    does, the local engine does it.
+    does, the engine of servers does it where the name leads to a server, else the local engine.
     """
 
     def __init__(self, log_path: str | Path | None = None, engines: Sequence[Engine] = ()) -> None:
@@ -39,7 +41,8 @@ class Session:
         self._log_path = log_path
         self._old_logs: list[RunLog] = []
         self.local = LocalEngine()
-        self.engines: tuple[Engine, ...] = (*engines, self.local)
+        self.remote = ServerEngine()
+        self.engines: tuple[Engine, ...] = (*engines, self.remote, self.local)
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
 
@@ -64,6 +67,22 @@ class Session:
     @llama_library.setter
     def llama_library(self, path: str) -> None:
         self.local.llama_library = path
+        self._tell()
+
+    @property
+    def servers(self) -> Mapping[str, Mapping[str, Any]]:
+        """The user's servers by name; see `ServerConfig` for what each has.
+
+        Raises `InvalidInput` where it is set to something else.
+        """
+        return {
+            name: config.model_dump(exclude_defaults=True)
+            for name, config in self.remote.servers.items()
+        }
+
+    @servers.setter
+    def servers(self, servers: Mapping[str, Mapping[str, Any]]) -> None:
+        self.remote.servers = configured(servers)
         self._tell()
 
     def run(self, request: Request, seed: int | None = None, logged: bool = True) -> Run:
@@ -112,8 +131,8 @@ class Session:
 
     @staticmethod
     def draw_seed() -> int:
-        """A random seed. It has 53 bits, which JSON readers and spreadsheets keep exactly."""
-        return secrets.randbits(53)
+        """A random seed. It has 31 bits, which every server takes."""
+        return secrets.randbits(31)
 
     def use_log(self, path: str | Path | None) -> None:
         """Log the runs from now on in another file; None is the default one.
@@ -128,14 +147,26 @@ class Session:
     @property
     def settings(self) -> Settings:
         """What the processes that this one starts are told."""
-        return Settings(
-            None if self._log_path is None else self.log.path, self.aliases, self.llama_library
-        )
+        log_path = None if self._log_path is None else self.log.path
+        return Settings(log_path, self.aliases, self.llama_library, self.servers)
+
+    def _follow(self, settings: Settings) -> None:
+        """Take over what another process has told, all but where to log."""
+        self.aliases = dict(settings.aliases)
+        self.llama_library = settings.llama_library
+        self.servers = settings.servers
 
     def _tell(self) -> None:
         """Tell the settings to child processes, if this is the session of this process."""
         if _current is not None and _current == (os.getpid(), self):
             tell_children(self.settings)
+
+    def server_models(self, name: str, show: Report | None = None) -> list[str]:
+        """The names of the models that a server has, given as `lab::` or as a URL.
+
+        Raises what a run raises.
+        """
+        return interruptible(lambda emit, cancel: self.remote.models(name, cancel), show)
 
     def find(self, request: Request, show: Report | None = None) -> ModelInfo:
         """The model that the request's name leads to, with its hash.
@@ -251,8 +282,7 @@ def current_session() -> Session:
         if _current is None or _current[0] != os.getpid():
             _followed = first_settings()
             session = Session(_followed.log_path)
-            session.aliases = dict(_followed.aliases)
-            session.llama_library = _followed.llama_library
+            session._follow(_followed)
             _current = (os.getpid(), session)
             atexit.register(_close, *_current)
         session = _current[1]
@@ -262,8 +292,7 @@ def current_session() -> Session:
             # settings where this process has read them.
             _current, _followed = None, settings
             session.use_log(settings.log_path)
-            session.aliases = dict(settings.aliases)
-            session.llama_library = settings.llama_library
+            session._follow(settings)
             _current = (os.getpid(), session)
         return session
 

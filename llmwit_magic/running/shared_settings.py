@@ -1,5 +1,5 @@
-"""The settings that a process tells its child processes: where to log, the aliases of models, and
-the library of llama.cpp.
+"""The settings that a process tells its child processes: where to log, the aliases of models, the
+library of llama.cpp, and servers.
 
 A worker of a pool imports the package afresh. It would log into the default file, whatever was
 configured in the notebook. So a process keeps its settings in a small file, which its user alone
@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..base.filesystem import discard, replacing
 
@@ -27,13 +28,16 @@ VARIABLE = "LLMWIT_MAGIC_SETTINGS"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where to log, the user's own names for models, and the library of llama.cpp."""
+    """Where to log, the user's own names for models, the library of llama.cpp, and servers."""
 
     log_path: str | None = None
     """None is the default file."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     llama_library: str = ""
     """The path of the library of llama.cpp; empty where none is configured."""
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The servers by name, as they are configured: with the names of their keys' variables, and no
+    key."""
 
 
 NOT_LOGGED = Settings(":memory:")

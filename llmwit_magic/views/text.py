@@ -25,6 +25,7 @@ _DETAILS = {
     FinishDetail.MAX_TOKENS: "max tokens",
     FinishDetail.CONTEXT_FULL: "context full",
     FinishDetail.CONTENT_FILTER: "the rest is left out",
+    FinishDetail.UNKNOWN: "the server does not say why",
 }
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
 TABLE_COLUMNS = 60
@@ -60,6 +61,8 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
     if result.finish_detail is FinishDetail.MAX_TOKENS and result.reasoning and not result.text:
         parts.append((True, "no answer yet: give more --max-tokens"))
     parts += [(True, notice) for notice in result.notices]
+    if result.not_honoured:
+        parts.append((False, f"not honoured: {', '.join(result.not_honoured)}"))
     if result.model:
         timings = result.timings
         parts.append((True, f"{_token_counts(result)} tokens"))
@@ -69,7 +72,11 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
             parts.append((True, f"{timings.tokens_per_second:.1f} tokens/s"))
         model, device = result.model, _device(result.device)
         if model.engine:
-            device = f"{model.engine} on {device}"
+            device = (
+                f"{model.engine} {device}"
+                if result.device.gpu_layers is None
+                else f"{model.engine} on {device}"
+            )
         parts += [(False, part) for part in (model.name, device, f"seed {result.params.seed}")]
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
@@ -94,6 +101,8 @@ def _token_counts(result: InferencingResult) -> str:
 
 
 def _device(device: DeviceInfo) -> str:
+    if device.gpu_layers is None:  # a server
+        return " ".join(filter(None, [device.library, f"at {device.name}"]))
     layers = f"{device.gpu_layers} GPU layers"
     if device.requested_gpu_layers == "auto":
         layers += " (auto)"

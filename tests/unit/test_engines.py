@@ -46,9 +46,9 @@ def test_the_first_engine_that_serves_a_model_runs_it() -> None:
         run = session.run(Request(model=f"{name}::m", prompt="p"))
         assert run.wait(10)
         assert run.text == name
-    run = session.run(Request(model="three::m", prompt="p"))
+    run = session.run(Request(model="three-m", prompt="p"))
     assert run.wait(10)
-    assert "no model 'three::m'" in str(run.error)
+    assert "no model 'three-m'" in str(run.error)
     session.close()
 
 

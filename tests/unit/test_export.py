@@ -86,6 +86,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "stop": st.lists(st.text(max_size=3), max_size=2),
     "data_spans": st.lists(st.tuples(st.integers(0, 9), st.integers(9, 19)).map(list), max_size=2),
     "notices": st.lists(st.text(max_size=3), max_size=2),
+    "not_honoured": st.lists(st.text(max_size=3), max_size=2),
     "content_filters": st.lists(st.text(max_size=3), max_size=2),
     "tags": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
     "template_options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),

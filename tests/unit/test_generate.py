@@ -115,13 +115,14 @@ def test_threads_are_asked_for_before_each_evaluation() -> None:
 
 
 def test_the_reasons_of_the_contract() -> None:
-    """The contract has three reasons for our five details."""
+    """The contract has three reasons for our details; without one, a server's stop is unknown."""
     assert {detail.value: detail.reason for detail in FinishDetail} == {
         "eos": FinishReason.STOP,
         "stop_sequence": FinishReason.STOP,
         "max_tokens": FinishReason.LENGTH,
         "context_full": FinishReason.LENGTH,
         "content_filter": FinishReason.CONTENT_FILTER,
+        "unknown": FinishReason.STOP,
     }
 
 

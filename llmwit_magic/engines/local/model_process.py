@@ -11,10 +11,10 @@ from functools import partial
 from ...contract.events import Cancelled, Chunk, Emit, End, Event, Prepared, Progress
 from ...contract.request import Request
 from ...errors import EngineDied, EngineFailed, InferenceError, InvalidInput
+from ..judging import judgement
 from . import conversation
 from .conversation import BrokenDown, Conversation, Given, Gone, Unusable
 from .death import broken, dead
-from .judging import judgement
 from .pipe import ChildProcess
 from .turns import Turns
 from .wire import Command, Embed, Judge, Load, Prepare, Run, Vectors, Verdict

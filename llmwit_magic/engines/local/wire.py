@@ -19,6 +19,7 @@ from ...contract.request import ModelSpec, Request
 from ...contract.wit import (
     DeviceInfo,
     FinishDetail,
+    FinishReason,
     InferencingParams,
     InferencingUsage,
     ModelInfo,
@@ -170,10 +171,12 @@ _MAKERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "Prepared": {
         "params": InferencingParams.model_validate, "model": ModelInfo.model_validate,
         "device": DeviceInfo.model_validate, "data_spans": lists, "notices": tuple,
+        "not_honoured": tuple,
     },
     "Chunk": {"tokens": lambda tokens: tuple(map(TokenInfo.model_validate, tokens))},
     "End": {
         "finish_detail": lambda detail: detail and FinishDetail(detail),
+        "finish_reason": lambda reason: reason and FinishReason(reason),
         "usage": InferencingUsage.model_validate,
     },
 }  # fmt: skip

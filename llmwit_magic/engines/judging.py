@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...base.background import in_background
-from ...contract.events import Cancelled
-from ...contract.record import U32_MAX
-from ...errors import InvalidInput
+from ..base.background import in_background
+from ..contract.events import Cancelled
+from ..contract.record import U32_MAX
+from ..errors import InvalidInput
 
 Function = Callable[[str], int | None]
 

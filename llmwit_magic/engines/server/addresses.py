@@ -1,0 +1,162 @@
+"""Where a model on a server is: the name that a person gives becomes a URL, a model and a key."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from ...contract.record import Record
+from ...errors import InvalidInput, ModelNotFound
+
+Kind = Literal["llama-server", "vllm", "sglang", "ollama", "lmstudio", "openai", "other"]
+
+_NAMED = re.compile(r"(?P<server>[A-Za-z0-9_][\w.-]*)::(?P<model>.*)", re.DOTALL)
+KEYRING_SERVICE = "llmwit-magic"
+"""The service under which the system's keyring keeps a server's key, with the server's name."""
+
+
+class ServerConfig(Record):
+    """A server as a person configures it."""
+
+    url: str = Field(description="the address that OpenAI's clients would take, such as "
+                     "http://gpu-box:8000/v1")  # fmt: skip
+    api_key_env: str | None = Field(
+        default=None, description="the environment variable that holds the key"
+    )
+    kind: Kind | None = Field(
+        default=None, description="what runs there; without it, the server is asked"
+    )
+    plain_http: bool = Field(
+        default=False, description="send the key without encryption to another machine too"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A model on a server."""
+
+    given: str
+    """The name as it was given, for messages and the log."""
+    url: str
+    """The server's address without a `/` at the end."""
+    model: str
+    """The model's name at the server; empty where the server has one model."""
+    kind: Kind | None = None
+    key: str | None = field(default=None, repr=False)
+
+    @property
+    def host(self) -> str:
+        """The host and the port, for people."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def root(self) -> str:
+        """The address without OpenAI's `/v1`, where the server's own functions stand."""
+        return self.url.removesuffix("/v1")
+
+
+def configured(servers: Mapping[str, Mapping[str, Any]]) -> dict[str, ServerConfig]:
+    """The servers of a configuration, checked. Raises `InvalidInput` for one that is not valid."""
+    found: dict[str, ServerConfig] = {}
+    for name, values in servers.items():
+        if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
+            raise InvalidInput(f"the server's name {name!r} is not valid: use letters and digits")
+        try:
+            found[name] = ServerConfig.model_validate(dict(values))
+            checked_url(found[name].url)
+        except (InvalidInput, TypeError, ValueError) as error:
+            raise InvalidInput(f"the server '{name}': {error}") from None
+    return found
+
+
+def names_server(model: str) -> bool:
+    """Whether a model's name leads to a server. No other name ever does."""
+    return model.startswith(("http://", "https://")) or _NAMED.fullmatch(model) is not None
+
+
+def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
+    """The address of a name for which `names_server` holds.
+
+    Raises `ModelNotFound` for a server that is not configured, and `InvalidInput` for an address
+    that cannot be used.
+    """
+    match = _NAMED.fullmatch(model)
+    if match is None:
+        url, _, name = model.partition("#")
+        return Address(model, checked_url(url), name)
+    config = servers.get(match["server"])
+    if config is None:
+        known = ", ".join(sorted(servers)) or "none"
+        raise ModelNotFound(
+            f"no server '{match['server']}' is configured (known: {known}): "
+            f"%config InferMagics.servers = {{'{match['server']}': {{'url': 'http://…/v1'}}}}"
+        )
+    url = checked_url(config.url)
+    key = _key(match["server"], config)
+    if key is not None and not (url.startswith("https:") or config.plain_http or _is_loopback(url)):
+        raise InvalidInput(
+            f"the key of the server '{match['server']}' would be sent unencrypted to "
+            f"{urlsplit(url).netloc}: use https, or 'plain_http': True if the network may see it"
+        )
+    return Address(model, url, match["model"], config.kind, key)
+
+
+def checked_url(url: str) -> str:
+    """The address without a `/` at the end. Raises `InvalidInput` for one that cannot be used."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidInput(f"the server's address {url!r} is not valid: {error}") from None
+    if "@" in parts.netloc:  # a password in it would stand in every row of the log
+        raise InvalidInput(
+            f"the server's address at {host} has a user name or a password in it: put the key into "
+            "an environment variable, and name that with 'api_key_env'"
+        )
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise InvalidInput(
+            f"the server's address {url!r} is not valid: write it as http://host:port/v1"
+        )
+    return url.rstrip("/")
+
+
+def _key(name: str, config: ServerConfig) -> str | None:
+    """The server's key: from its environment variable, or from the system's keyring."""
+    if config.api_key_env is not None:
+        key = os.environ.get(config.api_key_env, "").strip()
+        if not key:
+            raise InvalidInput(
+                f"the server '{name}' takes its key from the environment variable "
+                f"{config.api_key_env}, which is not set"
+            )
+        return _sendable(key, f"the environment variable {config.api_key_env}")
+    try:
+        import keyring
+    except ImportError:
+        return None
+    try:
+        found = keyring.get_password(KEYRING_SERVICE, name)
+    except Exception:  # a machine without a keyring, or one that is locked
+        return None
+    return None if not found else _sendable(found, "the keyring")
+
+
+def _sendable(key: str, place: str) -> str:
+    if not key.isascii() or not key.isprintable():
+        raise InvalidInput(f"the key in {place} has characters that no key can have")
+    return key
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

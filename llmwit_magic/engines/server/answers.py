@@ -1,0 +1,55 @@
+"""What servers say, in one form for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...contract.wit import FinishDetail, FinishReason, TokenInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server says of itself and of one of its models. None stands for what it does not say."""
+
+    version: str
+    model: str
+    """The model's name at the server."""
+    context_length: int | None = None
+    """How many tokens prompt and answer may have together."""
+    slots: int | None = None
+    """How many requests it carries out at once."""
+    quantisation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request as it is sent to a server."""
+
+    path: str
+    body: Mapping[str, Any]
+    prompt: str
+    """The prompt as far as it is known here."""
+    prompt_token_count: int | None
+    context_length: int | None
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a streamed answer. A count is of all so far, and None where the server is silent."""
+
+    text: str = ""
+    reasoning: str = ""
+    tokens: tuple[TokenInfo, ...] = ()
+    prompt_token_count: int | None = None
+    cached_token_count: int | None = None
+    generated_token_count: int | None = None
+    finish_reason: FinishReason | None = None
+    """Set once the server says why the answer ended."""
+    finish_detail: FinishDetail | None = None
+    """Set where the server says that as well."""
+    stop_sequence: str | None = None
+    last: bool = False
+    """Whether nothing follows."""

@@ -1,0 +1,109 @@
+"""How one kind of server spells the contract, and what of it that kind cannot do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+from ....contract.request import Request
+from ....contract.wit import InferencingParams, TokenAlternative, TokenInfo
+from ....errors import InvalidInput
+from ..addresses import Address
+from ..answers import Ask, Facts, Part
+from ..http_client import HttpClient
+
+SEEDS_OF_32_BITS = 2**32 - 2
+"""The greatest seed of servers that take 32 bits: the next one means a random seed."""
+
+# What control tokens look like in the vocabularies of today. A server's own is not known here.
+_MARKS = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>"
+    r"|</?(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+)
+
+
+class Dialect(Protocol):
+    """One kind of server."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind, as a person gives it."""
+        ...
+
+    def not_honoured(self, request: Request) -> list[str]:
+        """The fields of the request, or of its params, that this kind cannot honour.
+
+        A field whose value asks for nothing, such as a top-k of 0, is none of them.
+        """
+        ...
+
+    async def facts(self, http: HttpClient, address: Address) -> Facts:
+        """What the server says of itself and of the model."""
+        ...
+
+    async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
+        """The request as it is sent. Raises `InvalidInput` for one that cannot be."""
+        ...
+
+    def part(self, event: Any, request: Request) -> Part:
+        """An event of the stream as a part of the answer."""
+        ...
+
+
+def unhonoured_params(params: InferencingParams, honoured: Collection[str]) -> list[str]:
+    """The params that ask for something and are not among `honoured`."""
+    neutral: Mapping[str, Any] = {"repeat_penalty": 1.0, "top_k": 0, "top_p": 1.0, "stop": ()}
+    wanted = [name for name, value in neutral.items() if getattr(params, name) != value]
+    if params.repeat_penalty != 1.0 and params.repeat_penalty_last_n_token_count:
+        wanted.append("repeat_penalty_last_n_token_count")
+    return [name for name in wanted if name not in honoured]
+
+
+def refuse_marks(request: Request) -> None:
+    """Raise `InvalidInput` where data of the request looks like a control token.
+
+    This kind of server cannot be told that a part of a text is none.
+    """
+    if request.control_tokens == "all":
+        return
+    if request.is_chat:
+        texts = [request.prompt, request.system or ""]
+    elif request.control_tokens == "none":
+        texts = [request.prompt]
+    else:
+        texts = [request.prompt[start:end] for start, end in request.data_spans]
+    for text in texts:
+        if match := _MARKS.search(text):
+            raise InvalidInput(
+                f"the prompt's data has {match[0]!r}, which the server may take for a control "
+                "token: take it out, or --control-tokens all sends it as it is"
+            )
+
+
+def messages_of(request: Request) -> list[dict[str, str]]:
+    """The messages of a chat, as servers take them."""
+    system = [] if request.system is None else [{"role": "system", "content": request.system}]
+    return [*system, {"role": "user", "content": request.prompt}]
+
+
+def token_info(item: Mapping[str, Any], most: int) -> TokenInfo:
+    """A token with its log-probability in OpenAI's newer form, with at most `most` alternatives."""
+    top = [
+        TokenAlternative(id=other.get("id"), bytes=_bytes(other), logprob=other["logprob"])
+        for other in item.get("top_logprobs") or ()
+    ]
+    token = _bytes(item)
+    rank = next((i for i, other in enumerate(top) if _same(other, item, token)), None)
+    return TokenInfo(
+        id=item.get("id"), bytes=token, logprob=item["logprob"], rank=rank, top=tuple(top[:most])
+    )
+
+
+def _same(other: TokenAlternative, item: Mapping[str, Any], token: bytes) -> bool:
+    return other.id == item["id"] if item.get("id") is not None else other.bytes == token
+
+
+def _bytes(item: Mapping[str, Any]) -> bytes:
+    data = item.get("bytes")
+    return bytes(data) if data is not None else str(item.get("token", "")).encode()

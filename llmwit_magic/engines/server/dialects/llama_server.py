@@ -1,0 +1,171 @@
+"""llama-server, by its own functions: they take token ids, and say why an answer ended.
+
+Source: tools/server/README.md of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ....contract.request import Request
+from ....contract.spans import Spans
+from ....contract.wit import FinishDetail, InferencingParams
+from ....errors import InvalidInput, PromptTooLong
+from ..addresses import Address
+from ..answers import Ask, Facts, Part
+from ..http_client import HttpClient
+from .dialect import SEEDS_OF_32_BITS, messages_of, token_info, unhonoured_params
+
+
+class LlamaServer:
+    """Everything of the contract but seeds of more than 32 bits."""
+
+    kind = "llama-server"
+
+    def not_honoured(self, request: Request) -> list[str]:
+        wanted = unhonoured_params(request.params, InferencingParams.model_fields)
+        too_long = (request.params.seed or 0) > SEEDS_OF_32_BITS
+        return [*wanted, *(["seed"] if too_long else [])]
+
+    async def facts(self, http: HttpClient, address: Address) -> Facts:
+        props = await http.json(address, "/props")
+        models = await http.json(address, "models")
+        found = next(iter(models.get("data") or [{}]))
+        return Facts(
+            version=str(props.get("build_info") or ""),
+            model=address.model or str(found.get("id") or ""),
+            context_length=(props.get("default_generation_settings") or {}).get("n_ctx"),
+            slots=props.get("total_slots"),
+            quantisation=props.get("model_ftype"),
+        )
+
+    async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
+        prompt, ids, notices = await self._prompt(http, address, request)
+        if not ids:
+            raise InvalidInput(
+                "the prompt is empty: the model needs at least one token to continue"
+            )
+        if facts.context_length is not None and len(ids) >= facts.context_length:
+            raise PromptTooLong(
+                f"the prompt has {len(ids):,} tokens and the server's context holds "
+                f"{facts.context_length:,}, answer included: shorten it, or start the server with "
+                "a longer one"
+            )
+        params = request.params
+        body = {
+            "prompt": ids,
+            "stream": True,
+            "n_predict": -1 if params.max_tokens is None else params.max_tokens,
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "repeat_penalty": params.repeat_penalty,
+            "repeat_last_n": params.repeat_penalty_last_n_token_count,
+            "seed": params.seed,
+            "stop": list(params.stop),
+            # The contract's steps in the contract's order, and none of the server's own.
+            "samplers": ["penalties", "temperature", "top_k", "top_p"],
+            "min_p": 0.0, "typical_p": 1.0, "top_n_sigma": -1.0, "dynatemp_range": 0.0,
+            "presence_penalty": 0.0, "frequency_penalty": 0.0, "dry_multiplier": 0.0,
+            "xtc_probability": 0.0, "mirostat": 0, "ignore_eos": False, "n_keep": 0,
+            "grammar": "", "cache_prompt": True, "return_tokens": True,
+            "post_sampling_probs": False,
+        }  # fmt: skip
+        if request.top_logprobs is not None:
+            body["n_probs"] = max(request.top_logprobs, 1)
+        return Ask("/completion", body, prompt, len(ids), facts.context_length, tuple(notices))
+
+    async def _prompt(
+        self, http: HttpClient, address: Address, request: Request
+    ) -> tuple[str, list[int], list[str]]:
+        """The prompt, its token ids, and notices."""
+        if request.is_chat:
+            messages = messages_of(request)
+            if request.control_tokens != "all":
+                for message in messages:
+                    await self._refuse_control_tokens(http, address, message["content"])
+            rendered = await http.json(address, "/apply-template", {"messages": messages})
+            prompt = str(rendered["prompt"])
+            return prompt, await self._ids(http, address, prompt, True), []
+        prompt = request.prompt
+        whole = ((0, len(prompt)),)
+        data: Spans = {"none": whole, "typed": request.data_spans, "all": ()}[
+            request.control_tokens
+        ]
+        ids = await self._ids(http, address, prompt, True)
+        if not data or ids == await self._ids(http, address, prompt, False):
+            return prompt, ids, []
+        # There is a control token. Typed parts and data are read apart, each in its own way.
+        found: list[int] = []
+        withheld: list[str] = []
+        place = 0
+        for start, end in (*data, (len(prompt), len(prompt))):
+            for text, typed in ((prompt[place:start], True), (prompt[start:end], False)):
+                if not text:
+                    continue
+                ids = await self._ids(http, address, text, typed, first=not found)
+                if not typed and ids != await self._ids(http, address, text, True, not found):
+                    withheld.append(text)
+                found += ids
+            place = end
+        names = ", ".join(repr(text[:40]) for text in dict.fromkeys(withheld))
+        said = [f"text, and no control token, in the data: {names}"] if withheld else []
+        return prompt, found, said
+
+    async def _ids(
+        self, http: HttpClient, address: Address, text: str, special: bool, first: bool = True
+    ) -> list[int]:
+        """The token ids; with `special`, names of control tokens are those. `first` begins a text."""
+        body = {"content": text, "add_special": first, "parse_special": special}
+        ids: list[int] = (await http.json(address, "/tokenize", body))["tokens"]
+        if first and special and len(ids) > 1 and ids[0] == ids[1]:
+            # A template that writes the beginning-of-text token itself has it twice now.
+            plain = await self._ids(http, address, text, True, first=False)
+            return plain if plain == ids[1:] else ids
+        return ids
+
+    async def _refuse_control_tokens(self, http: HttpClient, address: Address, text: str) -> None:
+        if await self._ids(http, address, text, True) != await self._ids(
+            http, address, text, False
+        ):
+            raise InvalidInput(
+                "a chat message has the name of a control token in it, which the server would take "
+                "for one: take it out, or --control-tokens all sends it as it is"
+            )
+
+    def part(self, event: Any, request: Request) -> Part:
+        probabilities = event.get("completion_probabilities") or ()
+        most = request.top_logprobs or 0
+        # A token of a stop sequence has no bytes here.
+        tokens = tuple(token_info(item, most) for item in probabilities if item.get("bytes"))
+        known = {
+            "text": event.get("content", ""),
+            "tokens": tokens if request.top_logprobs is not None else (),
+            "prompt_token_count": event.get("tokens_evaluated"),
+            "generated_token_count": event.get("tokens_predicted"),
+        }
+        if not event.get("stop"):
+            return Part(**known)
+        known["cached_token_count"] = (event.get("timings") or {}).get("cache_n")
+        return Part(**known | _ending(event, request), last=True)
+
+
+def _ending(event: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    generated = event.get("tokens_predicted")
+    match event.get("stop_type"):
+        case "eos":
+            # The server counts the end-of-text token, and we do not.
+            less = None if generated is None else generated - 1
+            return {"finish_detail": FinishDetail.EOS, "generated_token_count": less}
+        case "word":
+            return {
+                "finish_detail": FinishDetail.STOP_SEQUENCE,
+                "stop_sequence": event.get("stopping_word"),
+            }
+        case "limit":
+            limit = request.params.max_tokens
+            reached = limit is not None and generated is not None and generated >= limit
+            detail = FinishDetail.MAX_TOKENS if reached else FinishDetail.CONTEXT_FULL
+            return {"finish_detail": detail}
+    return {"finish_detail": FinishDetail.UNKNOWN}
