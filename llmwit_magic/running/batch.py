@@ -104,8 +104,8 @@ def run_batch(
                 request.model_copy(update={"model": name}) for name in models or (request.model,)
             ]
             on_servers = session.runs_at_once(each[0]) > 1
+            servers = servers_for(session, each, concurrency, show)
             infos = {one.model: session.find(one, show) for one in each}
-            servers = servers_for(session, each, concurrency)
             bar.reset()  # the time to find a model is none of the rows'
             # In a thread, because an interrupt of this one could come between a run and its row.
             interruptible(carry_out, None)

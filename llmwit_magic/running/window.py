@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
 
+from ..contract.events import Report
 from ..contract.request import Request
 from ..errors import InferenceError, InvalidInput, ServerUnreachable
 from .run import Run
@@ -48,7 +49,7 @@ class _Row:
     tried: list[Server] = field(default_factory=list)
 
 
-def default_size(session: Session, request: Request) -> int:
+def default_size(session: Session, request: Request, show: Report | None = None) -> int:
     """How many runs on the request's model go on at once, where nobody says it.
 
     One on a local engine. Else twice the server's slots: while it answers one request in a slot,
@@ -56,22 +57,24 @@ def default_size(session: Session, request: Request) -> int:
     """
     if session.runs_at_once(request) == 1:
         return 1
-    slots = session.slots(request)
+    slots = session.slots(request, show)
     return DEFAULT_CONCURRENCY if slots is None else 2 * slots
 
 
 def servers_for(
-    session: Session, requests: Sequence[Request], concurrency: int | None
+    session: Session, requests: Sequence[Request], concurrency: int | None, show: Report
 ) -> list[Server]:
     """The share of each model's server. `concurrency` is the size of the whole window.
 
-    `requests` has one for each model. Raises `InvalidInput` for a size that cannot be.
+    `requests` has one for each model. Raises `InvalidInput` for a size that cannot be, and what
+    asking the servers raises.
     """
     most = min(session.runs_at_once(request) for request in requests)
     if most == 1 and len(requests) > 1:
         raise InvalidInput("model: rows are shared among servers only; give one local model")
     if concurrency is None:
-        return [Server(request.model, default_size(session, request)) for request in requests]
+        sizes = [default_size(session, request, show) for request in requests]
+        return [Server(request.model, size) for request, size in zip(requests, sizes, strict=True)]
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise InvalidInput(
             f"concurrency: {concurrency!r} is not valid: it must be a whole number ≥ 1"
@@ -96,6 +99,8 @@ class Window:
         self._ended: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self._going: dict[Run, tuple[_Row, Server]] = {}
         self._again: deque[_Row] = deque()
+        self._missed: InferenceError | None = None
+        """Why a run did not reach its server, the last time that one did not."""
 
     def carry_out(
         self,
@@ -114,6 +119,11 @@ class Window:
             while not cancel.is_set():
                 self._fill(rows, cancel)
                 if not self._going:
+                    if self._missed and self._next(rows) is not None:
+                        raise ServerUnreachable(
+                            f"{self._missed}; what is done is kept in the log, and the same call "
+                            "goes on there"
+                        )
                     return
                 with suppress(queue.Empty):
                     self._end(self._ended.get(timeout=TICK_SECONDS), take)
@@ -128,8 +138,7 @@ class Window:
 
     def _fill(self, rows: Iterator[_Row], cancel: threading.Event) -> None:
         while not cancel.is_set() and self._least_busy([]) is not None:
-            row = self._again.popleft() if self._again else next(rows, None)
-            if row is None:
+            if (row := self._next(rows)) is None:
                 return
             server = self._least_busy(row.tried) or self._least_busy([])
             assert server is not None
@@ -140,6 +149,9 @@ class Window:
             server.going += 1
             self._going[run] = (row, server)
             run.watch(partial(self._changed, run))
+
+    def _next(self, rows: Iterator[_Row]) -> _Row | None:
+        return self._again.popleft() if self._again else next(rows, None)
 
     def _least_busy(self, tried: Sequence[Server]) -> Server | None:
         """The server with the most room; None where none has any."""
@@ -159,6 +171,7 @@ class Window:
         row, server = self._going.pop(run)
         server.going -= 1
         missed = isinstance(run.error, ServerUnreachable)
+        self._missed = run.error if missed else self._missed
         server.refusals = server.refusals + 1 if missed else 0
         if missed:
             row.tried.append(server)
@@ -168,10 +181,6 @@ class Window:
                 return
         if run.status != "interrupted":
             take(row.place, run)
-        if missed and all(server.is_lost for server in self._servers):
-            raise ServerUnreachable(
-                f"{run.error}; what is done is kept in the log, and the same call goes on there"
-            )
 
 
 class Ahead:

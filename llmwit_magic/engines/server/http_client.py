@@ -45,6 +45,7 @@ class HttpClient:
         """How long a server may say nothing."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._client: httpx.AsyncClient | None = None
         self._closed = False
         self._cancels: dict[asyncio.Task[Any], threading.Event] = {}
@@ -71,9 +72,10 @@ class HttpClient:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(
-                target=self._loop.run_forever, name="llmwit-servers", daemon=True
-            ).start()
+            self._thread = threading.Thread(
+                target=_serve, args=[self._loop], name="llmwit-servers", daemon=True
+            )
+            self._thread.start()
         return self._loop
 
     def _ended(self, task: asyncio.Task[T], outcome: Future[T]) -> None:
@@ -125,8 +127,10 @@ class HttpClient:
     def close(self) -> None:
         """Break all requests off and close the connections."""
         with self._lock:
-            self._closed, loop = True, self._loop
-        if loop is None:
+            if self._closed:
+                return
+            self._closed, loop, thread = True, self._loop, self._thread
+        if loop is None or thread is None:
             return
 
         async def end() -> None:
@@ -140,6 +144,7 @@ class HttpClient:
         with suppress(Exception):
             asyncio.run_coroutine_threadsafe(end(), loop).result(2.0)
         loop.call_soon_threadsafe(loop.stop)
+        thread.join(2.0)
 
     # In the loop ------------------------------------------------------------------
 
@@ -253,6 +258,11 @@ class HttpClient:
                 report(Progress("server", note=f"{address.host}: {why}, again in {pause:.1f} s"))
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 async def _bounded_body(response: httpx.Response, address: Address) -> bytes:
