@@ -164,12 +164,15 @@ class Run:
         Other threads call it, perhaps several at once. It must not block, and must not raise.
         """
         with self._changed:
-            self._watchers.append(changed)
+            if not self.done:
+                self._watchers.append(changed)
         changed()
 
     def _tell_watchers(self) -> None:
         for changed in self._watchers:
             changed()
+        if self.done:  # they may refer to the run, and would keep it in memory
+            self._watchers = []
 
     def _time(self, name: str) -> None:
         self._times.setdefault(name, time.perf_counter() - self._began)
