@@ -26,7 +26,7 @@ from llmwit_magic.engines.local.model_files import LocalModel, resolve
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.models.gguf import read_header
 
-from . import browser, compare, loop, machine, ways
+from . import browser, compare, filling, loop, machine, ways
 from .compare import FULL, TINY, Figures, Size
 from .report import table
 
@@ -109,6 +109,7 @@ PARTS: dict[str, Callable[[Size, compare.Say], Figures]] = {
     "cold": _cold,
     "contention": _contention,
     "browser": lambda size, say: browser.browser([ways.infer(), *_fixed()], size, say),
+    "server": lambda size, say: filling.filling(_default_model().source, size, say),
     "memory": lambda size, say: compare.kernel_memory(ways.infer(), size, say),
 }
 

@@ -8,6 +8,7 @@
 The functions of the package do the same in Python:
 
 - `infer(model, prompt, params)` returns the result, and `stream(...)` gives it chunk by chunk.
+- `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `tune(prompt)` shows sliders over a prompt.
@@ -22,6 +23,8 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .api import (
+        ainfer,
+        astream,
         generate_embeddings,
         infer,
         infer_frame,
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
 # The module of each public name. It is imported when the name is first used, so that loading the
 # extension stays light.
 _HOMES = {
-    "infer": "api", "stream": "api", "generate_embeddings": "api", "tune": "api",
+    "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api", "tune": "api",
     "infer_frame": "api", "replay": "api", "read_export": "runlog.export",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
@@ -82,6 +85,8 @@ __all__ = [
     "ModelNotSupported",
     "Request",
     "RunNotFound",
+    "ainfer",
+    "astream",
     "generate_embeddings",
     "infer",
     "infer_frame",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .contract.events import Chunk
 from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec, Request
 from .contract.wit import (
     EmbeddingsResult,
@@ -15,10 +13,11 @@ from .contract.wit import (
     InferencingResult,
     params_from,
 )
-from .errors import InvalidInput, warn_unlogged
+from .errors import InvalidInput
 from .runlog.log import RunLog
 from .running.run import Run
 from .running.session import current_session
+from .running.streams import AsyncTextStream, TextStream, result_in_loop, result_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -52,15 +51,7 @@ def infer(
     Raises `InvalidInput`, `ModelNotSupported` or `EngineFailed`; all of them are
     `InferenceError`. An interrupt raises `Interrupted`, which is a `KeyboardInterrupt`.
     """
-    return _result(start(model, prompt, params, **options))
-
-
-def _result(run: Run) -> InferencingResult:
-    """Wait for the end of a run, and return its result. Raises the error of a failed run."""
-    with run:
-        run.follow()
-    warn_unlogged(run.log_problem)
-    return run.result
+    return result_of(start(model, prompt, params, **options))
 
 
 def stream(
@@ -76,6 +67,33 @@ def stream(
     the stream.
     """
     return TextStream(start(model, prompt, params, **options))
+
+
+async def ainfer(
+    model: str | os.PathLike[str] | None,
+    prompt: str,
+    params: InferencingParams | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> InferencingResult:
+    """Continue a prompt, as `infer` does, while other tasks of the event loop go on.
+
+    Cancelling the task cancels the run, and the task ends when the run has ended.
+    """
+    return await result_in_loop(start(model, prompt, params, **options))
+
+
+def astream(
+    model: str | os.PathLike[str] | None,
+    prompt: str,
+    params: InferencingParams | Mapping[str, Any] | None = None,
+    **options: Any,
+) -> AsyncTextStream:
+    """The chunks of the answer for `async for`; otherwise this is as `stream`.
+
+    `await` of the stream's `result()` gives the result. Cancelling the task that iterates cancels
+    the run.
+    """
+    return AsyncTextStream(start(model, prompt, params, **options))
 
 
 def generate_embeddings(
@@ -135,13 +153,15 @@ def tune(
 def infer_frame(
     frame: pandas.DataFrame,
     template: str,
-    model: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | Sequence[str] | None = None,
     params: InferencingParams | Mapping[str, Any] | None = None,
     *,
     batch: str | None = None,
     resume: bool = True,
     executor: Executor | None = None,
     workers: int | None = None,
+    concurrency: int | None = None,
+    deduplicate: bool | None = None,
     progress: bool = True,
     prefix: str = "infer_",
     **options: Any,
@@ -164,6 +184,19 @@ def infer_frame(
     file and params are taken from there. So the same call goes on after an interrupt or a crash.
     `resume=False` runs all rows again.
 
+    On a server, `concurrency` runs go on at once: by default twice the server's slots, or 16 where
+    it does not say how many it has. The answers come in any order, and are aligned in the end. A
+    local model does one run at a time. Several models on servers, `model=["a::m", "b::m"]`, share
+    the rows, and the least busy one gets the next row.
+
+    Equal rows of a batch on servers are asked once, where the temperature is 0 or `params` have a
+    seed: they share a run. `deduplicate=False` asks each, and `True` does so with a local model.
+
+    A row whose server cannot be reached, or is busy, is tried again for some time, and then at the
+    other servers. Nothing is sent again once an answer has begun. A failed row stays failed in this
+    call, and the same call runs it again. Where no run of a whole window reaches a server, the
+    batch ends with `ServerUnreachable`.
+
     `executor` is any `concurrent.futures.Executor`, such as a `ProcessPoolExecutor` or Dask's
     `client.get_executor()`. Each of its workers has its own engine and its share of the cores.
     `workers` is their number, for an executor that does not say it. `progress` shows a bar.
@@ -173,11 +206,17 @@ def infer_frame(
     """
     from .running.batch import batch_name, run_batch
 
-    request = _request(model, "", params, options)
-    request = request.model_copy(update={"group_id": batch or batch_name(template, request)})
+    names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
+    if not names:
+        raise InvalidInput("model: the list is empty: name at least one model")
+    requests = [_request(name, "", params, options) for name in names]
+    request, models = requests[0], tuple(dict.fromkeys(one.model for one in requests))
+    named = request.model_copy(update={"model": ", ".join(models)})
+    request = request.model_copy(update={"group_id": batch or batch_name(template, named)})
     return run_batch(
-        current_session(), frame, template, request,
-        resume=resume, executor=executor, workers=workers, progress=progress, prefix=prefix,
+        current_session(), frame, template, request, models=models,
+        resume=resume, executor=executor, workers=workers, concurrency=concurrency,
+        deduplicate=deduplicate, progress=progress, prefix=prefix,
     )  # fmt: skip
 
 
@@ -212,7 +251,7 @@ def replay(
     request, notice = replay_request(
         session, original, changes, accept=ALL_ACCEPTED if anyway else accept
     )
-    return Replay(original, _result(session.run(request)), tuple(changes), notice)
+    return Replay(original, result_of(session.run(request)), tuple(changes), notice)
 
 
 def start(
@@ -254,58 +293,3 @@ def _text(text: Any, number: int) -> str:
 def log() -> RunLog:
     """The run log of this kernel's session."""
     return current_session().log
-
-
-class TextStream:
-    """The chunks of a run as they come. It is an iterator and a context manager.
-
-    The run is cancelled when the stream is closed, or when nothing refers to it any more.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._events = iter(run)
-        self._finalizer = weakref.finalize(self, run.cancel)
-
-    def __iter__(self) -> TextStream:
-        return self
-
-    def __next__(self) -> str:
-        """The text of the next chunk.
-
-        At the end of a failed run this raises its error, and `Interrupted` for an interrupted one.
-        """
-        try:
-            for event in self._events:
-                if isinstance(event, Chunk) and event.text:
-                    return event.text
-        except KeyboardInterrupt:
-            self.run.stop()
-            raise self.run.interrupted() from None
-        self.run.raise_failure()
-        raise StopIteration
-
-    def __enter__(self) -> TextStream:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Cancel the run if it still goes on, and wait for its end."""
-        self.run.stop()
-
-    @property
-    def result(self) -> InferencingResult:
-        """The result. This waits for the end of the run, and raises the error of a failed one.
-
-        The result of a cancelled run has the text so far.
-        """
-        try:
-            self.run.wait()
-        except KeyboardInterrupt:
-            self.run.stop()
-            raise self.run.interrupted() from None
-        if self.run.error is not None:
-            raise self.run.error
-        return self.run.result

@@ -22,8 +22,8 @@ from ..requests.line import split_line
 from ..requests.options import DEFAULTS, OPTIONS, SLIDERS
 from ..requests.snippets import forms
 from ..running.results import Results
-from ..running.run import Run
 from ..running.session import Session, current_session
+from ..running.window import Ahead
 from ..views import text
 from ..views.opening import open_view, show_progress
 from ..views.view import KINDS, View
@@ -191,20 +191,22 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             self._run(read)
 
     def _run(self, cell: Cell) -> None:
-        """Run the cell's requests one after another. The results so far are kept in any case."""
-        runs: list[Run] = []
+        """Run the cell's requests: one after another, or side by side on a server.
+
+        The results so far are kept in any case.
+        """
         view: View | None = None
         # Runs to be compared share a seed, unless the seed is what varies.
-        seed = self.session.draw_seed()
+        ahead = Ahead(self.session, cell.requests, self.session.draw_seed())
         try:
-            for request in cell.requests:
-                with self.session.run(request, seed) as run:
-                    runs.append(run)
+            with ahead:
+                for run in ahead:
                     if view is None and not cell.quiet:
                         # Only now, so that widgets are imported while the engine starts.
                         view = self._open_view(cell)
                     run.follow(view.draw if view else lambda run: None)
         finally:
+            runs = ahead.runs
             if runs:  # there are none after an interrupt before the first run
                 results = Results(runs, cell.requests[0].group_id)
                 self._keep(cell, results if cell.is_sweep else results[-1])

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -37,12 +38,25 @@ BUSY_SECONDS = 5.0
 """How long a write waits for another kernel's write."""
 BUSY_AGAIN_SECONDS = 0.5
 """How long a write waits after an earlier wait has failed."""
+_OF_ONE_ROW = (OverflowError, UnicodeError, sqlite3.DataError, sqlite3.ProgrammingError,
+               sqlite3.InterfaceError)  # fmt: skip
+"""The errors of a row that cannot be kept. All others are of the file."""
 CHECKPOINT_SECONDS = 1.0
 """How long a new row may stand in the write-ahead log only.
 
 A checkpoint waits for the disk for some milliseconds, and so does the first row after it. A
 batch with a checkpoint for each row would spend more time on these waits than on its rows.
 """
+
+
+class _Write:
+    """A work that changes rows, and what came of it."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.done = False
 
 
 class Database:
@@ -61,6 +75,8 @@ class Database:
         )
         self.session_id = uuid.uuid4().hex
         self._lock = threading.RLock()
+        self._writes: deque[_Write] = deque()
+        """What waits to be written."""
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
@@ -75,15 +91,47 @@ class Database:
         """The highest run_id that this kernel has given. The numbers of a new file follow it."""
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work` in a transaction, whose changes are kept all or not at all."""
+        """Do `work` in a transaction, whose changes are kept all or not at all.
 
-        def transaction(connection: sqlite3.Connection) -> T:
-            with connection:
-                return work(connection)
-
-        result = self._attempt(transaction)
+        What several threads write at once shares a transaction, because each transaction has a
+        cost of its own. A row that cannot be kept takes no other with it.
+        """
+        write = _Write(work)
+        self._writes.append(write)
+        with self._lock:
+            # Another thread may have done it with its own, while this one waited for the lock.
+            if not write.done:
+                self._write_all()
         self._checkpoint_soon()
-        return result
+        if write.error is not None:
+            raise write.error
+        return write.result  # type: ignore[no-any-return]
+
+    def _write_all(self) -> None:
+        """Do the works that wait, in one transaction."""
+        writes = []
+        with suppress(IndexError):
+            while True:
+                writes.append(self._writes.popleft())
+
+        def transaction(connection: sqlite3.Connection) -> None:
+            with connection:
+                for write in writes:
+                    write.result, write.error = None, None
+                    try:
+                        write.result = write.work(connection)
+                    except _OF_ONE_ROW as error:
+                        write.error = self._problem(error)
+            for write in writes:
+                write.done = True
+
+        try:
+            self._attempt(transaction)
+        except LogError as error:
+            for write in writes:
+                write.error, write.done = error, True
+        finally:  # after an interrupt, their own threads do them
+            self._writes.extendleft(write for write in reversed(writes) if not write.done)
 
     def read(self, sql: str, arguments: Iterable[object] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query."""

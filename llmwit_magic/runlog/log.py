@@ -8,6 +8,7 @@ kernel on another machine cannot be looked for; its runs read as lost after two 
 from __future__ import annotations
 
 import gc
+import json
 import operator
 import sqlite3
 import weakref
@@ -141,6 +142,29 @@ class RunLog:
         found = self._database.read(f"SELECT {wanted} FROM runs {clause}", [*gone, *arguments])
         found.reverse()
         return found
+
+    def finished_pages(
+        self, group: str, names: Sequence[str], size: int = 10_000
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """The runs of a group that ended well, oldest first: their numbers and columns.
+
+        They come in pages of `size` runs, so that memory need not hold a million of them.
+        """
+        columns, last = ", ".join(names), -1
+        while page := self._database.read(
+            f"SELECT run_id, {columns} FROM runs "
+            "WHERE group_id = ? AND status = 'ok' AND run_id > ? ORDER BY run_id LIMIT ?",
+            [group, last, size],
+        ):
+            yield page
+            last = page[-1][0]
+
+    def numbered(self, run_ids: Sequence[int], names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The columns of the runs with those numbers, as the database keeps them, in any order."""
+        return self._database.read(
+            f"SELECT {', '.join(names)} FROM runs WHERE run_id IN (SELECT value FROM json_each(?))",
+            [json.dumps(list(run_ids))],
+        )
 
     def to_frame(self, everyone: bool = True, **filters: Any) -> pandas.DataFrame:
         """The rows as a DataFrame of shape (runs, columns), oldest first, indexed by run_id.

@@ -6,28 +6,26 @@ import hashlib
 import json
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from ..contract.events import Emit
-from ..contract.record import lists
+from ..contract.events import Emit, Progress
 from ..contract.request import Request
-from ..contract.spans import Spans
-from ..contract.wit import InferencingParams, ModelInfo
 from ..engines.content_filters import check_filters
 from ..errors import Interrupted, InvalidInput, LogError, warn_unlogged
 from ..runlog.columns import COLUMNS
 from ..runlog.rows import Row, request_row
-from ..runlog.selection import Filter
 from .frame_requests import check_template, row_requests
-from .run import INTERVAL, Run
+from .resuming import KEPT, RESULTS, RESULTS_OF_SOME, EqualRows, KnownRows
+from .run import Run
 from .session import Session, interruptible
+from .window import Window, servers_for
 from .workers import (
     Owner,
     Task,
@@ -41,21 +39,10 @@ from .workers import (
 if TYPE_CHECKING:
     import pandas
 
-RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
-           "generated_token_count", "status", "error_type", "error_message", "run_id")  # fmt: skip
-"""The columns of the log that a batch adds to its DataFrame."""
-RESULTS_OF_SOME = ("reasoning",)
-"""Further ones, which it adds only where a row has a value for them."""
+SLICE = 4096
+"""How many rows are looked through at once: for those in the log, and for equal beginnings."""
 
 _COLUMNS = {column.name: column for column in COLUMNS}
-
-_SAME = ("prompt", "system", "chat", "chat_template", "template_options", "control_tokens", "model_type",
-         "context_length_requested", "content_filters", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
-         "seed")  # fmt: skip
-"""The columns in which a row of the log must equal a request to be taken for its answer. Beside
-them, the engine and the hash of the model must be the same, or its name where the engine knows no
-hash; and an exact request takes exact rows only. The seed stands last."""
-
 
 _NAMED_BY = ("model", "model_type", "prompt", "chat", "system", "chat_template", "control_tokens",
              "data_spans", "max_tokens", "repeat_penalty", "repeat_penalty_last_n_token_count",
@@ -66,6 +53,7 @@ _NAMED_BY = ("model", "model_type", "prompt", "chat", "system", "chat_template",
 """The columns that a batch is named by, in the order of version 0.1: the same call finds its rows
 after an upgrade. A column that came later counts only where it differs from the standard."""
 _STANDARD = request_row(Request(model="", prompt=""))
+_STATUS = RESULTS.index("status")
 _NAMED_BY_TOO = tuple(name for name in _STANDARD if name not in _NAMED_BY)
 
 
@@ -75,35 +63,54 @@ def run_batch(
     template: str,
     request: Request,
     *,
+    models: Sequence[str] = (),
     resume: bool = True,
     executor: Executor | None = None,
     workers: int | None = None,
+    concurrency: int | None = None,
+    deduplicate: bool | None = None,
     progress: bool = True,
     prefix: str = "infer_",
 ) -> pandas.DataFrame:
-    """Run the template over the rows, as `infer_frame` says. `request` has all but the prompt."""
+    """Run the template over the rows, as `infer_frame` says. `request` has all but the prompt.
+
+    `models` are the models that share the rows; by default there is the request's only.
+    """
     _check(frame, template, executor, workers, prefix)
+    if executor is not None and (concurrency is not None or len(models) > 1):
+        given = "several models" if len(models) > 1 else "concurrency"
+        raise InvalidInput(f"{given}: an executor has workers instead: leave one of them out")
     check_template(frame, template, request)
     check_filters(request.content_filters)
-    rows: list[Row | None] = [None] * len(frame)
+    results: list[Result | None] = [None] * len(frame)
     bar = tqdm(total=len(frame), unit="row", disable=not progress, file=sys.stdout)
-    work = _Work(session, rows, bar)
+    work = _Work(session, results, bar)
 
     def carry_out(emit: Emit, cancel: threading.Event) -> None:
-        known = _known(session, request, info) if resume else {}
-        todo = work.left(row_requests(frame, template, request), known)
+        known = KnownRows(session.log, request, infos) if resume else None
+        equal = EqualRows() if (on_servers if deduplicate is None else deduplicate) else None
+        todo = work.left(row_requests(frame, template, request), known, equal, on_servers, cancel)
         if executor is None:
-            work.here(todo, cancel)
+            Window(session, servers).carry_out(todo, work.ended, work.wait, cancel)
         else:
             work.over(executor, workers or worker_count(executor), todo, cancel)
 
+    def show(progress: Progress) -> None:
+        bar.set_postfix_str(str(progress))
+
     try:
         with bar:
-            info = session.find(request, lambda progress: bar.set_postfix_str(str(progress)))
+            each = [
+                request.model_copy(update={"model": name}) for name in models or (request.model,)
+            ]
+            on_servers = session.runs_at_once(each[0]) > 1
+            servers = servers_for(session, each, concurrency, show)
+            infos = {one.model: session.find(one, show) for one in each}
+            bar.reset()  # the time to find a model is none of the rows'
             # In a thread, because an interrupt of this one could come between a run and its row.
             interruptible(carry_out, None)
         warn_unlogged(work.log_problem)
-        return _joined(frame, rows, prefix, request.group_id)
+        return _joined(frame, results, prefix, request.group_id)
     except KeyboardInterrupt:
         again = "the same call" if resume else "the same call without resume=False"
         raise Interrupted(
@@ -134,54 +141,30 @@ def _check(frame: Any, template: Any, executor: Any, workers: int | None, prefix
         )
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers: {workers} is not valid: it must be a whole number ≥ 1")
-    names = (*RESULTS, *RESULTS_OF_SOME)
-    taken = [prefix + name for name in names if prefix + name in frame.columns]
+    taken = [prefix + name for name in KEPT if prefix + name in frame.columns]
     if taken:
         raise InvalidInput(
             f"the DataFrame has a column {taken[0]} already: give another prefix=, or drop it"
         )
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _SAME)
-
-
-def _spans(row: Row) -> Spans:
-    """The spans of data, in a row of the log, that kept a control token from being recognised."""
-    spans: Spans = lists(json.loads(row["data_spans"] or "[]"))
-    return spans
-
-
-def _known(session: Session, request: Request, info: ModelInfo) -> dict[tuple[Any, ...], list[Row]]:
-    """The rows of this batch in the log that ended well, by what was asked for."""
-    names = (*_SAME, *RESULTS, *RESULTS_OF_SOME, "model", "model_sha256", "engine", "exact",
-             "data_spans")  # fmt: skip
-    with suppress(LogError):  # without a readable log, all rows are run again
-        found = session.log.tuples(Filter(group=request.group_id, status="ok"), names)
-        known = defaultdict[tuple[Any, ...], list[Row]](list)
-        for values in found:
-            row = dict(zip(names, values, strict=True))
-            ran = row["engine"] or "ctransformers"  # version 0.1 had no other
-            same = row["model_sha256"] == info.sha256 and info.engine in (None, ran)
-            same = same and (row["exact"] != 0 or not request.exact)
-            if same and (info.sha256 is not None or row["model"] == request.model):
-                # Where the request leaves the seed open, a row of any seed will do.
-                row["seed"] = row["seed"] if request.params.seed is not None else None
-                known[_key(row)].append(row)
-        return known
-    return {}
+Result = tuple[Any, ...]
+"""The values of the columns `KEPT` of a row."""
 
 
 def _joined(
-    frame: pandas.DataFrame, rows: Sequence[Row | None], prefix: str, batch: str | None
+    frame: pandas.DataFrame, results: Sequence[Result | None], prefix: str, batch: str | None
 ) -> pandas.DataFrame:
     from ..runlog.frame import series
 
     joined = frame.copy()
     below = [""] * (frame.columns.nlevels - 1)  # the lower levels, where columns have several
-    some = [name for name in RESULTS_OF_SOME if any((row or {}).get(name) for row in rows)]
-    for name in (*RESULTS, *some):
-        values = series(_COLUMNS[name], [(row or {}).get(name) for row in rows])
+    nothing = (None,) * len(KEPT)
+    for place, name in enumerate(KEPT):
+        found = [(result or nothing)[place] for result in results]
+        if name in RESULTS_OF_SOME and not any(found):
+            continue
+        values = series(_COLUMNS[name], found)
         joined[(prefix + name, *below) if below else prefix + name] = values.set_axis(frame.index)
     joined.attrs["batch"] = batch
     return joined
@@ -190,65 +173,114 @@ def _joined(
 class _Work:
     """The rows of a batch and how far they are done, with the progress bar."""
 
-    def __init__(self, session: Session, rows: list[Row | None], bar: Any) -> None:
-        self._session, self._rows, self._bar = session, rows, bar
+    def __init__(self, session: Session, results: list[Result | None], bar: Any) -> None:
+        self._session, self._results, self._bar = session, results, bar
         self.done = 0
-        self._counts = {"from the log": 0, "failed": 0, "with notices in the log": 0}
+        self._counts = {"from the log": 0, "equal to another": 0, "failed": 0,
+                        "with notices in the log": 0}  # fmt: skip
+        self._equal: dict[int, list[int]] = {}
+        """The places of rows that are equal to the row at a place that is not done yet."""
+        self._tokens = 0
+        self._began = time.monotonic()
+        self._waiting = ""
         self.log_problem: str | None = None
 
     def take(self, place: int, row: Row, from_log: bool = False) -> None:
         """Keep the result of the row at that place, and count it in the bar."""
-        self._rows[place] = row
-        self.done += 1
+        self._results[place] = result = tuple(row.get(name) for name in KEPT)
         self._counts["from the log"] += from_log
-        self._counts["failed"] += row["status"] != "ok"
         self._counts["with notices in the log"] += bool(row.get("notices"))
-        said = [f"{count:,} {what}" for what, count in self._counts.items() if count]
-        if self.log_problem:
-            said.append(f"not logged: {self.log_problem}")
-        self._bar.set_postfix_str(", ".join(said), False)
+        if not from_log:
+            self._tokens += row.get("generated_token_count") or 0
+        self._count(result)
+        for other in self._equal.pop(place, ()):
+            self._copy(other, result)
+
+    def _copy(self, place: int, result: Result) -> None:
+        """Keep the result of an equal row."""
+        self._results[place] = result
+        self._counts["equal to another"] += 1
+        self._count(result)
+
+    def _count(self, result: Result) -> None:
+        self.done += 1
+        self._counts["failed"] += result[_STATUS] != "ok"
+        self._bar.set_postfix_str(", ".join(self._said_in_bar()), False)
         self._bar.update()
+
+    def _said_in_bar(self) -> Iterator[str]:
+        if self._tokens:
+            yield f"{self._tokens / (time.monotonic() - self._began):,.1f} tokens/s"
+        yield from (f"{count:,} {what}" for what, count in self._counts.items() if count)
+        if self._waiting:
+            yield self._waiting
+        if self.log_problem:
+            yield f"not logged: {self.log_problem}"
 
     def left(
         self,
         requests: Iterable[Request | InvalidInput],
-        known: Mapping[tuple[Any, ...], list[Row]],
-    ) -> list[tuple[int, Request]]:
+        known: KnownRows | None,
+        equal: EqualRows | None,
+        by_beginning: bool,
+        cancel: threading.Event,
+    ) -> Iterator[tuple[int, Request]]:
         """The rows that must be run, each as its place and request.
 
-        The other rows are done here: their result is in the log, or their request is an error.
+        The other rows are done here: their result is in the log, or that of an equal row, or their
+        request is an error. Rows are looked through in slices, so that memory holds the requests
+        of one slice only. With `by_beginning`, rows of a slice that begin alike come together: a
+        server reads their common beginning once, while it still has it.
         """
-        todo: list[tuple[int, Request]] = []
-        for place, wanted in enumerate(requests):
-            if isinstance(wanted, InvalidInput):
-                self.take(place, {
-                    "status": "error", "error_type": type(wanted).__name__,
-                    "error_message": str(wanted),
-                })  # fmt: skip
-                continue
-            earlier = known.get(_key(request_row(wanted)), [])
-            # Other values may make the same text. What was data in the earlier run, where that
-            # mattered, must be data in this one.
-            same = [row for row in earlier if set(_spans(row)) <= set(wanted.data_spans)]
-            if same:
-                earlier.remove(same[0])
-                self.take(place, same[0], from_log=True)
-            else:
-                todo.append((place, wanted))
-        return todo
+        rows = enumerate(requests)
+        while not cancel.is_set() and (part := list(islice(rows, SLICE))):
+            fresh: list[tuple[int, Request]] = []
+            for place, wanted in part:
+                if isinstance(wanted, InvalidInput):
+                    self._refuse(place, wanted)
+                elif equal is None or not self._is_equal(place, equal.first(place, wanted)):
+                    fresh.append((place, wanted))
+            found = known.take([wanted for _, wanted in fresh]) if known else [None] * len(fresh)
+            todo = []
+            for (place, wanted), row in zip(fresh, found, strict=True):
+                if row is None:
+                    todo.append((place, wanted))
+                else:
+                    self.take(place, row, from_log=True)
+            if by_beginning:
+                todo.sort(key=lambda item: (item[1].system or "", item[1].prompt))
+            yield from todo
 
-    def here(self, todo: Sequence[tuple[int, Request]], cancel: threading.Event) -> None:
-        """Run one row after another in this session."""
-        for place, request in todo:
-            if cancel.is_set():
-                return
-            run = self._session.run(request)
-            while not run.wait(INTERVAL):
-                if cancel.is_set():
-                    run.stop()
-            self._said(run.log_problem)
-            if run.status != "interrupted":
-                self.take(place, run.row() | {"run_id": run.run_id})
+    def _refuse(self, place: int, error: InvalidInput) -> None:
+        self.take(place, {
+            "status": "error", "error_type": type(error).__name__, "error_message": str(error),
+        })  # fmt: skip
+
+    def _is_equal(self, place: int, first: int) -> bool:
+        """Whether the row has the result of another one, which stands first."""
+        if place == first:
+            return False
+        result = self._results[first]
+        if result is None:
+            self._equal.setdefault(first, []).append(place)
+        else:
+            self._copy(place, result)
+        return True
+
+    # In this session ---------------------------------------------------------------
+
+    def ended(self, place: int, run: Run) -> None:
+        """Take the result of an ended run."""
+        self._said(run.log_problem)
+        self.take(place, run.row() | {"run_id": run.run_id})
+
+    def wait(self, runs: Iterable[Run]) -> None:
+        """Say in the bar why runs wait, where a server is busy or does not answer."""
+        notes = (run.progress for run in runs)
+        waiting = next((str(note) for note in notes if note and note.stage == "server"), "")
+        if waiting != self._waiting:
+            self._waiting = waiting
+            self._bar.set_postfix_str(", ".join(self._said_in_bar()))
 
     def _said(self, log_problem: str | None) -> None:
         if log_problem:
@@ -260,7 +292,7 @@ class _Work:
         self,
         executor: Executor,
         workers: int,
-        todo: Sequence[tuple[int, Request]],
+        todo: Iterable[tuple[int, Request]],
         cancel: threading.Event,
     ) -> None:
         """Run the rows in the executor's workers. This process writes the log, wherever they are.
@@ -277,10 +309,7 @@ class _Work:
                 while len(running) < 2 * workers and (item := next(waiting, None)):
                     place, request = item[0], self._session.with_seed(item[1])
                     run_id = self._begin(request)
-                    task = Task(
-                        place, request, workers, owner.name, self._session.aliases,
-                        self._session.llama_library,
-                    )  # fmt: skip
+                    task = self._task(place, request, workers, owner)
                     try:
                         future = executor.submit(run_in_worker, task)
                     except Exception as error:  # broken or shut down: the class depends on the kind
@@ -307,6 +336,18 @@ class _Work:
                 future.add_done_callback(partial(self._late, run_id, owner, list(running)))
             if not running:
                 owner.close()
+
+    def _task(self, place: int, request: Request, workers: int, owner: Owner) -> Task:
+        session = self._session
+        return Task(
+            place,
+            request,
+            workers,
+            owner.name,
+            session.aliases,
+            session.llama_library,
+            session.servers,
+        )
 
     def _begin(self, request: Request) -> int | None:
         try:

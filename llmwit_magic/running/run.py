@@ -69,6 +69,7 @@ class Run:
         self._times: dict[str, float] = {}
         self._status: RunStatus = "running"
         self._changed = threading.Condition()
+        self._watchers: list[Callable[[], None]] = []
         self._cancel = threading.Event()
 
     # What the worker does ------------------------------------------------------
@@ -133,6 +134,7 @@ class Run:
             if not self.done:
                 self._status = status
             self._changed.notify_all()
+        self._tell_watchers()
 
     def emit(self, event: Event) -> None:
         """Take the next event of the engine."""
@@ -159,6 +161,23 @@ class Run:
                 self.end = event
             self.events.append(event)
             self._changed.notify_all()
+        self._tell_watchers()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called after each further event and after the end, and once now.
+
+        Other threads call it, perhaps several at once. It must not block, and must not raise.
+        """
+        with self._changed:
+            if not self.done:
+                self._watchers.append(changed)
+        changed()
+
+    def _tell_watchers(self) -> None:
+        for changed in self._watchers:
+            changed()
+        if self.done:  # they may refer to the run, and would keep it in memory
+            self._watchers = []
 
     def _time(self, name: str) -> None:
         self._times.setdefault(name, time.perf_counter() - self._began)
@@ -277,6 +296,10 @@ class Run:
         """
         self.cancel()
         wait_patiently(self.wait, STOP_SECONDS)
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave a cancelled run behind, if it has not ended: it counts as interrupted."""
         self._ends("interrupted")
 
     def raise_failure(self) -> None:

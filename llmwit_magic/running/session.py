@@ -181,6 +181,17 @@ class Session:
 
         return interruptible(work, show)
 
+    def runs_at_once(self, request: Request) -> int:
+        """How many runs on the request's model may go on side by side; nothing is asked for it."""
+        return self._engine_of(request).capabilities.runs_at_once
+
+    def slots(self, request: Request, show: Report | None = None) -> int | None:
+        """How many runs on the request's model the server carries out at once; None where it does
+        not say so. Raises what a run raises."""
+        return interruptible(
+            lambda emit, cancel: self.remote.slots(request.spec, emit, cancel), show
+        )
+
     def prepare(self, request: Request, show: Report | None = None) -> Prepared:
         """The request as it would run: rendered prompt, token counts, params.
 

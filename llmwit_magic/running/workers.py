@@ -8,7 +8,8 @@ import threading
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..contract.request import Request
 from ..engines.threads import physical_cores
@@ -90,13 +91,15 @@ class Task:
     owner: str
     aliases: Mapping[str, str]
     llama_library: str
+    servers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Without keys: a worker takes those from its own environment."""
 
 
 def run_in_worker(task: Task) -> Row:
     """Carry the request out in this thread's own session. Returns the row, also of a failed run."""
     session, request = _worker_session(task), task.request
     asked = str(request.threads)
-    if asked == "auto" and task.workers > 1:
+    if asked == "auto" and task.workers > 1 and session.runs_at_once(request) == 1:
         share = max(1, physical_cores() // task.workers)
         request = request.model_copy(update={"threads": share})
     run = session.run(request, logged=False)
@@ -123,4 +126,6 @@ def _worker_session(task: Task) -> Session:
         session.aliases = dict(task.aliases)
     if session.llama_library != task.llama_library:
         session.llama_library = task.llama_library
+    if session.servers != task.servers:
+        session.servers = task.servers
     return session

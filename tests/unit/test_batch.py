@@ -13,7 +13,8 @@ import pytest
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import Interrupted, InvalidInput, LogWarning
-from llmwit_magic.running.batch import RESULTS, batch_name, run_batch
+from llmwit_magic.running.batch import batch_name, run_batch
+from llmwit_magic.running.resuming import RESULTS
 from tests.support.batches import FRAME, REQUEST, Echo, interrupt_at, needs_signals, run
 from tests.support.fake import MODEL, FakeSession, end, prepared
 

@@ -11,7 +11,7 @@ import pytest
 
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.running.batch import RESULTS
+from llmwit_magic.running.resuming import RESULTS
 from tests.support.batches import FRAME, REQUEST, Echo, run
 from tests.support.fake import FakeSession
 

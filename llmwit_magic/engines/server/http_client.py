@@ -10,7 +10,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from concurrent.futures import CancelledError
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,32 +45,67 @@ class HttpClient:
         """How long a server may say nothing."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._client: httpx.AsyncClient | None = None
         self._closed = False
+        self._cancels: dict[asyncio.Task[Any], threading.Event] = {}
+        """What goes on in the loop, each with the event that ends it."""
+        self._watching = False
 
     def run(self, work: Coroutine[Any, Any, T], cancel: threading.Event) -> T:
         """The result of `work`, which runs in the client's loop. Raises `Cancelled`."""
-        future = asyncio.run_coroutine_threadsafe(work, self._running_loop())
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        while not done.wait(POLL_SECONDS):
-            if cancel.is_set():
-                future.cancel()
-        try:
-            return future.result()
-        except CancelledError:
-            raise Cancelled from None
+        outcome: Future[T] = Future()
+
+        def begin() -> None:
+            task = asyncio.get_running_loop().create_task(work)
+            self._cancels[task] = cancel
+            task.add_done_callback(lambda task: self._ended(task, outcome))
+            self._watch()
+
+        with self._lock:  # what begins before the client is closed is cancelled then
+            if self._closed:
+                work.close()
+                raise EngineFailed("the session is closed: nothing can be asked of servers")
+            self._running_loop().call_soon_threadsafe(begin)
+        return outcome.result()
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise EngineFailed("the session is closed: nothing can be asked of servers")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="llmwit-servers", daemon=True
-                ).start()
-            return self._loop
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=_serve, args=[self._loop], name="llmwit-servers", daemon=True
+            )
+            self._thread.start()
+        return self._loop
+
+    def _ended(self, task: asyncio.Task[T], outcome: Future[T]) -> None:
+        self._cancels.pop(task)
+        if task.cancelled():
+            outcome.set_exception(Cancelled())
+        elif (error := task.exception()) is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(task.result())
+
+    def _watch(self) -> None:
+        """Look at all cancellations from time to time, as long as anything goes on.
+
+        One look in the loop costs less than a waiting thread for each run that wakes up for it.
+        """
+        if self._watching:
+            return
+        self._watching = True
+
+        def look() -> None:
+            for task, cancel in self._cancels.items():
+                if cancel.is_set():
+                    task.cancel()
+            self._watching = bool(self._cancels)
+            if self._watching:
+                loop.call_later(POLL_SECONDS, look)
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(POLL_SECONDS, look)
 
     def _http(self) -> httpx.AsyncClient:
         """The client. It is made at the first use, since importing httpx takes long."""
@@ -92,8 +127,10 @@ class HttpClient:
     def close(self) -> None:
         """Break all requests off and close the connections."""
         with self._lock:
-            self._closed, loop = True, self._loop
-        if loop is None:
+            if self._closed:
+                return
+            self._closed, loop, thread = True, self._loop, self._thread
+        if loop is None or thread is None:
             return
 
         async def end() -> None:
@@ -107,6 +144,7 @@ class HttpClient:
         with suppress(Exception):
             asyncio.run_coroutine_threadsafe(end(), loop).result(2.0)
         loop.call_soon_threadsafe(loop.stop)
+        thread.join(2.0)
 
     # In the loop ------------------------------------------------------------------
 
@@ -220,6 +258,11 @@ class HttpClient:
                 report(Progress("server", note=f"{address.host}: {why}, again in {pause:.1f} s"))
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
 
 
 async def _bounded_body(response: httpx.Response, address: Address) -> bytes:

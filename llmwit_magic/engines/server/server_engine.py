@@ -76,6 +76,11 @@ class ServerEngine:
         address = address_of(spec.model, self.servers)
         return self.http.run(self._look(address, emit), cancel).info(address)
 
+    def slots(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> int | None:
+        """How many requests the server carries out at once; None where it does not say so."""
+        address = address_of(spec.model, self.servers)
+        return self.http.run(self._look(address, emit), cancel).facts.slots
+
     def models(self, name: str, cancel: threading.Event) -> list[str]:
         """The names of the models of a server, given as `lab::` or as a URL."""
         address = address_of(name, self.servers)

@@ -13,6 +13,8 @@ from llmwit_magic import (
     InferencingResult,
     Interrupted,
     Request,
+    ainfer,
+    astream,
     generate_embeddings,
     infer,
     infer_frame,
@@ -43,9 +45,19 @@ def ask(prompt: str) -> str:
         return "".join(chunks)
 
 
+async def ask_in_a_loop(prompt: str) -> str:
+    """The functions of an event loop."""
+    result: InferencingResult = await ainfer(None, prompt, {"temperature": 0}, tags={"k": "v"})
+    async with astream(None, prompt, greedy) as chunks:
+        texts: list[str] = [chunk async for chunk in chunks]
+    last: InferencingResult = await chunks.result()
+    return result.text + "".join(texts) + last.text
+
+
 def table(frame: pandas.DataFrame) -> pandas.DataFrame:
     """DataFrames in, DataFrames out."""
     infer_frame(frame, "{{name}} is", params=greedy, batch="b")
+    infer_frame(frame, "{{name}}", ["a::m", "b::m"], concurrency=64, deduplicate=False)
     runs.rate(1, -1)
     runs.annotate(1, note="n", tags={"k": "v"})
     first: InferencingResult = runs[1]
