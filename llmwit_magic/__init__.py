@@ -11,6 +11,7 @@ The functions of the package do the same in Python:
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `tune(prompt)` shows sliders over a prompt.
+- `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
 """
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         generate_embeddings,
         infer,
         infer_frame,
+        llama_server,
         replay,
         stream,
         tune,
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 # extension stays light.
 _HOMES = {
     "infer": "api", "stream": "api", "generate_embeddings": "api", "tune": "api",
-    "infer_frame": "api", "replay": "api", "read_export": "runlog.export",
+    "infer_frame": "api", "llama_server": "api", "replay": "api", "read_export": "runlog.export",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
     "EngineFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
@@ -85,6 +87,7 @@ __all__ = [
     "generate_embeddings",
     "infer",
     "infer_frame",
+    "llama_server",
     "load_ipython_extension",
     "read_export",
     "replay",
