@@ -12,6 +12,7 @@ The functions of the package do the same in Python:
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `tune(prompt)` shows sliders over a prompt.
+- `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
 """
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         generate_embeddings,
         infer,
         infer_frame,
+        llama_server,
         replay,
         stream,
         tune,
@@ -59,8 +61,9 @@ if TYPE_CHECKING:
 # The module of each public name. It is imported when the name is first used, so that loading the
 # extension stays light.
 _HOMES = {
-    "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api", "tune": "api",
-    "infer_frame": "api", "replay": "api", "read_export": "runlog.export",
+    "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
+    "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
+    "read_export": "runlog.export",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
     "EngineFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
@@ -90,6 +93,7 @@ __all__ = [
     "generate_embeddings",
     "infer",
     "infer_frame",
+    "llama_server",
     "load_ipython_extension",
     "read_export",
     "replay",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec, Request
 from .contract.wit import (
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import pandas
 
+    from .engines.server.own_server import OwnServer
     from .running.replay import Replay
     from .views.tuning import TuningPanel
 
@@ -252,6 +253,35 @@ def replay(
         session, original, changes, accept=ALL_ACCEPTED if anyway else accept
     )
     return Replay(original, result_of(session.run(request)), tuple(changes), notice)
+
+
+def llama_server(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    slots: int = 8,
+    context_length: int | None = None,
+    gpu_layers: int | Literal["auto"] = "auto",
+    port: int | None = None,
+    name: str | None = None,
+    accept: str | Collection[str] = (),
+) -> OwnServer:
+    """Start a llama-server for a local model, and wait until it is ready.
+
+    `slots` answers are written side by side, each with a context of `context_length` tokens. `name`
+    is what follows `local::`. The server ends with `close()`, at the end of a `with` block, and with
+    this process. `.model` is its name for `model=`; `.url` and `.api_key` are for other clients.
+
+    Raises what `infer` raises for the model's file, `EngineFailed` where there is no llama-server,
+    `DeviceUnavailable` for GPU layers without a GPU, and `Interrupted`.
+    """
+    from .engines.server.own_servers import OwnServerSpec
+
+    spec = ModelSpec(
+        model=os.fspath(model) if model is not None else DEFAULT_MODEL,
+        context_length=context_length, gpu_layers=gpu_layers, accept=accept,
+    )  # fmt: skip
+    own = OwnServerSpec(slots=slots, port=port, name=name)
+    return current_session().start_llama_server(spec, own)
 
 
 def start(

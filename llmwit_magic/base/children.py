@@ -7,10 +7,12 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from .filesystem import current_folder
 
@@ -35,6 +37,11 @@ elif os.getppid() != {parent}:
 sys.path += [folder for folder in {folders!a} if folder not in sys.path]
 """
 
+PARENT_POLL_SECONDS = 1.0
+"""How often a child looks whether its parent still lives."""
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The folder of this package, which a child gets as its first argument."""
+
 _Order = tuple[Sequence[str], dict[str, Any], "Future[subprocess.Popen[Any]]"]
 
 
@@ -51,6 +58,51 @@ def beginning() -> str:
     its path, so that no file of the user's replaces one of Python's own modules.
     """
     return _BEGINNING.format(parent=os.getpid(), folders=_package_folders())
+
+
+def package_code(module: str) -> str:
+    """Python code that calls `main` of a module of this package with the parent's process id.
+
+    The child's arguments are the package's folder and that id. The package is loaded by its path,
+    not with `-m` or through `sys.path`: the notebook's folder may have a random.py of its own, and
+    another copy of this package may be installed.
+    """
+    return f"""
+import importlib.util, sys
+folder = sys.argv[1]
+spec = importlib.util.spec_from_file_location(
+    "llmwit_magic", folder + "/__init__.py", submodule_search_locations=[folder])
+package = sys.modules["llmwit_magic"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from {module} import main
+main(int(sys.argv[2]))
+"""
+
+
+def private_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """In a child: its standard input and output, on descriptors that native code does not know.
+
+    Afterwards descriptor 0 reads nothing, and descriptor 1 is the same as 2.
+    """
+    commands = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    return commands, answers
+
+
+def watch_parent(parent: int, end: Callable[[], None]) -> None:
+    """In a child: call `end` when the parent ends, even where another process inherited its end of
+    the pipe. `parent` is its process id."""
+    if sys.platform == "win32":  # Windows keeps the id of a parent that has ended
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_SECONDS)
+        end()
+
+    threading.Thread(target=watch, name="llmwit-parent", daemon=True).start()
 
 
 def _package_folders() -> list[str]:

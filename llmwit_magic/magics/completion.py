@@ -20,7 +20,7 @@ from ..runlog.columns import NAMES
 
 _CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
 _LINE = re.compile(
-    r"\s*(?:[\w.,\[\] ]+=\s*)?%(infer_log|infer_replay|infer_models|infer_unload)[ \t](.*)"
+    r"\s*(?:[\w.,\[\] ]+=\s*)?%(infer_log|infer_replay|infer_models|infer_unload|infer_llama_server)[ \t](.*)"
 )
 _MODEL_ENDINGS = (".gguf", ".ggml", ".bin")
 _SEPARATORS = (os.sep, os.altsep or os.sep)
@@ -45,8 +45,15 @@ class _Nothing(list[Any]):
 class Completer:
     """Finds the completions on the lines of our magics."""
 
-    def __init__(self, models: Callable[[], Sequence[str]], log_flags: Mapping[str, bool]) -> None:
-        self._models, self._log_flags = models, log_flags
+    def __init__(
+        self, models: Callable[[], Sequence[str]], servers: Callable[[], Sequence[str]],
+        flags: Mapping[str, Mapping[str, bool]],
+    ) -> None:  # fmt: skip
+        self._local_models, self._servers, self._flags = models, servers, flags
+
+    def _models(self) -> list[str]:
+        """What `-m` takes: the local models, and the servers of our own."""
+        return [*self._local_models(), *self._servers()]
 
     def __call__(self, context: Any) -> dict[str, Any]:
         """The completions, and the part of the line that they complete, as IPython's matchers
@@ -77,7 +84,9 @@ class Completer:
         if name == "infer_replay" and "--with" not in words[:-1] and last != "--accept":
             return _beginning(_REPLAY_FLAGS, typed)
         if name == "infer_unload":
-            return _beginning(self._models(), typed)
+            return _beginning(self._local_models(), typed)
+        if name == "infer_llama_server":
+            return self._of_server(typed, last)
         if name == "infer_models":
             return []
         if last in ("-m", "--model"):
@@ -86,10 +95,22 @@ class Completer:
             if last == "--export":
                 return list(_paths(typed, (".csv", ".jsonl", ".parquet")))
             values = _LOG_VALUES.get(last)
-            if values or self._log_flags.get(last) or (typed and not typed.startswith("-")):
+            if values or self._flags[name].get(last) or (typed and not typed.startswith("-")):
                 return _beginning(values or (), typed)
-            return _beginning(list(self._log_flags), typed)
+            return _beginning(list(self._flags[name]), typed)
         return complete(words, self._models)
+
+    def _of_server(self, typed: str, last: str) -> list[str]:
+        """On the line of `%infer_llama_server`."""
+        if last == "--stop":
+            return _beginning(self._servers(), typed)
+        if last == "--gpu-layers":
+            return _beginning(["auto"], typed)
+        if self._flags["infer_llama_server"].get(last):
+            return []
+        if typed.startswith("-"):
+            return _beginning(list(self._flags["infer_llama_server"]), typed)
+        return _beginning(self._local_models(), typed) + list(_paths(typed, (".gguf",)))
 
 
 def _beginning(names: Sequence[str], typed: str) -> list[str]:
@@ -118,18 +139,19 @@ def _paths(typed: str, endings: tuple[str, ...]) -> Iterator[str]:
 
 
 def register(
-    shell: Any, models: Callable[[], Sequence[str]], log_flags: Mapping[str, bool]
-) -> None:
+    shell: Any, models: Callable[[], Sequence[str]], servers: Callable[[], Sequence[str]],
+    flags: Mapping[str, Mapping[str, bool]],
+) -> None:  # fmt: skip
     """Let Tab complete the lines of our magics.
 
-    `models` lists the models' names. `log_flags` are the options of `%infer_log`, and whether each
-    takes a value. IPython before 8.6, such as Colab's, has no matchers of this kind: there Tab
+    `models` lists the names of local models, and `servers` those of servers of our own. `flags` are
+    the options of some line magics, and whether each takes a value. IPython before 8.6, such as Colab's, has no matchers of this kind: there Tab
     offers nothing of ours.
     """
     unregister(shell)
     if not hasattr(completer, "context_matcher"):
         return
-    find = Completer(models, log_flags)
+    find = Completer(models, servers, flags)
 
     @completer.context_matcher()
     def infer_options(context: Any) -> dict[str, Any]:

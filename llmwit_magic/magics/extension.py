@@ -18,6 +18,7 @@ from ..views.frontend import Reach, has_page, reach_of
 from . import completion
 from .infer import InferMagics
 from .infer_log import LogMagics
+from .infer_server import ServerMagics, own_server_names
 
 IDLE_SECONDS = 0.1
 """How long after the loading the page for saved buttons is opened."""
@@ -33,18 +34,31 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
         magics.session.local.pool.stand_by(standby)
     shell.register_magics(magics)
     shell.register_magics(LogMagics(shell, magics))
+    shell.register_magics(ServerMagics(shell, magics))
     _register_formatters(shell, magics)
     completion.register(
         shell,
         lambda: [row[0] for row in magics.session.local_models()],
+        lambda: own_server_names(magics.session),
         {
-            flag: action.nargs != 0
-            for flag, action in LogMagics.infer_log.parser._option_string_actions.items()
-            if flag.startswith("--")
+            name: _flags(magic)
+            for name, magic in {
+                "infer_log": LogMagics.infer_log,
+                "infer_llama_server": ServerMagics.infer_llama_server,
+            }.items()
         },
     )
     if getattr(shell, "kernel", None) is not None and has_page(shell):
         _when_idle(magics.open_page)
+
+
+def _flags(magic: Any) -> dict[str, bool]:
+    """The options of a line magic, and whether each takes a value."""
+    return {
+        flag: action.nargs != 0
+        for flag, action in magic.parser._option_string_actions.items()
+        if flag.startswith("--")
+    }
 
 
 def _when_idle(work: Callable[[], None]) -> None:
@@ -57,14 +71,18 @@ def _when_idle(work: Callable[[], None]) -> None:
 
 
 def unload(shell: Any) -> None:
-    """Take the magics away, and give the memory of the models back. The log stays."""
+    """Take the magics away, and give the memory of the models back. The log stays.
+
+    The llama-servers that were started here end.
+    """
     for kind in shell.magics_manager.magics.values():
         ours = [name for name, function in kind.items()
-                if isinstance(getattr(function, "__self__", None), InferMagics | LogMagics)]  # fmt: skip
+                if isinstance(getattr(function, "__self__", None), InferMagics | LogMagics | ServerMagics)]  # fmt: skip
         for name in ours:
             magics = kind.pop(name).__self__
             if isinstance(magics, InferMagics):
                 magics.session.local.pool.unload()
+                magics.session.stop_llama_servers()
     completion.unregister(shell)
     shell.configurables[:] = [item for item in shell.configurables if type(item) is not InferMagics]
 

@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 from ..base.background import STOP_SECONDS, in_background, started, wait_patiently
 from ..contract.engine import Engine, check_honoured
 from ..contract.events import Cancelled, Emit, Event, Prepared, Progress, Report
-from ..contract.request import Request
+from ..contract.request import ModelSpec, Request
 from ..contract.wit import EmbeddingsResult, ModelInfo
 from ..engines.local.local_engine import LocalEngine
 from ..engines.server.addresses import configured
+from ..engines.server.own_server import OwnServer
+from ..engines.server.own_servers import OwnServerSpec
 from ..engines.server.server_engine import ServerEngine
 from ..errors import EngineFailed, InferenceError, Interrupted, InvalidInput
 from ..models.catalog import local_models
@@ -42,6 +44,7 @@ class Session:
         self._old_logs: list[RunLog] = []
         self.local = LocalEngine()
         self.remote = ServerEngine()
+        self.remote.own.changed = self._tell
         self.engines: tuple[Engine, ...] = (*engines, self.remote, self.local)
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
@@ -160,6 +163,28 @@ class Session:
         """Tell the settings to child processes, if this is the session of this process."""
         if _current is not None and _current == (os.getpid(), self):
             tell_children(self.settings)
+
+    def start_llama_server(
+        self, spec: ModelSpec, own: OwnServerSpec, show: Report | None = None
+    ) -> OwnServer:
+        """Start a llama-server for a local model, and wait until it is ready.
+
+        It is one of `servers` then, as `local::NAME`. `show` gets the progress. Raises what a local
+        run raises, and `EngineFailed` where there is no llama-server.
+        """
+        start = self.remote.own.start
+        return interruptible(
+            lambda emit, cancel: start(spec, own, self.aliases, emit, cancel), show
+        )
+
+    @property
+    def llama_servers(self) -> list[OwnServer]:
+        """The llama-servers that this session has started, the newest at the end."""
+        return list(self.remote.own)
+
+    def stop_llama_servers(self, name: str = "") -> list[str]:
+        """End the llama-server of that name, or all that this session has started; their names."""
+        return self.remote.own.stop(name)
 
     def server_models(self, name: str, show: Report | None = None) -> list[str]:
         """The names of the models that a server has, given as `lab::` or as a URL.

@@ -15,12 +15,14 @@ KEPT_SHARE = 0.25
 
 
 def choose_length(
-    trained: int, asked: int | None, beyond: bool, needed: Callable[[int], int]
-) -> int:
+    trained: int, asked: int | None, beyond: bool, needed: Callable[[int], int],
+    share: float = MEMORY_SHARE,
+) -> int:  # fmt: skip
     """Tokens of context: what was asked for, or the trained length as far as memory allows.
 
-    `needed` tells the bytes of a context of so many tokens. More than the trained length is
-    refused, unless `beyond`. Raises `InvalidInput` and `OutOfMemory`.
+    `needed` tells the bytes of a context of so many tokens. One that is chosen here takes `share` of
+    the free memory at most. More than the trained length is refused, unless `beyond`. Raises
+    `InvalidInput` and `OutOfMemory`.
     """
     if asked is not None:
         if asked > trained and not beyond:
@@ -32,7 +34,7 @@ def choose_length(
         length = min(trained, MAX_DEFAULT_CONTEXT)
     free = available_memory()
     fitting = length
-    while fitting > 64 and needed(fitting) > free * MEMORY_SHARE:
+    while fitting > 64 and needed(fitting) > free * share:
         fitting //= 2
     if asked is not None and needed(asked) > free:
         raise OutOfMemory(

@@ -13,12 +13,12 @@ import queue
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from ...base.children import private_pipes, watch_parent
 from ...contract.events import Prepared
 from ...contract.request import ContentFilter, Request
 from ...contract.wit import ModelInfo
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
     from ..backends.base import Evaluator, Loaded
     from ..reasoning import Splitter
 
-PARENT_POLL_SECONDS = 1.0
-"""How often the child looks whether its parent still lives."""
-
 
 def main(parent: int) -> None:
     """Serve until the parent goes away or sends `Exit`. `parent` is its process id."""
@@ -66,20 +63,8 @@ def main(parent: int) -> None:
     # that, loading the model and building its tokenizer would run one after the other. With
     # 0.2 ms they overlap.
     sys.setswitchinterval(2e-4)
-    commands, answers = _private_pipes()
+    commands, answers = private_pipes()
     Child(commands, answers, parent).serve()
-
-
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes of commands and of answers, on descriptors that native code does not know.
-
-    Afterwards descriptor 0 reads nothing, and descriptor 1 is the same as 2.
-    """
-    commands = os.fdopen(os.dup(0), "rb")
-    events = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    return commands, events
 
 
 class Child:
@@ -94,8 +79,7 @@ class Child:
         self._verdicts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         threading.Thread(target=self._read, args=(commands,), daemon=True).start()
-        if sys.platform != "win32":  # Windows keeps the id of a parent that has ended
-            threading.Thread(target=self._watch, args=(parent,), daemon=True).start()
+        watch_parent(parent, lambda: os._exit(0))
 
     def _read(self, commands: BinaryIO) -> None:
         try:
@@ -118,12 +102,6 @@ class Child:
                 self._verdicts.put(cut)
             case _:
                 self._pending.put(command)
-
-    def _watch(self, parent: int) -> None:
-        """End when the parent ends, even where another process inherited its end of the pipe."""
-        while os.getppid() == parent:
-            time.sleep(PARENT_POLL_SECONDS)
-        os._exit(0)
 
     def serve(self) -> None:
         """Carry out one command after another, until `Exit`."""

@@ -43,16 +43,17 @@ _ABORT = 3
 
 
 def dead(
-    name: str, doing: str, code: int | None, output: str, engine: str = "ctransformers"
-) -> EngineDied:
+    name: str, doing: str, code: int | None, output: str, engine: str = "ctransformers",
+    again: str = _AGAIN,
+) -> EngineDied:  # fmt: skip
     """The error of a child that ended with the exit code `code`.
 
     A negative code is a signal, as in `subprocess`. None stands for a child that broke off and had
     to be ended. `doing` says in words what the child was doing. `output` has its last words, and
-    `engine` is the backend that ran the model.
+    `engine` is the backend that ran the model. `again` is the advice where the cause is not known.
     """
     how, cause = _ending(code)
-    advice = _MEMORY_ADVICE if _of_memory(output) else _ADVICE.get(cause, _AGAIN)
+    advice = _MEMORY_ADVICE if _of_memory(output) else _ADVICE.get(cause, again)
     advice = advice.format(engine=engine)
     said = f"; its last words: {output}" if output else ""
     return EngineDied(f"the engine of {name} {how} while {doing}: {advice}{said}")

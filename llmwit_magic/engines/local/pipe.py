@@ -9,10 +9,9 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from ...base.children import beginning, start
+from ...base.children import PACKAGE, beginning, package_code, start
 from ...errors import NO_PYTHON, EngineFailed
 from .wire import Answer, Broken, Command, Exit, decoded, encoded
 
@@ -25,23 +24,9 @@ STANDBY_SECONDS = 300.0
 _REPORT_BYTES = 2000
 """How many of the last bytes of a child's output are searched for its last line."""
 
-_PACKAGE = Path(__file__).resolve().parents[2]
-# The package is loaded by its path, not with `-m` or through `sys.path`. The notebook's folder may
-# have a random.py of its own, and another copy of this package may be installed.
 # Garbage collection is off while the child imports and loads. The objects made in that time live
 # until the child ends. Looking for garbage among them would make that time a tenth longer.
-_CODE = """
-import gc, importlib.util, sys
-gc.disable()
-folder = sys.argv[1]
-spec = importlib.util.spec_from_file_location(
-    "llmwit_magic", folder + "/__init__.py", submodule_search_locations=[folder])
-package = sys.modules["llmwit_magic"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(package)
-from llmwit_magic.engines.local.child import main
-main(int(sys.argv[2]))
-"""
-
+_CODE = "import gc\ngc.disable()\n" + package_code("llmwit_magic.engines.local.child")
 
 # The child needs no plugins of pydantic, which looks for them in all packages when it is imported.
 # It needs no threads for numpy's linear algebra, which numpy starts when it is imported.
@@ -72,7 +57,7 @@ class ChildProcess:
         try:
             self._output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
             self._process: subprocess.Popen[bytes] = start(
-                [sys.executable, "-P", "-c", beginning() + _CODE, str(_PACKAGE),
+                [sys.executable, "-P", "-c", beginning() + _CODE, str(PACKAGE),
                  str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

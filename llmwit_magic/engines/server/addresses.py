@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -18,6 +19,8 @@ from ...errors import InvalidInput, ModelNotFound
 Kind = Literal["llama-server", "vllm", "sglang", "ollama", "lmstudio", "openai", "other"]
 
 _NAMED = re.compile(r"(?P<server>[A-Za-z0-9_][\w.-]*)::(?P<model>.*)", re.DOTALL)
+OWN = "local"
+"""The name before `::` of the servers that this package has started itself."""
 KEYRING_SERVICE = "llmwit-magic"
 """The service under which the system's keyring keeps a server's key, with the server's name."""
 
@@ -29,6 +32,9 @@ class ServerConfig(Record):
                      "http://gpu-box:8000/v1")  # fmt: skip
     api_key_env: str | None = Field(
         default=None, description="the environment variable that holds the key"
+    )
+    api_key_file: str | None = Field(
+        default=None, description="the file that holds the key, in the place of a variable"
     )
     kind: Kind | None = Field(
         default=None, description="what runs there; without it, the server is asked"
@@ -63,10 +69,17 @@ class Address:
 
 
 def configured(servers: Mapping[str, Mapping[str, Any]]) -> dict[str, ServerConfig]:
-    """The servers of a configuration, checked. Raises `InvalidInput` for one that is not valid."""
+    """The servers of a configuration, checked. Raises `InvalidInput` for one that is not valid.
+
+    `local::NAME` is a server that this process, or the one that started it, has started itself.
+    """
     found: dict[str, ServerConfig] = {}
     for name, values in servers.items():
-        if not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
+        if name == OWN:
+            raise InvalidInput(
+                f"the server's name '{OWN}' belongs to %infer_llama_server: take another one"
+            )
+        if not name.startswith(f"{OWN}::") and not re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name):
             raise InvalidInput(f"the server's name {name!r} is not valid: use letters and digits")
         try:
             found[name] = ServerConfig.model_validate(dict(values))
@@ -91,6 +104,8 @@ def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
     if match is None:
         url, _, name = model.partition("#")
         return Address(model, checked_url(url), name)
+    if match["server"] == OWN:
+        return _own_address(match["model"], servers)
     config = servers.get(match["server"])
     if config is None:
         known = ", ".join(sorted(servers)) or "none"
@@ -106,6 +121,25 @@ def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
             f"{urlsplit(url).netloc}: use https, or 'plain_http': True if the network may see it"
         )
     return Address(model, url, match["model"], config.kind, key)
+
+
+def own_servers(servers: Mapping[str, ServerConfig]) -> list[str]:
+    """The names of the servers of our own, as `local::NAME`; the newest is the last one."""
+    return [name for name in servers if name.startswith(f"{OWN}::")]
+
+
+def _own_address(name: str, servers: Mapping[str, ServerConfig]) -> Address:
+    """The address of the server of our own with that name; an empty one is the newest."""
+    running = own_servers(servers)
+    given = f"{OWN}::{name}" if name else (running or [""])[-1]
+    config = servers.get(given)
+    if config is None:
+        known = ", ".join(running) or "none"
+        raise ModelNotFound(
+            f"no llama-server {OWN}::{name} runs here (running: {known}): "
+            "%infer_llama_server MODEL starts one"
+        )
+    return Address(given, checked_url(config.url), "", config.kind, _key(given, config))
 
 
 def checked_url(url: str) -> str:
@@ -128,7 +162,7 @@ def checked_url(url: str) -> str:
 
 
 def _key(name: str, config: ServerConfig) -> str | None:
-    """The server's key: from its environment variable, or from the system's keyring."""
+    """The server's key: from its environment variable, its file, or the system's keyring."""
     if config.api_key_env is not None:
         key = os.environ.get(config.api_key_env, "").strip()
         if not key:
@@ -137,6 +171,15 @@ def _key(name: str, config: ServerConfig) -> str | None:
                 f"{config.api_key_env}, which is not set"
             )
         return _sendable(key, f"the environment variable {config.api_key_env}")
+    if config.api_key_file is not None:
+        try:
+            key = Path(config.api_key_file).read_text("utf-8", "replace").strip()
+        except OSError as error:
+            raise InvalidInput(
+                f"the file with the key of the server '{name}' cannot be read: "
+                f"{error.strerror or error}"
+            ) from None
+        return _sendable(key, "the key's file")
     try:
         import keyring
     except ImportError:

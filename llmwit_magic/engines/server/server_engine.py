@@ -25,11 +25,12 @@ from ...contract.wit import (
 from ...errors import EngineFailed, InvalidInput
 from ..judging import judgement
 from ..stopping import SafeText
-from .addresses import Address, ServerConfig, address_of, names_server
+from .addresses import OWN, Address, ServerConfig, address_of, names_server, own_servers
 from .answers import Ask, Facts, Part
 from .detection import dialect_of
 from .dialects.dialect import Dialect
 from .http_client import HttpClient
+from .own_servers import OwnServers
 
 FACTS_SECONDS = 30.0
 """How long what a server says of itself is believed: it may be started again with another model."""
@@ -64,17 +65,27 @@ class ServerEngine:
     capabilities = Capabilities(exact_seeds=False, runs_at_once=1024)
 
     def __init__(self) -> None:
-        self.servers: Mapping[str, ServerConfig] = {}
-        """The user's servers by name."""
+        self._servers: Mapping[str, ServerConfig] = {}
+        self.own = OwnServers()
         self.http = HttpClient()
         self._known: dict[Address, _Known] = {}
+
+    @property
+    def servers(self) -> Mapping[str, ServerConfig]:
+        """All servers by name: the user's, which can be set, and our own."""
+        return {**self._servers, **self.own.configs}
+
+    @servers.setter
+    def servers(self, servers: Mapping[str, ServerConfig]) -> None:
+        self._servers = servers
 
     def serves(self, spec: ModelSpec) -> bool:
         return names_server(spec.model)
 
     def find(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> ModelInfo:
         address = address_of(spec.model, self.servers)
-        return self.http.run(self._look(address, emit), cancel).info(address)
+        with self.own.watched(address, emit) as emit:
+            return self.http.run(self._look(address, emit), cancel).info(address)
 
     def slots(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> int | None:
         """How many requests the server carries out at once; None where it does not say so."""
@@ -82,7 +93,12 @@ class ServerEngine:
         return self.http.run(self._look(address, emit), cancel).facts.slots
 
     def models(self, name: str, cancel: threading.Event) -> list[str]:
-        """The names of the models of a server, given as `lab::` or as a URL."""
+        """The names of the models of a server, given as `lab::` or as a URL.
+
+        `local::` stands for all servers of our own.
+        """
+        if name == f"{OWN}::":
+            return [server.removeprefix(name) for server in own_servers(self.servers)]
         address = address_of(name, self.servers)
         answer = self.http.run(self.http.json(address, "models"), cancel)
         found = answer.get("data") if isinstance(answer, dict) else None
@@ -90,13 +106,15 @@ class ServerEngine:
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         address = address_of(request.model, self.servers)
-        return self.http.run(self._prepare(address, request, emit), cancel)[0]
+        with self.own.watched(address, emit) as emit:
+            return self.http.run(self._prepare(address, request, emit), cancel)[0]
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
         answer = _Answer(request, emit, cancel)
         try:
-            self.http.run(self._run(address, request, emit, answer), cancel)
+            with self.own.watched(address, emit) as emit:
+                self.http.run(self._run(address, request, emit, answer), cancel)
         except Cancelled:
             if not answer.prepared:
                 raise
@@ -109,10 +127,12 @@ class ServerEngine:
         if truncate:
             raise InvalidInput("truncate: a server is not told to cut texts: cut them before")
         address = address_of(request.model, self.servers)
-        return self.http.run(self._embed(address, texts, emit), cancel)
+        with self.own.watched(address, emit) as emit:
+            return self.http.run(self._embed(address, texts, emit), cancel)
 
     def close(self) -> None:
         self.http.close()
+        self.own.close()
 
     # In the client's loop ---------------------------------------------------------
 
