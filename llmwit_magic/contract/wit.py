@@ -16,6 +16,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..errors import InvalidInput
 from .record import F32, REAL, U32, Record, Seed, Setting, real, shown, strings
 
+LARGEST_DRAWN_SEED = 2**31 - 1
+"""A seed that is drawn is no greater, so that every server takes it."""
 NO_PENALTY = 1.0
 """The repeat penalty that changes nothing."""
 

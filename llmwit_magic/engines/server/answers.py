@@ -21,6 +21,8 @@ class Facts:
     slots: int | None = None
     """How many requests it carries out at once."""
     quantisation: str | None = None
+    seeds: bool = True
+    """Whether it honours seeds."""
 
 
 @dataclass(frozen=True, slots=True)
