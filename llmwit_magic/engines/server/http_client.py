@@ -76,9 +76,10 @@ class HttpClient:
                 raise EngineFailed("the session is closed: nothing can be asked of servers")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(
-                    target=self._loop.run_forever, name="llmwit-servers", daemon=True
-                ).start()
+                self._thread = threading.Thread(
+                    target=_serve, args=(self._loop,), name="llmwit-servers", daemon=True
+                )
+                self._thread.start()
             return self._loop
 
     def _http(self) -> httpx.AsyncClient:
@@ -109,16 +110,18 @@ class HttpClient:
             return
 
         async def end() -> None:
-            own = asyncio.current_task()
-            for task in asyncio.all_tasks():
-                if task is not own:
-                    task.cancel()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self._client is not None:
                 await self._client.aclose()
 
         with suppress(Exception):
             asyncio.run_coroutine_threadsafe(end(), loop).result(2.0)
-        loop.call_soon_threadsafe(loop.stop)
+        with suppress(RuntimeError):  # a second call finds it closed
+            loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(2.0)
 
     # In the loop ------------------------------------------------------------------
 
@@ -252,6 +255,13 @@ class HttpClient:
         except httpx.HTTPError as error:
             raise broken(error, address) from None
         return b"".join(parts)
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def _event(data: bytes | str, path: str, address: Address) -> dict[str, Any]:
