@@ -190,6 +190,11 @@ class DeviceInfo(Record):
     reason: str = Field("", description="why this device, in words")
     exact: bool = Field(default=True, description="whether the same seed gives the same text again")
 
+    @property
+    def is_server(self) -> bool:
+        """Whether it is a server: that one does not say what runs on its GPU."""
+        return self.gpu_layers is None
+
 
 class Timings(Record):
     """Wall-clock durations in seconds; None where that part did not happen."""

@@ -105,7 +105,7 @@ class HttpClient:
     def close(self) -> None:
         """Break all requests off and close the connections."""
         with self._lock:
-            self._closed, loop = True, self._loop
+            self._closed, loop, self._loop = True, self._loop, None
         if loop is None:
             return
 
@@ -119,8 +119,7 @@ class HttpClient:
 
         with suppress(Exception):
             asyncio.run_coroutine_threadsafe(end(), loop).result(2.0)
-        with suppress(RuntimeError):  # a second call finds it closed
-            loop.call_soon_threadsafe(loop.stop)
+        loop.call_soon_threadsafe(loop.stop)
         self._thread.join(2.0)
 
     # In the loop ------------------------------------------------------------------

@@ -138,6 +138,11 @@ class StreamedAnswer:
         said = []
         if self._reasoning:
             said.append(f"{self._reasoning:,} characters of reasoning came apart, and are not kept")
+        listed, generated = self._tokens.count, self._counts["generated"]
+        if listed and generated is not None and listed < generated - self._counts_end:
+            said.append(
+                f"the server says the log-probabilities of {listed:,} of {generated:,} tokens"
+            )
         if self._is_over:
             said.append("the server sent more than max_tokens, and was stopped")
         return said
@@ -203,8 +208,9 @@ class _Tokens:
         if detail in (FinishDetail.EOS, FinishDetail.MAX_TOKENS, FinishDetail.CONTEXT_FULL):
             # All of the text is safe. What is more than was generated is the end-of-text token.
             over = 0 if generated is None else max(self.count - generated, 0)
-            if generated is None and detail is FinishDetail.EOS:
-                over = sum(end > given or not token.bytes for end, token in self._withheld)
+            if not over and detail is FinishDetail.EOS and self._withheld:
+                end, last = self._withheld[-1]
+                over = int(end > given or not last.bytes)
             return self._take(max(len(self._withheld) - over, 0))
         return self._take(sum(end <= given for end, _ in self._withheld))
 

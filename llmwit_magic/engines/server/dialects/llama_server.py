@@ -110,21 +110,30 @@ class LlamaServer:
         ids = await self._ids(http, address, prompt, True)
         if not data or ids == await self._ids(http, address, prompt, False):
             return prompt, ids, []
-        # There is a control token. Typed parts and data are read apart, each in its own way.
+        # There is a control token. Typed parts and data are read apart, each in its own way, unless
+        # all control tokens stand in data: then none is wanted, and the text is read as a whole.
         found: list[int] = []
         withheld: list[str] = []
+        any_typed = False
         place = 0
         for start, end in (*data, (len(prompt), len(prompt))):
             for text, typed in ((prompt[place:start], True), (prompt[start:end], False)):
                 if not text:
                     continue
-                ids = await self._ids(http, address, text, typed, first=not found)
-                if not typed and ids != await self._ids(http, address, text, True, not found):
+                special, plain = [
+                    await self._ids(http, address, text, wanted, first=not found)
+                    for wanted in (True, False)
+                ]
+                if special != plain and typed:
+                    any_typed = True
+                elif special != plain:
                     withheld.append(text)
-                found += ids
+                found += special if typed else plain
             place = end
         names = ", ".join(repr(text[:40]) for text in dict.fromkeys(withheld))
         said = [f"text, and no control token, in the data: {names}"] if withheld else []
+        if not any_typed:
+            found = await self._ids(http, address, prompt, False)
         return prompt, found, said
 
     async def _ids(
