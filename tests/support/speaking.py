@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -45,10 +44,11 @@ class SpeakingHandler(BaseHTTPRequestHandler):
         server = self.server
         server.asked.append((self.path, body))
         server.headers.append(dict(self.headers))
-        if server.first and self.path in server.vicious:
+        asks = self.path in server.vicious and len(body) > 2  # else a model is loaded
+        if asks and server.first:
             server.first.pop(0)(self)
             return
-        if server.vice and self.path in server.vicious:
+        if asks and server.vice:
             server.vice(self)
             return
         if self.path in server.plain:
@@ -85,7 +85,7 @@ class SpeakingHandler(BaseHTTPRequestHandler):
         self.send_header(
             "Content-Type", "application/x-ndjson" if native else "text/event-stream; charset=utf-8"
         )
-        self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.close_connection = True
         end = server.line_end
@@ -101,7 +101,9 @@ class SpeakingHandler(BaseHTTPRequestHandler):
                     sent.clear()
             if server.cut is not None:
                 self._write(bytes(sent[: int(len(sent) * server.cut)]))
-                self._reset()
+                self.connection.shutdown(socket.SHUT_RDWR)
+            else:
+                self.wfile.write(b"0\r\n\r\n")
         except OSError:  # the client has closed the stream
             server.broken_off.set()
         finally:
@@ -111,18 +113,10 @@ class SpeakingHandler(BaseHTTPRequestHandler):
         """Send the bytes in pieces of `server.piece`."""
         size = self.server.piece or len(data) or 1
         for start in range(0, len(data), size):
-            self.wfile.write(data[start : start + size])
-            self.wfile.flush()
+            part = data[start : start + size]
+            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
             if self.server.pause:
                 time.sleep(self.server.pause)
-
-    def _reset(self) -> None:
-        """End the connection as a machine does that loses its power: without an end."""
-        linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-        time.sleep(0.02)
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        with suppress(OSError):
-            self.connection.close()
 
 
 class SpeakingServer(ThreadingHTTPServer):
