@@ -12,8 +12,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.report import details, summary
+from llmwit_magic.contract.request import Request
+from llmwit_magic.engines.server.answers import Facts
+from llmwit_magic.engines.server.detection import DIALECTS
 from llmwit_magic.runlog.columns import COLUMNS
 from llmwit_magic.runlog.frame import DTYPES
 from llmwit_magic.runlog.schema import VERSION
@@ -45,6 +49,46 @@ def columns_page() -> str:
     return _COLUMNS_HEAD + "".join(lines)
 
 
+_PARAMS = {
+    "top_k": {"top_k": 7},
+    "top_p": {"top_p": 0.5},
+    "repeat_penalty": {"repeat_penalty": 1.5, "repeat_penalty_last_n_token_count": 0},
+    "repeat_penalty_last_n_token_count": {"repeat_penalty": 1.5},
+    "stop": {"stop": ["."]},
+    "seed": {"seed": 7},
+}
+"""For each param, the params of a request that asks for it."""
+_SEEDS = (2**32 - 2, 2**63 - 1)
+
+
+def servers_table() -> str:
+    """What each kind of server honours, as its dialect says."""
+    facts = Facts(version="", model="m")
+    rows = [["setting", *(f"`{dialect.kind}`" for dialect in DIALECTS)]]
+    rows.append(["---"] * len(rows[0]))
+
+    def honoured(name: str, **values: Any) -> list[str]:
+        request = Request(model="m", prompt="p", **values)
+        return ["no" if name in kind.not_honoured(request, facts) else "yes" for kind in DIALECTS]
+
+    for name, params in _PARAMS.items():
+        rows.append([f"`{name}`", *honoured(name, params=params)])
+    fits = [honoured("seed", params={"seed": seed}) for seed in _SEEDS]
+    words = {"yes": "2⁶³−1", "no": "2³²−2"}
+    rows.append(["the greatest seed", *(words[word] for word in fits[1])])
+    for chat, what in ((True, "chats"), (False, "completions")):
+        most = [
+            max((n for n in range(101) if honoured("top_logprobs", chat=chat, top_logprobs=n)[i] ==
+                 "yes"), default=None)
+            for i in range(len(DIALECTS))
+        ]  # fmt: skip
+        rows.append([f"the most `top_logprobs` of {what}",
+                     *("none" if n is None else str(n) for n in most)])  # fmt: skip
+    loads = ["yes" if "context_length" in dialect.loads else "no" for dialect in DIALECTS]
+    rows.append(["`context_length`", *loads])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def with_figures(path: Path, figures: str) -> str:
     """The page with the table between its two marks made anew."""
     before, start, rest = path.read_text(encoding="utf-8").partition("<!-- figures -->\n")
@@ -57,6 +101,7 @@ def with_figures(path: Path, figures: str) -> str:
 def pages() -> Iterator[tuple[Path, str]]:
     """Each page, and what it is to say."""
     yield HERE / "run-log-columns.md", columns_page()
+    yield HERE / "servers.md", with_figures(HERE / "servers.md", servers_table())
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
     for path, figures in ((ROOT / "README.md", summary), (HERE / "performance.md", details)):
         yield path, with_figures(path, figures(results))

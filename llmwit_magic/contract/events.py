@@ -111,6 +111,10 @@ class End:
     seconds: Mapping[str, float] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     """Given where the detail is unknown; else the detail tells it."""
+    notices: tuple[str, ...] = ()
+    """What a person should know and the engine could not know before. Each is one line."""
+    not_honoured: tuple[str, ...] = ()
+    """The fields that turned out not to be honoured, beside those of `Prepared`."""
 
 
 Event = Progress | Prepared | Chunk | End

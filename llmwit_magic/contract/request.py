@@ -65,7 +65,8 @@ class ModelSpec(Record):
     """The model, and how it is loaded. Requests with equal specs share one loaded model."""
 
     model: Annotated[Text, Setting(metavar="NAME", flags=("-m", "--model"), per_cell=True)] = Field(
-        description="path, alias, owner/repo[:file][@revision] or name of a model"
+        description="path, alias, owner/repo[:file][@revision] or name of a model; on a server "
+        "SERVER::MODEL or URL#MODEL"
     )
     model_type: Annotated[str | None, Setting(metavar="TYPE", per_cell=True)] = Field(
         default=None, description="format of an old GGML file, such as gpt2; GGUF files need none"

@@ -16,6 +16,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..errors import InvalidInput
 from .record import F32, REAL, U32, Record, Seed, Setting, real, shown, strings
 
+LARGEST_DRAWN_SEED = 2**31 - 1
+"""A seed that is drawn is no greater, so that every server takes it."""
 NO_PENALTY = 1.0
 """The repeat penalty that changes nothing."""
 
@@ -197,6 +199,11 @@ class DeviceInfo(Record):
     )
     reason: str = Field("", description="why this device, in words")
     exact: bool = Field(default=True, description="whether the same seed gives the same text again")
+
+    @property
+    def is_server(self) -> bool:
+        """Whether it is a server: that one does not say what runs on its GPU."""
+        return self.gpu_layers is None
 
 
 class Timings(Record):

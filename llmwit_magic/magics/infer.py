@@ -336,7 +336,7 @@ def dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
         *(f"── {notice}" for notice in prepared.notices),
         f"── {counted}{left}",
         f"── {prepared.model.name} on {prepared.device.name}, "
-        + ("" if prepared.device.gpu_layers is None else f"{prepared.device.gpu_layers} GPU layers ")
+        + ("" if prepared.device.is_server else f"{prepared.device.gpu_layers} GPU layers ")
         + f"({prepared.device.reason})",
         "── " + ", ".join(f"{name} {word}" for name, word in words.items()),
     ]  # fmt: skip

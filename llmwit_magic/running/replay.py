@@ -59,9 +59,13 @@ class Replay:
         elif self.identical:
             cut_off = f", as far as that went ({self.original.status})"
             said = f"identical to {name}" + (cut_off if not self.original.finish_detail else "")
+            if self.result.device.is_server:
+                said += " (which a server does not promise)"
         else:
             said = f"differs from {name}: {_difference(self.original, self.result)}"
-            if not (self.original.device.exact and self.result.device.exact):
+            if self.result.device.is_server:
+                said += " (a server does not promise the same text)"
+            elif not (self.original.device.exact and self.result.device.exact):
                 said += " (without --exact, the same text is not promised)"
         others = ", ".join(name.replace("_", " ") for name in self.changed if name != "tags")
         return " · ".join(filter(None, [said, others and f"changed: {others}", self.notice]))
@@ -121,7 +125,11 @@ def replay_request(
             "replay_of": original.run_id,
         }
     )
-    if "model" in changes or original.model is None or original.model.sha256 is None:
+    if "model" in changes or original.model is None:
+        return request, ""
+    if original.device.is_server:
+        return request, _other_server(session, original, request, show, "file" in accepted)
+    if original.model.sha256 is None:
         return request, ""
     try:
         found = session.find(request, show)
@@ -147,6 +155,23 @@ def replay_request(
     if "file" not in accepted:
         raise ModelNotSupported(f"{said}: --accept file runs it with the file that is there now")
     return request, said
+
+
+def _other_server(
+    session: Session, original: LoggedRun, request: Request, show: Report | None, accepted: bool
+) -> str:
+    """A notice where the name leads to another server or model than it did; else nothing.
+
+    Raises `ModelNotSupported` in that case, unless it is `accepted`.
+    """
+    found = session.find(request, show)
+    before = None if original.model is None else original.model.path
+    if found.path == before:
+        return ""
+    said = f"{request.model} is {found.path}, and was {before} in run {original.run_id}"
+    if not accepted:
+        raise ModelNotSupported(f"{said}: --accept file runs it with the model that is there now")
+    return said
 
 
 def _filters(

@@ -372,9 +372,15 @@ class Run:
             ),
             tokens=tokens if wanted else None,
             prompt=prepared.prompt if prepared else self.request.prompt,
-            notices=prepared.notices if prepared else (),
-            not_honoured=prepared.not_honoured if prepared else (),
+            notices=_both(prepared, end, "notices"),
+            not_honoured=_both(prepared, end, "not_honoured"),
             status=status,
             run_id=self.run_id,
             log_problem=self.log_problem,
         )
+
+
+def _both(prepared: Prepared | None, end: End | None, name: str) -> tuple[str, ...]:
+    """What was said in that field at the beginning and at the end, each once."""
+    said: list[str] = [text for event in (prepared, end) if event for text in getattr(event, name)]
+    return tuple(dict.fromkeys(said))

@@ -16,7 +16,7 @@ from ..base.background import STOP_SECONDS, in_background, started, wait_patient
 from ..contract.engine import Engine, check_honoured
 from ..contract.events import Cancelled, Emit, Event, Prepared, Progress, Report
 from ..contract.request import ModelSpec, Request
-from ..contract.wit import EmbeddingsResult, ModelInfo
+from ..contract.wit import LARGEST_DRAWN_SEED, EmbeddingsResult, ModelInfo
 from ..engines.local.local_engine import LocalEngine
 from ..engines.server.addresses import configured
 from ..engines.server.own_server import OwnServer
@@ -134,8 +134,8 @@ class Session:
 
     @staticmethod
     def draw_seed() -> int:
-        """A random seed. It has 31 bits, which every server takes."""
-        return secrets.randbits(31)
+        """A random seed, which every server takes."""
+        return secrets.randbelow(LARGEST_DRAWN_SEED + 1)
 
     def use_log(self, path: str | Path | None) -> None:
         """Log the runs from now on in another file; None is the default one.
@@ -191,7 +191,7 @@ class Session:
 
         Raises what a run raises.
         """
-        return interruptible(lambda emit, cancel: self.remote.models(name, cancel), show)
+        return interruptible(lambda emit, cancel: self.remote.models(name, emit, cancel), show)
 
     def find(self, request: Request, show: Report | None = None) -> ModelInfo:
         """The model that the request's name leads to, with its hash.

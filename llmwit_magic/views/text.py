@@ -74,7 +74,7 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         if model.engine:
             device = (
                 f"{model.engine} {device}"
-                if result.device.gpu_layers is None
+                if result.device.is_server
                 else f"{model.engine} on {device}"
             )
         parts += [(False, part) for part in (model.name, device, f"seed {result.params.seed}")]
@@ -101,7 +101,7 @@ def _token_counts(result: InferencingResult) -> str:
 
 
 def _device(device: DeviceInfo) -> str:
-    if device.gpu_layers is None:  # a server
+    if device.is_server:
         return " ".join(filter(None, [device.library, f"at {device.name}"]))
     layers = f"{device.gpu_layers} GPU layers"
     if device.requested_gpu_layers == "auto":

@@ -177,7 +177,7 @@ _MAKERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "End": {
         "finish_detail": lambda detail: detail and FinishDetail(detail),
         "finish_reason": lambda reason: reason and FinishReason(reason),
-        "usage": InferencingUsage.model_validate,
+        "usage": InferencingUsage.model_validate, "notices": tuple, "not_honoured": tuple,
     },
 }  # fmt: skip
 

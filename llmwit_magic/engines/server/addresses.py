@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +20,10 @@ Kind = Literal["llama-server", "vllm", "sglang", "ollama", "lmstudio", "openai",
 _NAMED = re.compile(r"(?P<server>[A-Za-z0-9_][\w.-]*)::(?P<model>.*)", re.DOTALL)
 OWN = "local"
 """The name before `::` of the servers that this package has started itself."""
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""The hosts that are this machine. No proxy stands between, and a key needs no encryption."""
+SHORTEST_SECRET = 16
+"""A shorter key may be a word, such as `ollama`: it is kept out of errors, but not out of texts."""
 KEYRING_SERVICE = "llmwit-magic"
 """The service under which the system's keyring keeps a server's key, with the server's name."""
 
@@ -63,6 +66,17 @@ class Address:
         return urlsplit(self.url).netloc
 
     @property
+    def secret(self) -> str | None:
+        """The key, if it is long enough to be looked for in all that the server sends."""
+        return self.key if self.key and len(self.key) >= SHORTEST_SECRET else None
+
+    @property
+    def sign(self) -> str:
+        """What stands before the model in a name like the given one: `lab::` or `http://…#`."""
+        server, colons, _ = self.given.partition("::")
+        return f"{server}::" if colons and not is_url(self.given) else f"{self.url}#"
+
+    @property
     def root(self) -> str:
         """The address without OpenAI's `/v1`, where the server's own functions stand."""
         return self.url.removesuffix("/v1")
@@ -91,7 +105,12 @@ def configured(servers: Mapping[str, Mapping[str, Any]]) -> dict[str, ServerConf
 
 def names_server(model: str) -> bool:
     """Whether a model's name leads to a server. No other name ever does."""
-    return model.startswith(("http://", "https://")) or _NAMED.fullmatch(model) is not None
+    return is_url(model) or _NAMED.fullmatch(model) is not None
+
+
+def is_url(model: str) -> bool:
+    """Whether a model's name is the URL of a server."""
+    return model.startswith(("http://", "https://"))
 
 
 def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
@@ -100,7 +119,7 @@ def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
     Raises `ModelNotFound` for a server that is not configured, and `InvalidInput` for an address
     that cannot be used.
     """
-    match = _NAMED.fullmatch(model)
+    match = None if is_url(model) else _NAMED.fullmatch(model)
     if match is None:
         url, _, name = model.partition("#")
         return Address(model, checked_url(url), name)
@@ -188,7 +207,7 @@ def _key(name: str, config: ServerConfig) -> str | None:
         found = keyring.get_password(KEYRING_SERVICE, name)
     except Exception:  # a machine without a keyring, or one that is locked
         return None
-    return None if not found else _sendable(found, "the keyring")
+    return _sendable(found.strip(), "the keyring") if found and found.strip() else None
 
 
 def _sendable(key: str, place: str) -> str:
@@ -198,8 +217,4 @@ def _sendable(key: str, place: str) -> str:
 
 
 def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return urlsplit(url).hostname in LOOPBACK

@@ -21,6 +21,8 @@ class Facts:
     slots: int | None = None
     """How many requests it carries out at once."""
     quantisation: str | None = None
+    seeds: bool = True
+    """Whether it honours seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +55,11 @@ class Part:
     stop_sequence: str | None = None
     last: bool = False
     """Whether nothing follows."""
+
+    def __post_init__(self) -> None:
+        """Raise `TypeError` for what is no text or no count: a server may send anything."""
+        counts = (self.prompt_token_count, self.cached_token_count, self.generated_token_count)
+        if not isinstance(self.text, str) or not isinstance(self.reasoning, str):
+            raise TypeError("a text is none")
+        if not all(count is None or (type(count) is int and count >= 0) for count in counts):
+            raise TypeError("a count is none")

@@ -25,3 +25,18 @@ class BoundedLines(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+async def lines(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The lines of a stream, ended by line feeds alone.
+
+    `aiter_lines` of httpx takes any of Unicode's line ends, which may stand within JSON.
+    """
+    begun: list[bytes] = []
+    async for data in response.aiter_bytes():
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            yield b"".join((*begun, line))
+            begun.clear()
+        begun.append(rest)
+    yield b"".join(begun)

@@ -7,17 +7,27 @@ connecting, waiting for the first byte, or reading.
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...base.printable import on_one_line
 from ...contract.events import Cancelled, Progress, Report
 from ...errors import EngineFailed, InvalidInput, ModelNotFound, ServerUnreachable
-from .addresses import Address
+from .addresses import LOOPBACK, Address
+from .refusals import (
+    BUSY,
+    broken,
+    is_refused,
+    parsed,
+    refusal,
+    said,
+    silent,
+    too_long,
+    unreachable,
+    words,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -27,12 +37,11 @@ T = TypeVar("T")
 MOST_BYTES = 64 * 2**20
 """The longest answer that is read whole, and the longest line of a stream."""
 ATTEMPTS = 8
+LONGEST_PAUSE_SECONDS = 8.0
+"""The longest pause that we choose: a server that refuses connections is given up after 32 s."""
 LONGEST_WAIT_SECONDS = 60.0
 """A server that wants a longer pause than this before the next attempt is given up."""
 POLL_SECONDS = 0.05
-_BUSY = (429, 503)
-_SAID = 300
-"""The most characters of a server's own words in an error."""
 
 
 class HttpClient:
@@ -118,8 +127,11 @@ class HttpClient:
                 ) from None
             # Answers of one server must not wait for a free connection behind those of another.
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            transport = httpx.AsyncHTTPTransport(limits=limits)
+            hosts = [f"[{host}]" if ":" in host else host for host in LOOPBACK]
+            direct = {f"all://{host}": transport for host in hosts}
             self._client = httpx.AsyncClient(
-                limits=limits, follow_redirects=False,
+                limits=limits, follow_redirects=False, mounts=direct,
                 headers={"Accept-Encoding": "identity", "User-Agent": "llmwit-magic"},
             )  # fmt: skip
         return self._client
@@ -134,10 +146,10 @@ class HttpClient:
             return
 
         async def end() -> None:
-            own = asyncio.current_task()
-            for task in asyncio.all_tasks():
-                if task is not own:
-                    task.cancel()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             if self._client is not None:
                 await self._client.aclose()
 
@@ -151,32 +163,28 @@ class HttpClient:
     async def json(
         self, address: Address, path: str, body: Mapping[str, Any] | None = None,
         report: Report | None = None,
-    ) -> Any:  # fmt: skip
-        """The server's answer as JSON; with `body`, the request is a POST.
+    ) -> dict[str, Any]:  # fmt: skip
+        """The server's answer, a JSON object; with `body`, the request is a POST.
 
         Raises `ServerUnreachable`, and for an answer that says an error what `refusal` makes of it.
         """
         response = await self._send(address, path, body, report)
         try:
-            data = await _bounded_body(response, address)
+            data = await self._body(response, address)
         finally:
             await response.aclose()
-        try:
-            return json.loads(data)
-        except ValueError:
-            raise EngineFailed(
-                f"{address.host} answered {path} with something else than JSON: "
-                f"{_words(data, address)} - is this the address of a model's server?"
-            ) from None
+        return parsed(data, path, address)
 
-    async def maybe(self, address: Address, path: str) -> Any:
-        """The server's answer as JSON, or None where it has none at that place."""
+    async def maybe(
+        self, address: Address, path: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The server's answer, which is empty where it has none at that place."""
         try:
-            return await self.json(address, path)
+            return await self.json(address, path, body)
         except ServerUnreachable:
             raise
         except (EngineFailed, InvalidInput, ModelNotFound):
-            return None
+            return {}
 
     async def events(
         self, address: Address, path: str, body: Mapping[str, Any], report: Report
@@ -189,29 +197,33 @@ class HttpClient:
         import httpx
         from httpx_sse import EventSource
 
-        from .bounded_lines import BoundedLines
+        from .bounded_lines import BoundedLines, lines
 
         response = await self._send(address, path, body, report)
         try:
             kind = response.headers.get("content-type", "").partition(";")[0].strip()
             if kind not in ("text/event-stream", "application/x-ndjson"):
-                data = await _bounded_body(response, address)
+                data = await self._body(response, address)
                 raise EngineFailed(
-                    f"{address.host} answered {path} without a stream: {_words(data, address)}"
+                    f"{address.host} answered {path} without a stream: {words(data, address)}"
                 )
-            response.stream = BoundedLines(response.stream, MOST_BYTES, _too_long(address))
+            response.stream = BoundedLines(
+                response.stream, MOST_BYTES, too_long(address, MOST_BYTES)
+            )
             if kind == "text/event-stream":
                 async for event in EventSource(response).aiter_sse():
                     if event.data == "[DONE]":
                         return
                     if event.data:
-                        yield _event(event.data, address)
+                        yield _event(event.data, path, address)
             else:
-                async for line in response.aiter_lines():
+                async for line in lines(response):
                     if line.strip():
-                        yield _event(line, address)
+                        yield _event(line, path, address)
+        except httpx.ReadTimeout:
+            raise silent(address, self.silence_seconds) from None
         except httpx.HTTPError as error:
-            raise _broken(error, address, self.silence_seconds) from None
+            raise broken(error, address) from None
         finally:
             await response.aclose()
 
@@ -230,27 +242,30 @@ class HttpClient:
             json=body,
         )  # fmt: skip
         for attempt in range(1, ATTEMPTS + 1):
-            pause = min(0.25 * 2**attempt, 15.0)
+            pause = min(0.25 * 2**attempt, LONGEST_PAUSE_SECONDS)
             try:
                 response = await client.send(request, stream=True)
             except httpx.ConnectError as error:
-                if attempt == ATTEMPTS or not _may_come(error):
-                    raise _unreachable(error, address) from None
+                if attempt == ATTEMPTS or not is_refused(error):
+                    raise unreachable(error, address) from None
                 why = "no connection"
             except (httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                raise _unreachable(error, address) from None
+                raise unreachable(error, address) from None
+            except httpx.ReadTimeout:
+                raise silent(address, self.silence_seconds) from None
             except httpx.HTTPError as error:
-                raise _broken(error, address, self.silence_seconds) from None
+                raise broken(error, address) from None
             else:
                 if response.status_code == 200:
                     return response
                 try:
-                    data = await _bounded_body(response, address)
+                    data = await self._body(response, address)
                 finally:
                     await response.aclose()
-                if response.status_code not in _BUSY or attempt == ATTEMPTS:
+                if response.status_code not in BUSY or attempt == ATTEMPTS:
                     raise refusal(response.status_code, response.headers, data, path, address)
-                pause = _asked_pause(response.headers.get("retry-after")) or pause
+                asked = _asked_pause(response.headers.get("retry-after"))
+                pause = pause if asked is None else asked
                 if pause > LONGEST_WAIT_SECONDS:
                     raise refusal(response.status_code, response.headers, data, path, address)
                 why = f"busy ({response.status_code})"
@@ -259,121 +274,36 @@ class HttpClient:
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
+    async def _body(self, response: httpx.Response, address: Address) -> bytes:
+        """The whole answer. Raises `EngineFailed` for one without an end."""
+        import httpx
+
+        parts, size = [], 0
+        try:
+            async for data in response.aiter_bytes():
+                parts.append(data)
+                size += len(data)
+                if size > MOST_BYTES:
+                    raise too_long(address, MOST_BYTES)
+        except httpx.ReadTimeout:
+            raise silent(address, self.silence_seconds) from None
+        except httpx.HTTPError as error:
+            raise broken(error, address) from None
+        return b"".join(parts)
+
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    loop.run_forever()
-    loop.close()
-
-
-async def _bounded_body(response: httpx.Response, address: Address) -> bytes:
-    import httpx
-
-    parts, size = [], 0
     try:
-        async for data in response.aiter_bytes():
-            parts.append(data)
-            size += len(data)
-            if size > MOST_BYTES:
-                raise _too_long(address)
-    except httpx.HTTPError as error:
-        raise _broken(error, address, 0) from None
-    return b"".join(parts)
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
-def _too_long(address: Address) -> EngineFailed:
-    return EngineFailed(
-        f"{address.host} sent more than {MOST_BYTES // 2**20} MiB without an end: it is no server "
-        "of models, or is broken"
-    )
-
-
-def _event(data: str, address: Address) -> Any:
-    try:
-        event = json.loads(data)
-    except ValueError:
-        raise EngineFailed(
-            f"{address.host} sent an event that is no JSON: {_words(data.encode(), address)}"
-        ) from None
-    if isinstance(event, dict) and event.get("error"):
-        raise EngineFailed(f"{address.host}: {_said(event, address)}")
+def _event(data: bytes | str, path: str, address: Address) -> dict[str, Any]:
+    event = parsed(data, path, address)
+    if event.get("error"):
+        raise EngineFailed(f"{address.host}: {said(event, address)}")
     return event
-
-
-def refusal(
-    status: int, headers: Mapping[str, str], data: bytes, path: str, address: Address
-) -> Exception:
-    """The error that an answer with this status means."""
-    try:
-        said = _said(json.loads(data), address)
-    except ValueError:
-        said = _words(data, address)
-    host = address.host
-    if status in (401, 403):
-        key = (
-            "the key is not accepted" if address.key else "it wants a key: name it by 'api_key_env'"
-        )
-        return InvalidInput(f"{host} refuses the request ({status}): {key}; it said: {said}")
-    if 300 <= status < 400:
-        place = _scrubbed(headers.get("location", "?"), address)
-        return EngineFailed(
-            f"{host} sends on to {on_one_line(place)[:100]}, which is not followed: give that "
-            "address, if it is the one that you mean"
-        )
-    if status == 404:
-        return ModelNotFound(
-            f"{host} has no {path.lstrip('/')} or no model '{address.model}': {said}"
-        )
-    if status in _BUSY:
-        return ServerUnreachable(f"{host} is busy ({status}): {said}; try again later")
-    if 400 <= status < 500:
-        return InvalidInput(f"{host} refuses the request ({status}): {said}")
-    return EngineFailed(f"{host} failed ({status}): {said}")
-
-
-def _said(answer: Any, address: Address) -> str:
-    """The server's own words in an answer that says an error."""
-    error = answer.get("error", answer) if isinstance(answer, dict) else answer
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error
-    return _words(str(error).encode(), address)
-
-
-def _words(data: bytes, address: Address) -> str:
-    text = on_one_line(" ".join(data[: 8 * _SAID].decode(errors="replace").split()))
-    return _scrubbed(text, address)[:_SAID] or "nothing"
-
-
-def _scrubbed(text: str, address: Address) -> str:
-    """The text without the key, which some servers repeat."""
-    return text.replace(address.key, "…") if address.key else text
-
-
-def _may_come(error: Exception) -> bool:
-    """Whether a server may be there soon: the machine is there, and refuses the connection."""
-    text = str(error).lower()
-    return "refused" in text or "all connection attempts failed" in text
-
-
-def _unreachable(error: Exception, address: Address) -> ServerUnreachable:
-    why = on_one_line(str(error)) or type(error).__name__
-    return ServerUnreachable(
-        f"{address.host} cannot be reached: {_scrubbed(why, address)} - is the server running, and "
-        "is the address right?"
-    )
-
-
-def _broken(error: Exception, address: Address, silence: float) -> EngineFailed:
-    import httpx
-
-    if isinstance(error, httpx.ReadTimeout):
-        return EngineFailed(
-            f"{address.host} has said nothing for {silence:g} s: "
-            "%config InferMagics.server_silence_seconds allows more"
-        )
-    why = on_one_line(str(error)) or type(error).__name__
-    return EngineFailed(
-        f"the connection to {address.host} broke: {_scrubbed(why, address)}; the text so far is kept"
-    )
 
 
 def _asked_pause(value: str | None) -> float | None:

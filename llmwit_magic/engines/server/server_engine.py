@@ -5,33 +5,32 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 
 from ...contract.engine import Capabilities
-from ...contract.events import Cancelled, Chunk, Emit, End, Prepared, Progress
-from ...contract.request import ContentFilter, ModelSpec, Request
+from ...contract.events import Cancelled, Emit, Prepared, Progress
+from ...contract.request import ModelSpec, Request
 from ...contract.wit import (
+    LARGEST_DRAWN_SEED,
     DeviceInfo,
     EmbeddingsResult,
     EmbeddingsUsage,
     FinishDetail,
-    FinishReason,
-    InferencingUsage,
     ModelInfo,
-    TokenInfo,
 )
 from ...errors import EngineFailed, InvalidInput
-from ..judging import judgement
-from ..stopping import SafeText
 from .addresses import OWN, Address, ServerConfig, address_of, names_server, own_servers
 from .answers import Ask, Facts, Part
 from .detection import dialect_of
 from .dialects.dialect import Dialect
 from .http_client import HttpClient
 from .own_servers import OwnServers
+from .streamed_answer import StreamedAnswer
 
+LATE_SECONDS = 5.0
+"""How long a server may take for its counts after the end of its answer."""
 FACTS_SECONDS = 30.0
 """How long what a server says of itself is believed: it may be started again with another model."""
 
@@ -92,7 +91,7 @@ class ServerEngine:
         address = address_of(spec.model, self.servers)
         return self.http.run(self._look(address, emit), cancel).facts.slots
 
-    def models(self, name: str, cancel: threading.Event) -> list[str]:
+    def models(self, name: str, emit: Emit, cancel: threading.Event) -> list[str]:
         """The names of the models of a server, given as `lab::` or as a URL.
 
         `local::` stands for all servers of our own.
@@ -100,9 +99,7 @@ class ServerEngine:
         if name == f"{OWN}::":
             return [server.removeprefix(name) for server in own_servers(self.servers)]
         address = address_of(name, self.servers)
-        answer = self.http.run(self.http.json(address, "models"), cancel)
-        found = answer.get("data") if isinstance(answer, dict) else None
-        return [str(item.get("id")) for item in found or () if isinstance(item, dict)]
+        return self.http.run(self._models(address, emit), cancel)
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         address = address_of(request.model, self.servers)
@@ -111,7 +108,7 @@ class ServerEngine:
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
-        answer = _Answer(request, emit, cancel)
+        answer = StreamedAnswer(request, emit, cancel)
         try:
             with self.own.watched(address, emit) as emit:
                 self.http.run(self._run(address, request, emit, answer), cancel)
@@ -140,19 +137,26 @@ class ServerEngine:
         known = self._known.get(address)
         if known is None or time.monotonic() > known.since + FACTS_SECONDS:
             emit(Progress("server", note=address.host))
-            dialect = await dialect_of(self.http, address)
-            known = _Known(dialect, await dialect.facts(self.http, address))
+            dialect = await dialect_of(self.http, address, emit)
+            with _of_its_form(address):
+                known = _Known(dialect, await dialect.facts(self.http, address))
             self._known[address] = known
         return known
+
+    async def _models(self, address: Address, emit: Emit) -> list[str]:
+        dialect = await dialect_of(self.http, address, emit)
+        with _of_its_form(address):
+            return await dialect.models(self.http, address)
 
     async def _prepare(
         self, address: Address, request: Request, emit: Emit
     ) -> tuple[Prepared, Ask, Dialect]:
-        _refuse_local_settings(request)
         known = await self._look(address, emit)
-        unmet = known.dialect.not_honoured(request)
+        _refuse_local_settings(request, known.dialect.loads)
+        unmet = known.dialect.not_honoured(request, known.facts)
         _refuse_unhonoured(request, unmet, known.dialect.kind)
-        ask = await known.dialect.ask(self.http, address, known.facts, request)
+        with _of_its_form(address):
+            ask = await known.dialect.ask(self.http, address, known.facts, request)
         prepared = Prepared(
             prompt=ask.prompt,
             prompt_token_count=ask.prompt_token_count,
@@ -167,19 +171,29 @@ class ServerEngine:
         )
         return prepared, ask, known.dialect
 
-    async def _run(self, address: Address, request: Request, emit: Emit, answer: _Answer) -> None:
+    async def _run(
+        self, address: Address, request: Request, emit: Emit, answer: StreamedAnswer
+    ) -> None:
         prepared, ask, dialect = await self._prepare(address, request, emit)
         emit(prepared)
-        answer.begin(prepared)
+        answer.begin(prepared, address.secret, dialect.counts_end_of_text)
         if request.params.max_tokens == 0:  # some servers make one token, and others refuse it
             answer.take(Part(generated_token_count=0, finish_detail=FinishDetail.MAX_TOKENS))
             return
         events = self.http.events(address, ask.path, ask.body, emit)
         try:
-            async for event in events:
-                await answer.take_in_loop(dialect.part(event, request))
-                if answer.complete:
-                    return
+            async with asyncio.timeout(None) as limit:
+                async for event in events:
+                    with _of_its_form(address):
+                        part = dialect.part(event, request)
+                    await answer.take_in_loop(part)
+                    if answer.complete:
+                        return
+                    if answer.finished and limit.when() is None:
+                        limit.reschedule(asyncio.get_running_loop().time() + LATE_SECONDS)
+        except (EngineFailed, TimeoutError):
+            if not answer.finished:  # else only counts are missing
+                raise
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         if not answer.finished:
@@ -205,11 +219,23 @@ class ServerEngine:
         return EmbeddingsResult(embeddings=vectors, usage=EmbeddingsUsage(prompt_token_count=count))
 
 
-def _refuse_local_settings(request: Request) -> None:
+@contextmanager
+def _of_its_form(address: Address) -> Iterator[None]:
+    """Raise `EngineFailed` for an answer that has not the form that its kind of server has."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise EngineFailed(
+            f"{address.host} sent an answer of an unknown form ({type(error).__name__}): is the "
+            "kind of the server right?"
+        ) from error
+
+
+def _refuse_local_settings(request: Request, loads: Collection[str]) -> None:
     """Raise `InvalidInput` for a setting that is about loading a model here."""
     fields = ("model_type", "engine", "context_length", "gpu_layers", "threads", "chat_template")
     for name in fields:
-        if getattr(request, name) != Request.model_fields[name].default:
+        if name not in loads and getattr(request, name) != Request.model_fields[name].default:
             raise InvalidInput(
                 f"{name}: a server has loaded its model already, and cannot honour it: leave it out"
             )
@@ -218,119 +244,21 @@ def _refuse_local_settings(request: Request) -> None:
 def _refuse_unhonoured(request: Request, unmet: list[str], kind: str) -> None:
     """Raise `InvalidInput` for a setting that a person gave and the server cannot honour.
 
-    A value that is the contract's default was not asked for by a person. The row of the log says
-    that it was not honoured.
+    A value that is the contract's default was not asked for by a person, and a seed may have been
+    drawn. The row of the log says that these were not honoured.
     """
     if "unsupported" in request.accept:
         return
     standard = type(request.params)(temperature=request.params.temperature)
     for name in unmet:
-        given = name == "top_logprobs" or getattr(request.params, name) != getattr(standard, name)
+        if name == "top_logprobs":
+            given = True
+        elif name == "seed":
+            given = (request.params.seed or 0) > LARGEST_DRAWN_SEED
+        else:
+            given = getattr(request.params, name) != getattr(standard, name)
         if given:
             raise InvalidInput(
                 f"{name}: {kind} cannot honour it: leave it out, or --accept unsupported runs "
                 "without it"
             )
-
-
-class _Answer:
-    """The answer of one run as it comes: safe text, tokens, counts, and why it ended."""
-
-    def __init__(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
-        self._request, self._emit, self._cancel = request, emit, cancel
-        self._filters_ask = any(callable(item) for item in request.content_filters)
-        self.prepared: Prepared | None = None
-        self.finished = False
-        """Whether the server has said why the answer ended."""
-        self._withheld: list[tuple[int, TokenInfo]] = []
-        self._counts: dict[str, int | None] = {}
-        self._texts = 0
-        self._ending = Part()
-        self._seconds: dict[str, float] = {}
-        self._asked = self._first = 0.0
-
-    def begin(self, prepared: Prepared) -> None:
-        self.prepared = prepared
-        filters: list[ContentFilter] = [
-            partial(self._judged, item) if callable(item) else item
-            for item in self._request.content_filters
-        ]
-        self._stream = SafeText(prepared.params.stop, filters)
-        self._counts["prompt"] = prepared.prompt_token_count
-        self._counts["cached"] = None
-        self._counts["generated"] = 0
-        self._asked = time.perf_counter()
-
-    def _judged(self, function: Callable[[str], int | None], text: str) -> int | None:
-        return judgement(function, text, self._cancel.is_set)
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing more is wanted of the server."""
-        most = self._request.params.max_tokens
-        # A server that sends more than it was asked for would never end.
-        over = most is not None and self._texts > most + 1
-        return self._stream.ended is not None or self._ending.last or over
-
-    async def take_in_loop(self, part: Part) -> None:
-        """Take a part in. A person's own function must not hold up other runs."""
-        if self._filters_ask:
-            await asyncio.to_thread(self.take, part)
-        else:
-            self.take(part)
-
-    def take(self, part: Part) -> None:
-        now = time.perf_counter()
-        for name in ("prompt", "cached", "generated"):
-            if (count := getattr(part, f"{name}_token_count")) is not None:
-                self._counts[name] = count
-        if part.text or part.tokens:
-            if not self._first:
-                self._first = now
-                self._seconds["prompt"] = now - self._asked
-            self._texts += bool(part.text)
-            self._seconds["decode"] = now - self._first
-            safe = self._stream.push(part.text.encode("utf-8", "replace"))
-            self._withheld += ((self._stream.read_count, token) for token in part.tokens)
-            if part.generated_token_count is None:
-                self._counts["generated"] = None
-            self._emit(Chunk(safe, self._counts["generated"], self._released()))
-        if part.finish_reason or part.finish_detail:
-            self.finished, self._ending = True, part
-
-    def _released(self) -> tuple[TokenInfo, ...]:
-        given = self._stream.given_count
-        released = [token for end, token in self._withheld if end <= given]
-        del self._withheld[: len(released)]
-        return tuple(released)
-
-    def end(self) -> None:
-        """Say the rest of the text, and the end. An answer that has not ended was cancelled."""
-        rest = self._stream.finish()
-        reason, detail, stop = self._why()
-        if rest:
-            self._emit(Chunk(rest, self._counts["generated"], self._released()))
-        usage = InferencingUsage(
-            prompt_token_count=self._counts["prompt"],
-            generated_token_count=self._counts["generated"],
-            cached_token_count=self._counts["cached"],
-        )
-        self._emit(End(detail, usage, stop, self._seconds, reason))
-
-    def _why(self) -> tuple[FinishReason | None, FinishDetail | None, str | None]:
-        if self._stream.ended is not None:
-            return None, self._stream.ended, self._stream.stop_sequence
-        ending, most = self._ending, self._request.params.max_tokens
-        if ending.finish_detail is not None:
-            return ending.finish_reason, ending.finish_detail, ending.stop_sequence
-        generated, prompt = self._counts["generated"], self._counts["prompt"]
-        if ending.finish_reason is FinishReason.LENGTH:
-            room = self.prepared.context_length if self.prepared else None
-            if most is not None and (generated is None or generated >= most):
-                return None, FinishDetail.MAX_TOKENS, None
-            if None not in (room, generated, prompt) and prompt + generated >= room:  # type: ignore[operator]
-                return None, FinishDetail.CONTEXT_FULL, None
-            return FinishReason.LENGTH, FinishDetail.UNKNOWN, None
-        if most is not None and self._texts > most:
-            return None, FinishDetail.MAX_TOKENS, None
-        return None, None, None

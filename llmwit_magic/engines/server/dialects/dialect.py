@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ....contract.request import Request
 from ....contract.wit import InferencingParams, TokenAlternative, TokenInfo
-from ....errors import InvalidInput
+from ....errors import EngineFailed, InvalidInput, ModelNotFound, PromptTooLong
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
@@ -31,11 +31,25 @@ class Dialect(Protocol):
         """The name of the kind, as a person gives it."""
         ...
 
-    def not_honoured(self, request: Request) -> list[str]:
-        """The fields of the request, or of its params, that this kind cannot honour.
+    @property
+    def counts_end_of_text(self) -> bool:
+        """Whether the end-of-text token is among the tokens that it counts and lists."""
+        ...
+
+    @property
+    def loads(self) -> Collection[str]:
+        """The fields of `ModelSpec` that it honours: the others are about loading a model here."""
+        ...
+
+    def not_honoured(self, request: Request, facts: Facts) -> list[str]:
+        """The fields of the request, or of its params, that this server cannot honour.
 
         A field whose value asks for nothing, such as a top-k of 0, is none of them.
         """
+        ...
+
+    async def models(self, http: HttpClient, address: Address) -> list[str]:
+        """The names of the server's models."""
         ...
 
     async def facts(self, http: HttpClient, address: Address) -> Facts:
@@ -49,6 +63,52 @@ class Dialect(Protocol):
     def part(self, event: Any, request: Request) -> Part:
         """An event of the stream as a part of the answer."""
         ...
+
+
+def listed(answer: Mapping[str, Any], address: Address) -> list[dict[str, Any]]:
+    """The models of an answer in OpenAI's form. Raises `EngineFailed` for another form."""
+    models = answer.get("data")
+    if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
+        raise EngineFailed(
+            f"{address.host} lists no models: is this the address of a model's server?"
+        )
+    return models
+
+
+def named_or_only(names: list[str], address: Address) -> str:
+    """The model that is asked for: the one that is named, or the server's only one.
+
+    Raises `ModelNotFound` where there is no name and the server has none or several.
+    """
+    if address.model:
+        return address.model
+    if len(names) == 1:
+        return names[0]
+    raise ModelNotFound(f"{address.host} has {_several(names)}: name one after {address.sign}")
+
+
+def unknown_model(names: list[str], address: Address) -> ModelNotFound:
+    """The error of a model that the server does not have."""
+    return ModelNotFound(f"{address.host} has no model '{address.model}'; it has {_several(names)}")
+
+
+def _several(names: list[str]) -> str:
+    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+    return f"{len(names)} models ({shown or 'none'})" if len(names) != 1 else shown
+
+
+def empty_prompt() -> InvalidInput:
+    """The error of a prompt without a token."""
+    return InvalidInput("the prompt is empty: the model needs at least one token to continue")
+
+
+def refuse_too_long(count: int, length: int | None) -> None:
+    """Raise `PromptTooLong` for a prompt that leaves no room in a context of `length` tokens."""
+    if length is not None and count >= length:
+        raise PromptTooLong(
+            f"the prompt has {count:,} tokens and the server's context holds {length:,}, answer "
+            "included: shorten it, or give the server a longer one"
+        )
 
 
 def unhonoured_params(params: InferencingParams, honoured: Collection[str]) -> list[str]:

@@ -11,47 +11,60 @@ from typing import Any
 from ....contract.request import Request
 from ....contract.spans import Spans
 from ....contract.wit import FinishDetail, InferencingParams
-from ....errors import InvalidInput, PromptTooLong
+from ....errors import InvalidInput
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
-from .dialect import SEEDS_OF_32_BITS, messages_of, token_info, unhonoured_params
+from .dialect import (
+    SEEDS_OF_32_BITS,
+    empty_prompt,
+    listed,
+    messages_of,
+    refuse_too_long,
+    token_info,
+    unhonoured_params,
+    unknown_model,
+)
+
+_LEAST_PROBABILITIES = 20
+"""So many alternatives are asked for at least: one of them is the token itself, as a rule."""
 
 
 class LlamaServer:
     """Everything of the contract but seeds of more than 32 bits."""
 
     kind = "llama-server"
+    counts_end_of_text = True
+    loads = ()
 
-    def not_honoured(self, request: Request) -> list[str]:
+    def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         wanted = unhonoured_params(request.params, InferencingParams.model_fields)
         too_long = (request.params.seed or 0) > SEEDS_OF_32_BITS
         return [*wanted, *(["seed"] if too_long else [])]
 
     async def facts(self, http: HttpClient, address: Address) -> Facts:
+        names = await self.models(http, address)
+        if address.model and address.model not in (*names, *map(_file_name, names)):
+            raise unknown_model(names, address)  # the server would take any name for its model
         props = await http.json(address, "/props")
-        models = await http.json(address, "models")
-        found = next(iter(models.get("data") or [{}]))
         return Facts(
             version=str(props.get("build_info") or ""),
-            model=address.model or str(found.get("id") or ""),
+            model=address.model or (names[0] if names else ""),
             context_length=(props.get("default_generation_settings") or {}).get("n_ctx"),
             slots=props.get("total_slots"),
             quantisation=props.get("model_ftype"),
         )
 
+    async def models(self, http: HttpClient, address: Address) -> list[str]:
+        models = listed(await http.json(address, "models"), address)
+        names = [name for model in models for name in (model["id"], *model.get("aliases", ()))]
+        return list(dict.fromkeys(map(str, names)))
+
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
         prompt, ids, notices = await self._prompt(http, address, request)
         if not ids:
-            raise InvalidInput(
-                "the prompt is empty: the model needs at least one token to continue"
-            )
-        if facts.context_length is not None and len(ids) >= facts.context_length:
-            raise PromptTooLong(
-                f"the prompt has {len(ids):,} tokens and the server's context holds "
-                f"{facts.context_length:,}, answer included: shorten it, or start the server with "
-                "a longer one"
-            )
+            raise empty_prompt()
+        refuse_too_long(len(ids), facts.context_length)
         params = request.params
         body = {
             "prompt": ids,
@@ -63,17 +76,18 @@ class LlamaServer:
             "repeat_penalty": params.repeat_penalty,
             "repeat_last_n": params.repeat_penalty_last_n_token_count,
             "seed": params.seed,
-            "stop": list(params.stop),
+            # A token that the server holds back for a stop sequence comes without its bytes.
+            "stop": list(params.stop) if request.top_logprobs is None else [],
             # The contract's steps in the contract's order, and none of the server's own.
             "samplers": ["penalties", "temperature", "top_k", "top_p"],
             "min_p": 0.0, "typical_p": 1.0, "top_n_sigma": -1.0, "dynatemp_range": 0.0,
             "presence_penalty": 0.0, "frequency_penalty": 0.0, "dry_multiplier": 0.0,
             "xtc_probability": 0.0, "mirostat": 0, "ignore_eos": False, "n_keep": 0,
             "grammar": "", "cache_prompt": True, "return_tokens": True,
-            "post_sampling_probs": False,
+            "post_sampling_probs": False, "timings_per_token": True,
         }  # fmt: skip
         if request.top_logprobs is not None:
-            body["n_probs"] = max(request.top_logprobs, 1)
+            body["n_probs"] = max(request.top_logprobs, _LEAST_PROBABILITIES)
         return Ask("/completion", body, prompt, len(ids), facts.context_length, tuple(notices))
 
     async def _prompt(
@@ -96,21 +110,30 @@ class LlamaServer:
         ids = await self._ids(http, address, prompt, True)
         if not data or ids == await self._ids(http, address, prompt, False):
             return prompt, ids, []
-        # There is a control token. Typed parts and data are read apart, each in its own way.
+        # There is a control token. Typed parts and data are read apart, each in its own way, unless
+        # all control tokens stand in data: then none is wanted, and the text is read as a whole.
         found: list[int] = []
         withheld: list[str] = []
+        any_typed = False
         place = 0
         for start, end in (*data, (len(prompt), len(prompt))):
             for text, typed in ((prompt[place:start], True), (prompt[start:end], False)):
                 if not text:
                     continue
-                ids = await self._ids(http, address, text, typed, first=not found)
-                if not typed and ids != await self._ids(http, address, text, True, not found):
+                special, plain = [
+                    await self._ids(http, address, text, wanted, first=not found)
+                    for wanted in (True, False)
+                ]
+                if special != plain and typed:
+                    any_typed = True
+                elif special != plain:
                     withheld.append(text)
-                found += ids
+                found += special if typed else plain
             place = end
         names = ", ".join(repr(text[:40]) for text in dict.fromkeys(withheld))
         said = [f"text, and no control token, in the data: {names}"] if withheld else []
+        if not any_typed:
+            found = await self._ids(http, address, prompt, False)
         return prompt, found, said
 
     async def _ids(
@@ -137,27 +160,37 @@ class LlamaServer:
     def part(self, event: Any, request: Request) -> Part:
         probabilities = event.get("completion_probabilities") or ()
         most = request.top_logprobs or 0
-        # A token of a stop sequence has no bytes here.
-        tokens = tuple(token_info(item, most) for item in probabilities if item.get("bytes"))
+        tokens = tuple(token_info(_with_bytes(item), most) for item in probabilities)
         known = {
             "text": event.get("content", ""),
             "tokens": tokens if request.top_logprobs is not None else (),
             "prompt_token_count": event.get("tokens_evaluated"),
             "generated_token_count": event.get("tokens_predicted"),
         }
+        known["cached_token_count"] = (event.get("timings") or {}).get("cache_n")
         if not event.get("stop"):
             return Part(**known)
-        known["cached_token_count"] = (event.get("timings") or {}).get("cache_n")
         return Part(**known | _ending(event, request), last=True)
+
+
+def _with_bytes(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The token with its bytes. They are missing where it ends in the middle of a character, but
+    not where it stands among its alternatives."""
+    if item.get("bytes"):
+        return item
+    same = (other for other in item["top_logprobs"] if other["id"] == item["id"])
+    return {**item, "bytes": next(same, item).get("bytes")}
+
+
+def _file_name(model: str) -> str:
+    return model.replace("\\", "/").rpartition("/")[2]
 
 
 def _ending(event: Mapping[str, Any], request: Request) -> dict[str, Any]:
     generated = event.get("tokens_predicted")
     match event.get("stop_type"):
         case "eos":
-            # The server counts the end-of-text token, and we do not.
-            less = None if generated is None else generated - 1
-            return {"finish_detail": FinishDetail.EOS, "generated_token_count": less}
+            return {"finish_detail": FinishDetail.EOS}
         case "word":
             return {
                 "finish_detail": FinishDetail.STOP_SEQUENCE,

@@ -5,17 +5,30 @@ Sources: the API reference of OpenAI; vLLM's and SGLang's protocol.py; LM Studio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ....contract.request import Request
 from ....contract.wit import FinishDetail, FinishReason, TokenAlternative, TokenInfo
-from ....errors import InvalidInput, ModelNotFound
+from ....errors import InvalidInput
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
-from .dialect import SEEDS_OF_32_BITS, messages_of, refuse_marks, token_info, unhonoured_params
+from .dialect import (
+    SEEDS_OF_32_BITS,
+    empty_prompt,
+    listed,
+    messages_of,
+    named_or_only,
+    refuse_marks,
+    refuse_too_long,
+    token_info,
+    unhonoured_params,
+)
+
+_NEUTRAL = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""What the model's own defaults may set, switched off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,43 +42,74 @@ class OpenAIStyle:
     """Its value that switches it off."""
     penalty: str | None = None
     """The field for the repeat penalty. None of these servers has a window for it."""
+    neutral: Mapping[str, float] = field(default_factory=dict)
+    """Further fields, each with the value that changes nothing."""
     most_stops: int | None = None
     """How many stop sequences it takes. They are sent only where it says which one it reached."""
     stop_place: str | None = None
     """Where a choice says which stop sequence was reached."""
     most_seed: int = SEEDS_OF_32_BITS
+    counts_end_of_text: bool = False
     running_usage: bool = False
     """Whether it counts tokens in each event, where it is asked to."""
     completions: bool = True
     """Whether it continues a plain text."""
-    silent_limit: bool = True
-    """Whether a completion without max tokens ends after a few tokens."""
-    most_logprobs: int = 20
+    unlimited: int | None = None
+    """The max tokens that stand for no limit."""
+    tokenizer: str | None = None
+    """The path of its tokenizer."""
+    tokenizes_chats: bool = False
+    spare: int = 0
+    """How many tokens of the context must stay free beside prompt and max tokens."""
+    most_logprobs: int | None = 20
+    """How many alternatives it gives; None: it has no log-probabilities."""
+    most_completion_logprobs: int | None = None
+    """The same for completions, where that differs."""
+    raw_logprobs: bool = True
+    """Whether its log-probabilities are those before the temperature, as far as that is known."""
     limit: str = "max_tokens"
     """The field of a chat for max tokens."""
+    server_info: str | None = None
+    """The path where it says its version, its slots and whether it honours seeds."""
 
-    def not_honoured(self, request: Request) -> list[str]:
+    @property
+    def loads(self) -> Collection[str]:
+        return ()
+
+    def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         params = request.params
         honoured = {"top_p", "stop", *(["top_k"] if self.top_k else [])}
         honoured |= {"repeat_penalty"} if self.penalty else set()
         wanted = unhonoured_params(params, honoured)
-        if (params.seed or 0) > self.most_seed:
+        # At temperature 0 nothing is drawn.
+        if (params.seed or 0) > self.most_seed or not (facts.seeds or params.temperature == 0):
             wanted.append("seed")
-        if (request.top_logprobs or 0) > self.most_logprobs:
+        most = self._most_logprobs(request)
+        if request.top_logprobs is not None and (most is None or request.top_logprobs > most):
             wanted.append("top_logprobs")
         return wanted
 
+    def _most_logprobs(self, request: Request) -> int | None:
+        if request.is_chat or self.most_completion_logprobs is None:
+            return self.most_logprobs
+        return self.most_completion_logprobs
+
+    async def models(self, http: HttpClient, address: Address) -> list[str]:
+        return [str(model["id"]) for model in listed(await http.json(address, "models"), address)]
+
     async def facts(self, http: HttpClient, address: Address) -> Facts:
-        version = await http.maybe(address, "/version")
-        answer = await http.json(address, "models")
-        models = [item for item in answer.get("data") or () if isinstance(item, dict)]
-        name = address.model or _only_model(models, address)
-        found = next((item for item in models if item.get("id") == name), {})
+        models = listed(await http.json(address, "models"), address)
+        name = named_or_only([str(model.get("id")) for model in models], address)
+        found = next((model for model in models if model.get("id") == name), {})
         length = found.get("max_model_len") or found.get("context_length")
+        about = await http.maybe(address, self.server_info or "/version")
+        slots = about.get("max_running_requests")
         return Facts(
-            version=str(version.get("version", "")) if isinstance(version, dict) else "",
+            version=str(about.get("version") or ""),
             model=name,
             context_length=length if isinstance(length, int) else None,
+            slots=slots if isinstance(slots, int) else None,
+            seeds=about.get("enable_deterministic_inference", self.server_info is None) is True,
         )
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
@@ -73,9 +117,10 @@ class OpenAIStyle:
         if not request.is_chat and not self.completions:
             raise InvalidInput(f"{address.host} has chats only: give --chat")
         if not request.prompt and not request.is_chat:
-            raise InvalidInput(
-                "the prompt is empty: the model needs at least one token to continue"
-            )
+            raise empty_prompt()
+        count = await self._token_count(http, address, facts, request)
+        if count is not None:
+            refuse_too_long(count, facts.context_length)
         params = request.params
         body: dict[str, Any] = {
             "model": facts.model,
@@ -83,6 +128,7 @@ class OpenAIStyle:
             "stream_options": {"include_usage": True},
             "temperature": params.temperature,
             "top_p": params.top_p,
+            **self.neutral,
         }
         if self.running_usage:
             body["stream_options"]["continuous_usage_stats"] = True
@@ -94,26 +140,61 @@ class OpenAIStyle:
             body["seed"] = params.seed
         if self.sends_stops(request):
             body["stop"] = list(params.stop)
-        limit = self.limit if request.is_chat else "max_tokens"
-        if params.max_tokens is not None:
-            body[limit] = params.max_tokens
-        elif self.silent_limit and not request.is_chat and "unsupported" not in request.accept:
-            raise InvalidInput(
-                f"max_tokens: {address.host} would end the answer after a few tokens without a "
-                "limit: give --max-tokens, or --accept unsupported takes the server's own limit"
-            )
+        most = self._most_tokens(address, facts, request, count)
+        if most is not None:
+            body[self.limit if request.is_chat else "max_tokens"] = most
+        known = (request.prompt, count, facts.context_length, self._notices(request))
         if request.is_chat:
             body["messages"] = messages_of(request)
-            if request.top_logprobs is not None:
+            if request.top_logprobs is not None and self.most_logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": self._logprobs(request)}
-            return Ask("chat/completions", body, request.prompt, None, facts.context_length)
+            return Ask("chat/completions", body, *known)
         body["prompt"] = request.prompt
-        if request.top_logprobs is not None:
+        if request.top_logprobs is not None and self.most_logprobs is not None:
             body["logprobs"] = self._logprobs(request)
-        return Ask("completions", body, request.prompt, None, facts.context_length)
+        return Ask("completions", body, *known)
+
+    async def _token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        """The number of tokens of the prompt, where the server tells it before the run."""
+        if self.tokenizer is None or (request.is_chat and not self.tokenizes_chats):
+            return None
+        body: dict[str, Any] = {"model": facts.model}
+        if request.is_chat:
+            body["messages"] = messages_of(request)
+        else:
+            body["prompt"] = request.prompt
+        count = (await http.maybe(address, self.tokenizer, body)).get("count")
+        return count if isinstance(count, int) else None
+
+    def _most_tokens(
+        self, address: Address, facts: Facts, request: Request, count: int | None
+    ) -> int | None:
+        """The limit of tokens to send; None where the server has none of its own."""
+        most, room = request.params.max_tokens, None
+        if count is not None and facts.context_length is not None:
+            room = max(facts.context_length - count - self.spare, 1)
+        if most is not None:
+            return most if room is None else min(most, room)
+        if room is not None or self.unlimited is not None:
+            return self.unlimited if room is None else room
+        if request.is_chat or "unsupported" in request.accept:
+            return None
+        raise InvalidInput(
+            f"max_tokens: {address.host} would end the answer after a few tokens without a limit: "
+            "give --max-tokens, or --accept unsupported takes the server's own limit"
+        )
+
+    def _notices(self, request: Request) -> tuple[str, ...]:
+        if self.raw_logprobs or request.top_logprobs is None:
+            return ()
+        if request.params.temperature in (0, 1):
+            return ()
+        return ("the log-probabilities are those after the temperature",)
 
     def _logprobs(self, request: Request) -> int:
-        return min(request.top_logprobs or 0, self.most_logprobs)
+        return min(request.top_logprobs or 0, self._most_logprobs(request) or 0)
 
     def sends_stops(self, request: Request) -> bool:
         """Whether the server looks for the stop sequences. We look for them in any case."""
@@ -133,7 +214,7 @@ class OpenAIStyle:
             return Part(**counts)
         choice = choices[0]
         delta = choice.get("delta") or {}
-        text = choice.get("text") if "text" in choice else delta.get("content")
+        text = choice["text"] if "text" in choice else delta.get("content")
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
         return Part(
             text=text or "",
@@ -167,17 +248,6 @@ class OpenAIStyle:
         return {"finish_reason": FinishReason.STOP, "finish_detail": FinishDetail.UNKNOWN}
 
 
-def _only_model(models: list[dict[str, Any]], address: Address) -> str:
-    names = [str(item.get("id")) for item in models]
-    if len(names) == 1:
-        return names[0]
-    known = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-    raise ModelNotFound(
-        f"{address.host} has {len(names)} models: name one after the {'#' if '#' not in address.given and '::' not in address.given else '::'} "
-        f"({known or 'none'})"
-    )
-
-
 def _tokens(choice: Mapping[str, Any], request: Request) -> tuple[TokenInfo, ...]:
     if request.top_logprobs is None or not (found := choice.get("logprobs")):
         return ()
@@ -203,13 +273,20 @@ def _tokens(choice: Mapping[str, Any], request: Request) -> tuple[TokenInfo, ...
 
 
 VLLM = OpenAIStyle(
-    "vllm", top_k="top_k", penalty="repetition_penalty", most_stops=4, stop_place="stop_reason",
-    most_seed=2**63 - 1, running_usage=True,
+    "vllm", top_k="top_k", penalty="repetition_penalty", neutral=_NEUTRAL, most_stops=4,
+    stop_place="stop_reason", most_seed=2**63 - 1, counts_end_of_text=True, running_usage=True,
+    tokenizer="/tokenize", tokenizes_chats=True,
 )  # fmt: skip
 SGLANG = OpenAIStyle(
-    "sglang", top_k="top_k", top_k_off=-1, penalty="repetition_penalty", most_stops=32,
-    stop_place="matched_stop", running_usage=True,
+    "sglang", top_k="top_k", top_k_off=-1, penalty="repetition_penalty", neutral=_NEUTRAL,
+    most_stops=32, stop_place="matched_stop", counts_end_of_text=True, running_usage=True,
+    tokenizer="tokenize", spare=1, raw_logprobs=False, server_info="/get_server_info",
 )  # fmt: skip
-LM_STUDIO = OpenAIStyle("lmstudio", top_k="top_k", penalty="repeat_penalty")
-OPENAI = OpenAIStyle("openai", limit="max_completion_tokens", most_seed=2**63 - 1)
+LM_STUDIO = OpenAIStyle(
+    "lmstudio", top_k="top_k", penalty="repeat_penalty", unlimited=-1, most_logprobs=None,
+    neutral={"presence_penalty": 0.0, "frequency_penalty": 0.0},
+)  # fmt: skip
+OPENAI = OpenAIStyle(
+    "openai", limit="max_completion_tokens", most_seed=2**63 - 1, most_completion_logprobs=5
+)
 OTHER = OpenAIStyle("other")
