@@ -45,6 +45,13 @@ class Family:
     """Opens the answer, in families that mark that too. `answer_closing` closes it."""
     answer_closing: str = ""
 
+    @property
+    def mark_names(self) -> tuple[str, ...]:
+        """The texts in the marks that may be control tokens."""
+        fields = (self.opening, self.closing, self.answer_opening, self.answer_closing)
+        marks = " ".join((*self.signs, *fields)).replace("\\", "")
+        return tuple(dict.fromkeys(regex.findall(r"</?[\w:]+>|<\|?\w+\|?>|\[/?[A-Z]+\]", marks)))
+
 
 def _header(channel: str) -> str:
     """The header with which gpt-oss begins a message. It names the channel of the message.
@@ -150,6 +157,7 @@ class Splitter:
                 (Part.REASONING, family.closing), (Part.ANSWER, family.answer_closing),
             )
         }  # fmt: skip
+        self.family = family
         self._held = b""
         """The last bytes, which may be the beginning of a mark."""
         self._block = 0

@@ -16,6 +16,7 @@ from llmwit_magic.errors import InvalidInput
 from llmwit_magic.running.batch import run_batch
 from llmwit_magic.running.replay import Replay, replay_request
 from llmwit_magic.running.session import Session
+from tests.support.llama_server import running_llama_server
 from tests.support.tiny_models import QUESTION, write_llama_gguf
 
 ENGINES = ("ctransformers", "llama.cpp")
@@ -191,3 +192,22 @@ def test_a_batch_has_a_column_for_reasoning(session: Session, model: Any) -> Non
     taken = frame.assign(infer_reasoning="x")
     with pytest.raises(InvalidInput, match="a column infer_reasoning already"):
         run_batch(session, taken, "{{question}}", request, progress=False)
+
+
+def test_a_llama_server_is_split_as_a_local_engine(model: Any, ask: Any) -> None:
+    """It sends the marks, though they are control tokens; its template takes the variables."""
+    path = model(THINKS, ("<think>", "</think>"))
+    with running_llama_server(path) as server:
+        for options in ({}, {"top_logprobs": 1}, {"template_options": {"opened": 1}}):
+            here = ask(path, engine="llama.cpp", **options)
+            there = ask(server.url, **options)
+            assert (there.reasoning, there.text) == (here.reasoning, here.text)
+            assert there.reasoning == "Let me see it!!"
+            assert there.usage.generated_token_count == here.usage.generated_token_count
+            if "top_logprobs" not in options:  # nobody says which token is a part of what
+                assert there.usage.reasoning_token_count is None
+                continue
+            assert there.usage.reasoning_token_count == here.usage.reasoning_token_count
+            assert [(token.bytes, token.reasoning) for token in there.tokens] == [
+                (token.bytes, token.reasoning) for token in here.tokens
+            ]

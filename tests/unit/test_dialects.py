@@ -206,15 +206,32 @@ def test_log_probabilities_that_do_not_come_are_said(
         ask(speaking("ollama"), top_logprobs=21)
 
 
-def test_reasoning_is_said_and_is_no_text(
+def test_reasoning_that_comes_apart_is_kept_apart(
     speaking: Start, ask: Callable[..., InferencingResult]
 ) -> None:
+    """A stop sequence counts in it, too. How many of the tokens are in it, no server says."""
     for kind in ("vllm", "ollama", "other"):
         server = speaking(kind)
         server.thoughts = ["Let me", " think"]
         result = ask(server, chat=True, params={"max_tokens": 30})
-        assert result.text == " Paris. It is big."
-        assert result.notices == ("12 characters of reasoning came apart, and are not kept",)
+        assert (result.reasoning, result.text) == ("Let me think", " Paris. It is big.")
+        assert (result.usage.reasoning_token_count, result.notices) == (None, ())
+        stopped = ask(server, chat=True, params={"max_tokens": 30, "stop": "think"})
+        assert (stopped.reasoning, stopped.text) == ("Let me ", "")
+        assert (stopped.finish_detail, stopped.stop_sequence) == ("stop_sequence", "think")
+
+
+def test_variables_of_the_template_where_they_can_be_sent(
+    speaking: Start, ask: Callable[..., InferencingResult]
+) -> None:
+    options = {"enable_thinking": False}
+    for kind in ("vllm", "sglang"):
+        server = speaking(kind)
+        ask(server, chat=True, template_options=options, params={"max_tokens": 3, "top_k": 0})
+        assert server.asked[-1][1]["chat_template_kwargs"] == options
+    for kind in ("openai", "ollama", "other"):
+        with pytest.raises(InvalidInput, match=r"template_options: .* cannot honour it"):
+            ask(speaking(kind), chat=True, template_options=options, params={"top_k": 0})
 
 
 def test_a_prompt_over_the_context_is_refused_with_both_numbers(

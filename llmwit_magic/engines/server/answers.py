@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...contract.wit import FinishDetail, FinishReason, TokenInfo
+
+if TYPE_CHECKING:
+    from ..reasoning import Splitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Facts:
     quantisation: str | None = None
     seeds: bool = True
     """Whether it honours seeds."""
+    template: str = ""
+    """The model's chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Ask:
     prompt_token_count: int | None
     context_length: int | None
     notices: tuple[str, ...] = ()
+    splitter: Splitter | None = None
+    """What keeps the reasoning apart, where the server does not do it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,7 +176,7 @@ class ServerEngine:
     ) -> None:
         prepared, ask, dialect = await self._prepare(address, request, emit)
         emit(prepared)
-        answer.begin(prepared, address.secret, dialect.counts_end_of_text)
+        answer.begin(prepared, ask.splitter, address.secret, dialect.counts_end_of_text)
         if request.params.max_tokens == 0:  # some servers make one token, and others refuse it
             answer.take(Part(generated_token_count=0, finish_detail=FinishDetail.MAX_TOKENS))
             return
@@ -233,7 +233,8 @@ def _of_its_form(address: Address) -> Iterator[None]:
 
 def _refuse_local_settings(request: Request, loads: Collection[str]) -> None:
     """Raise `InvalidInput` for a setting that is about loading a model here."""
-    fields = ("model_type", "engine", "context_length", "gpu_layers", "threads", "chat_template")
+    fields = ("model_type", "engine", "context_length", "gpu_layers", "device", "threads",
+              "chat_template")  # fmt: skip
     for name in fields:
         if name not in loads and getattr(request, name) != Request.model_fields[name].default:
             raise InvalidInput(
@@ -251,7 +252,7 @@ def _refuse_unhonoured(request: Request, unmet: list[str], kind: str) -> None:
         return
     standard = type(request.params)(temperature=request.params.temperature)
     for name in unmet:
-        if name == "top_logprobs":
+        if name in ("top_logprobs", "template_options"):
             given = True
         elif name == "seed":
             given = (request.params.seed or 0) > LARGEST_DRAWN_SEED

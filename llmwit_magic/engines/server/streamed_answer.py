@@ -7,7 +7,7 @@ import codecs
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ...contract.events import Chunk, Emit, End, Prepared
@@ -15,7 +15,9 @@ from ...contract.request import ContentFilter, Request
 from ...contract.wit import FinishDetail, FinishReason, InferencingUsage, TokenInfo
 from ...errors import PromptTooLong
 from ..judging import judgement
+from ..reasoning import Splitter
 from ..stopping import SafeText
+from ..text_parts import Given, TextParts
 from .answers import Part
 
 
@@ -29,16 +31,26 @@ class StreamedAnswer:
         self.finished = False
         """Whether the server has said why the answer ended."""
         self._tokens = _Tokens()
+        self._split: TextParts | None = None
         self._counts: dict[str, int | None] = {}
         self._counts_end = False
         self._texts = 0
-        self._reasoning = 0
         self._ending = Part()
         self._seconds: dict[str, float] = {}
         self._asked = self._first = 0.0
 
-    def begin(self, prepared: Prepared, secret: str | None, counts_end_of_text: bool) -> None:
-        """Begin with what was prepared. A `secret` must not be in the text."""
+    def begin(
+        self,
+        prepared: Prepared,
+        splitter: Splitter | None,
+        secret: str | None,
+        counts_end_of_text: bool,
+    ) -> None:
+        """Begin with what was prepared.
+
+        `splitter` keeps the reasoning apart, where the server does not. A `secret` must not be in
+        the text.
+        """
         self.prepared = prepared
         filters: list[ContentFilter] = [
             partial(self._judged, item) if callable(item) else item
@@ -46,7 +58,11 @@ class StreamedAnswer:
         ]
         if secret:
             filters.append(re.escape(secret))
-        self._stream = SafeText(prepared.params.stop, filters)
+        # The reasoning is a text of its own: nothing matches across the border.
+        self._thoughts = SafeText(prepared.params.stop, filters)
+        self._stream: SafeText | TextParts = SafeText(prepared.params.stop, filters)
+        if splitter is not None:
+            self._stream = self._split = TextParts(prepared.params.stop, filters, splitter)
         self._counts["prompt"] = prepared.prompt_token_count
         self._counts["cached"] = None
         self._counts["generated"] = 0
@@ -59,7 +75,8 @@ class StreamedAnswer:
     @property
     def complete(self) -> bool:
         """Whether nothing more is wanted of the server."""
-        return self._stream.ended is not None or self._ending.last or self._is_over
+        ended = self._stream.ended or self._thoughts.ended
+        return ended is not None or self._ending.last or self._is_over
 
     @property
     def _is_over(self) -> bool:
@@ -88,16 +105,44 @@ class StreamedAnswer:
                 self._first = now
                 self._seconds["prompt"] = now - self._asked
             self._texts += 1
-            self._reasoning += len(part.reasoning)
             self._seconds["decode"] = now - self._first
-            safe = self._stream.push(part.text.encode("utf-8", "replace"))
-            self._tokens.add(part.tokens)
             if part.generated_token_count is None:
                 self._counts["generated"] = None
-            released = self._tokens.released(self._stream.given_count)
-            self._emit(Chunk(safe, self._counts["generated"], released))
+            self._emit(self._chunk(part))
         if part.finish_reason or part.finish_detail:
             self.finished, self._ending = True, part
+
+    def _chunk(self, part: Part) -> Chunk:
+        """What is safe to show now."""
+        generated, data = self._counts["generated"], part.text.encode("utf-8", "replace")
+        if self._split is not None:
+            self._tokens.count += len(part.tokens)
+            tokens = [token for token in part.tokens if token.bytes]
+            pieces = [(token.bytes, token) for token in tokens] if tokens else [(data, None)]
+            return self._of_parts([self._split.push(*piece) for piece in pieces], generated)
+        thoughts = self._thoughts.push(part.reasoning.encode("utf-8", "replace"))
+        assert isinstance(self._stream, SafeText)
+        safe = self._stream.push(data)
+        self._tokens.add(part.tokens)
+        released = self._tokens.released(self._stream.given_count)
+        return Chunk(safe, generated, released, thoughts, self._thinking_count)
+
+    def _of_parts(self, given: Sequence[Given], generated: int | None) -> Chunk:
+        return Chunk(
+            "".join(item.text for item in given),
+            generated,
+            tuple(token for item in given for token in item.tokens),
+            "".join(item.reasoning for item in given),
+            self._thinking_count,
+        )
+
+    @property
+    def _thinking_count(self) -> int | None:
+        """The tokens that are not of the answer; None where no server says which they are."""
+        if self._split is not None:
+            listed = self._request.top_logprobs is not None
+            return self._split.reasoning_token_count if listed else None
+        return None if self._thoughts.read_count else 0
 
     def end(self) -> None:
         """Say the rest of the text, and the end. An answer that has not ended was cancelled.
@@ -105,18 +150,24 @@ class StreamedAnswer:
         Raises `PromptTooLong` where the server has cut the prompt.
         """
         self._refuse_cut_prompt()
-        rest = self._stream.finish()
+        thoughts, rest = self._thoughts.finish(), self._stream.finish()
         reason, detail, stop = self._why()
         generated = self._counts["generated"]
         if detail is FinishDetail.EOS and self._counts_end and generated:
             generated -= 1
-        tokens = self._tokens.rest(self._stream.given_count, detail, generated)
-        if rest or tokens:
-            self._emit(Chunk(rest, generated, tokens))
+        if isinstance(rest, Given):
+            last = self._of_parts([rest], generated)
+        else:
+            assert isinstance(self._stream, SafeText)
+            tokens = self._tokens.rest(self._stream.given_count, detail, generated)
+            last = Chunk(rest, generated, tokens, thoughts, self._thinking_count)
+        if last.text or last.tokens or last.reasoning:
+            self._emit(last)
         usage = InferencingUsage(
             prompt_token_count=self._counts["prompt"],
             generated_token_count=generated,
             cached_token_count=self._counts["cached"],
+            reasoning_token_count=self._thinking_count,
         )
         self._emit(
             End(
@@ -136,8 +187,6 @@ class StreamedAnswer:
 
     def _notices(self) -> list[str]:
         said = []
-        if self._reasoning:
-            said.append(f"{self._reasoning:,} characters of reasoning came apart, and are not kept")
         listed, generated = self._tokens.count, self._counts["generated"]
         if listed and generated is not None and listed < generated - self._counts_end:
             said.append(
@@ -152,8 +201,9 @@ class StreamedAnswer:
         return ("top_logprobs",) if wanted and self._texts and not self._tokens.count else ()
 
     def _why(self) -> tuple[FinishReason | None, FinishDetail | None, str | None]:
-        if self._stream.ended is not None:
-            return None, self._stream.ended, self._stream.stop_sequence
+        for text in (self._thoughts, self._stream):
+            if text.ended is not None:
+                return None, text.ended, text.stop_sequence
         ending, most = self._ending, self._request.params.max_tokens
         if ending.finish_detail is not None:
             return ending.finish_reason, ending.finish_detail, ending.stop_sequence

@@ -12,6 +12,7 @@ from ....contract.request import Request
 from ....contract.spans import Spans
 from ....contract.wit import FinishDetail, InferencingParams
 from ....errors import InvalidInput
+from ...reasoning import Splitter, splitter_for
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
@@ -53,6 +54,7 @@ class LlamaServer:
             context_length=(props.get("default_generation_settings") or {}).get("n_ctx"),
             slots=props.get("total_slots"),
             quantisation=props.get("model_ftype"),
+            template=str(props.get("chat_template") or ""),
         )
 
     async def models(self, http: HttpClient, address: Address) -> list[str]:
@@ -88,7 +90,12 @@ class LlamaServer:
         }  # fmt: skip
         if request.top_logprobs is not None:
             body["n_probs"] = max(request.top_logprobs, _LEAST_PROBABILITIES)
-        return Ask("/completion", body, prompt, len(ids), facts.context_length, tuple(notices))
+        splitter = _splitter(facts, request, prompt)
+        if splitter is not None:  # else it leaves out control tokens, as marks may be
+            body["preserved_tokens"] = list(splitter.family.mark_names)
+        return Ask(
+            "/completion", body, prompt, len(ids), facts.context_length, tuple(notices), splitter
+        )
 
     async def _prompt(
         self, http: HttpClient, address: Address, request: Request
@@ -99,7 +106,10 @@ class LlamaServer:
             if request.control_tokens != "all":
                 for message in messages:
                     await self._refuse_control_tokens(http, address, message["content"])
-            rendered = await http.json(address, "/apply-template", {"messages": messages})
+            body: dict[str, Any] = {"messages": messages}
+            if request.template_options:
+                body["chat_template_kwargs"] = dict(request.template_options)
+            rendered = await http.json(address, "/apply-template", body)
             prompt = str(rendered["prompt"])
             return prompt, await self._ids(http, address, prompt, True), []
         prompt = request.prompt
@@ -171,6 +181,14 @@ class LlamaServer:
         if not event.get("stop"):
             return Part(**known)
         return Part(**known | _ending(event, request), last=True)
+
+
+def _splitter(facts: Facts, request: Request, prompt: str) -> Splitter | None:
+    """What keeps the reasoning apart: the answer comes with its marks in it."""
+    if not request.is_chat:
+        return None
+    start = max(prompt.rfind(request.prompt), 0)
+    return splitter_for(facts.template, (), prompt, ((start, start + len(request.prompt)),))
 
 
 def _with_bytes(item: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -46,6 +46,8 @@ class Ollama:
             wanted.append("seed")
         if (request.top_logprobs or 0) > MOST_LOGPROBS:
             wanted.append("top_logprobs")
+        if request.template_options:
+            wanted.append("template_options")
         return wanted
 
     async def models(self, http: HttpClient, address: Address) -> list[str]:

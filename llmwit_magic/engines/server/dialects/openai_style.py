@@ -67,6 +67,8 @@ class OpenAIStyle:
     """The same for completions, where that differs."""
     raw_logprobs: bool = True
     """Whether its log-probabilities are those before the temperature, as far as that is known."""
+    template_options: str | None = None
+    """The field for variables of the chat template."""
     limit: str = "max_tokens"
     """The field of a chat for max tokens."""
     server_info: str | None = None
@@ -87,6 +89,8 @@ class OpenAIStyle:
         most = self._most_logprobs(request)
         if request.top_logprobs is not None and (most is None or request.top_logprobs > most):
             wanted.append("top_logprobs")
+        if request.template_options and self.template_options is None:
+            wanted.append("template_options")
         return wanted
 
     def _most_logprobs(self, request: Request) -> int | None:
@@ -146,6 +150,8 @@ class OpenAIStyle:
         known = (request.prompt, count, facts.context_length, self._notices(request))
         if request.is_chat:
             body["messages"] = messages_of(request)
+            if request.template_options and self.template_options is not None:
+                body[self.template_options] = dict(request.template_options)
             if request.top_logprobs is not None and self.most_logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": self._logprobs(request)}
             return Ask("chat/completions", body, *known)
@@ -273,12 +279,12 @@ def _tokens(choice: Mapping[str, Any], request: Request) -> tuple[TokenInfo, ...
 
 
 VLLM = OpenAIStyle(
-    "vllm", top_k="top_k", penalty="repetition_penalty", neutral=_NEUTRAL, most_stops=4,
+    "vllm", template_options="chat_template_kwargs", top_k="top_k", penalty="repetition_penalty", neutral=_NEUTRAL, most_stops=4,
     stop_place="stop_reason", most_seed=2**63 - 1, counts_end_of_text=True, running_usage=True,
     tokenizer="/tokenize", tokenizes_chats=True,
 )  # fmt: skip
 SGLANG = OpenAIStyle(
-    "sglang", top_k="top_k", top_k_off=-1, penalty="repetition_penalty", neutral=_NEUTRAL,
+    "sglang", template_options="chat_template_kwargs", top_k="top_k", top_k_off=-1, penalty="repetition_penalty", neutral=_NEUTRAL,
     most_stops=32, stop_place="matched_stop", counts_end_of_text=True, running_usage=True,
     tokenizer="tokenize", spare=1, raw_logprobs=False, server_info="/get_server_info",
 )  # fmt: skip
