@@ -59,7 +59,11 @@ class HttpClient:
 
     def run(self, work: Coroutine[Any, Any, T], cancel: threading.Event) -> T:
         """The result of `work`, which runs in the client's loop. Raises `Cancelled`."""
-        future = asyncio.run_coroutine_threadsafe(work, self._running_loop())
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._running_loop())
+        except BaseException:
+            work.close()
+            raise
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
         while not done.wait(POLL_SECONDS):
