@@ -293,7 +293,10 @@ def test_the_model_may_be_left_out_where_there_is_one(
 ) -> None:
     for kind in ("vllm", "ollama"):
         server = speaking(kind)
-        assert ask(server, model=server.url).text
+        result = ask(server, model=server.url)
+        assert result.text
+        assert result.model is not None
+        assert result.model.name == f"{server.url}#m"
         models = [{"id": name, "name": name, "owned_by": server.kind} for name in ("m", "n/o:p")]
         server.plain |= {"/v1/models": {"data": models}, "/api/tags": {"models": models}}
         session.servers = {"lab": {"url": server.url, "kind": kind}}
