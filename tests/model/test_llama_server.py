@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 from llmwit_magic import api
@@ -25,9 +26,11 @@ from llmwit_magic.errors import (
     PromptTooLong,
     ServerUnreachable,
 )
+from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.running.replay import Replay, replay_request
 from llmwit_magic.running.run import Run
 from llmwit_magic.running.session import Session
+from tests.support.kernel import Kernel
 from tests.support.llama_server import LlamaServerChild, running_llama_server
 
 KEY = "planted-key-0123456789"
@@ -354,6 +357,32 @@ def test_the_key_is_nowhere(
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
     assert KEY not in "".join(capfd.readouterr())
     assert threading.active_count() < 30
+
+
+def test_the_quickstart_notebook_runs_on_the_server(
+    kernel: Kernel, server: LlamaServerChild, log_path: Path
+) -> None:
+    """Every cell, with finish reasons of all three kinds, and with the columns that it shows."""
+    configured = {"lab": {"url": server.url, "api_key_env": "LAB_KEY"}}
+    begun = kernel.run(
+        f"import os\nos.environ['LAB_KEY'] = {KEY!r}\nservers = {configured!r}\n"
+        "%config InferMagics.servers = servers\n%config InferMagics.model = 'lab::'"
+    )
+    assert begun.status == "ok", begun.error
+    path = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
+    shown = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and "load_ext" not in cell.source:
+            reply = kernel.run(cell.source)
+            assert reply.status == "ok", (cell.source, reply.error)
+            shown.append(repr(vars(reply)))
+    assert KEY not in "".join(shown)
+    rows = RunLog(log_path).rows()
+    assert {row["engine"] for row in rows} == {"llama-server"}
+    assert {row["finish_reason"] for row in rows} == {"stop", "length", "content_filter"}
+    assert {row["finish_detail"] for row in rows} >= {"eos", "stop_sequence", "max_tokens"}
+    assert all(row["generated_token_count"] is not None for row in rows)
+    assert [row["text"] for row in rows[:2]] == [rows[0]["text"], " Paris"]
 
 
 def test_a_server_that_never_comes_is_given_up(

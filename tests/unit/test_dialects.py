@@ -310,7 +310,10 @@ def test_the_model_may_be_left_out_where_there_is_one(
 ) -> None:
     for kind in ("vllm", "ollama"):
         server = speaking(kind)
-        assert ask(server, model=server.url).text
+        result = ask(server, model=server.url)
+        assert result.text
+        assert result.model is not None
+        assert result.model.name == f"{server.url}#m"
         models = [{"id": name, "name": name, "owned_by": server.kind} for name in ("m", "n/o:p")]
         server.plain |= {"/v1/models": {"data": models}, "/api/tags": {"models": models}}
         session.servers = {"lab": {"url": server.url, "kind": kind}}
@@ -346,12 +349,23 @@ def test_text_is_whole_characters_however_it_is_sent(
 def test_usage_that_is_missing_is_unknown(
     speaking: Start, ask: Callable[..., InferencingResult]
 ) -> None:
-    for kind in ("other", "vllm"):
+    for kind in ("other", "vllm", "ollama"):
         server = speaking(kind)
         server.usage = False
         usage = ask(server).usage
         assert usage.generated_token_count is None
         assert usage.prompt_token_count == (2 if kind == "vllm" else None)
+
+
+def test_a_closed_session_asks_no_server(
+    session: Session, speaking: Start, ask: Callable[..., InferencingResult]
+) -> None:
+    server = speaking("vllm")
+    assert ask(server).text
+    session.close()
+    run = session.run(Request(model=f"{server.url}#m", prompt="The"), logged=False)
+    assert run.wait(20)
+    assert "the session is closed" in str(run.error)
 
 
 def test_an_unknown_form_is_one_line(

@@ -124,7 +124,7 @@ class Ollama:
             return Part(**known)
         # A count of zero is left out by the server.
         known["prompt_token_count"] = event.get("prompt_eval_count")
-        known["generated_token_count"] = event.get("eval_count", 0)
+        known["generated_token_count"] = event.get("eval_count")
         match event.get("done_reason"):
             case "length":
                 ending: dict[str, Any] = {"finish_reason": FinishReason.LENGTH}

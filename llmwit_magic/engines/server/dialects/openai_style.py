@@ -71,8 +71,10 @@ class OpenAIStyle:
     """The field for variables of the chat template."""
     limit: str = "max_tokens"
     """The field of a chat for max tokens."""
-    server_info: str | None = None
-    """The path where it says its version, its slots and whether it honours seeds."""
+    about: tuple[str, ...] = ("/version",)
+    """The paths where it may say its version and its slots. The first one that is there counts."""
+    says_seeds: bool = False
+    """Whether it says there that it honours seeds: it does not unless it says so."""
 
     @property
     def loads(self) -> Collection[str]:
@@ -106,14 +108,16 @@ class OpenAIStyle:
         name = named_or_only([str(model.get("id")) for model in models], address)
         found = next((model for model in models if model.get("id") == name), {})
         length = found.get("max_model_len") or found.get("context_length")
-        about = await http.maybe(address, self.server_info or "/version")
+        about: dict[str, Any] = {}
+        for path in self.about:
+            about = about or await http.maybe(address, path)
         slots = about.get("max_running_requests")
         return Facts(
             version=str(about.get("version") or ""),
             model=name,
             context_length=length if isinstance(length, int) else None,
             slots=slots if isinstance(slots, int) else None,
-            seeds=about.get("enable_deterministic_inference", self.server_info is None) is True,
+            seeds=not self.says_seeds or about.get("enable_deterministic_inference") is True,
         )
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
@@ -286,7 +290,8 @@ VLLM = OpenAIStyle(
 SGLANG = OpenAIStyle(
     "sglang", template_options="chat_template_kwargs", top_k="top_k", top_k_off=-1, penalty="repetition_penalty", neutral=_NEUTRAL,
     most_stops=32, stop_place="matched_stop", counts_end_of_text=True, running_usage=True,
-    tokenizer="tokenize", spare=1, raw_logprobs=False, server_info="/get_server_info",
+    tokenizer="tokenize", spare=1, raw_logprobs=False, about=("/server_info", "/get_server_info"),
+    says_seeds=True,
 )  # fmt: skip
 LM_STUDIO = OpenAIStyle(
     "lmstudio", top_k="top_k", penalty="repeat_penalty", unlimited=-1, most_logprobs=None,
