@@ -117,7 +117,7 @@ class HttpClient:
                     'a server needs httpx: pip install "llmwit-magic[servers]"'
                 ) from None
             # Answers of one server must not wait for a free connection behind those of another.
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
             self._client = httpx.AsyncClient(
                 limits=limits, follow_redirects=False,
                 headers={"Accept-Encoding": "identity", "User-Agent": "llmwit-magic"},
