@@ -26,6 +26,7 @@ from tests.support.busy_server import busy_server
 
 from .compare import TINY, Figures, Say, Size
 from .llama_child import llama_server
+from .report import OUR_BATCH
 
 SLOTS = 8
 TOKENS = 20
@@ -43,7 +44,7 @@ def _real(model: Path, size: Size, say: Say) -> Figures:
     figures: Figures = defaultdict(lambda: defaultdict(list))
     with llama_server(model, SLOTS) as url, _own_session():
         ways: Mapping[str, Callable[[range], None]] = {
-            "infer_frame": lambda values: _infer_frame(values, url, TEMPLATE, TOKENS),
+            OUR_BATCH: lambda values: _infer_frame(values, url, TEMPLATE, TOKENS),
             "infer_frame, one at a time": lambda values: _infer_frame(
                 values, url, TEMPLATE, TOKENS, concurrency=1
             ),
@@ -67,7 +68,7 @@ def _busy(size: Size, say: Say) -> Figures:
         _infer_frame(range(64), server.url, "warm {{x}}", 4, concurrency=BUSY_WINDOW)
         ways: Mapping[str, Callable[[range], None]] = {
             "httpx alone": lambda values: asyncio.run(_httpx(values, server.url)),
-            "infer_frame": lambda values: _infer_frame(
+            OUR_BATCH: lambda values: _infer_frame(
                 values, server.url, TEMPLATE, 4, concurrency=BUSY_WINDOW
             ),
         }

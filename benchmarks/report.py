@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 OURS = "%%infer"
+OUR_BATCH = "infer_frame"
 OTHERS = ("ctransformers", "llama.cpp")
 SUMMARY = {
     "decode, tokens/s": "generating, tokens/s",
@@ -54,11 +55,12 @@ def details(results: Mapping[str, Any]) -> str:
 
 
 def _rows(by_way: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str, str, str]]:
+    ours = OURS if OURS in by_way else OUR_BATCH
     for way, values in by_way.items():
         spread = f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
         ratio = ""
-        if way != OURS and OURS in by_way:
-            ratio = f"ours is {median(by_way[OURS]) / median(values):.2f} ×"
+        if way != ours and ours in by_way:
+            ratio = f"ours is {median(by_way[ours]) / median(values):.2f} ×"
         yield way, number(median(values)), spread, ratio
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import llmwit_magic
 from benchmarks import run_log
 from llmwit_magic import errors
 
@@ -88,3 +90,18 @@ def test_the_architecture_names_files_that_are_there() -> None:
     table = page.split("## The rooms")[1].split("## Where")[0]
     rooms = {path.name for path in package.iterdir() if (path / "__init__.py").exists()}
     assert rooms <= set(re.findall(r"`([a-z]+)`", table))
+
+
+def test_the_code_for_many_servers_is_python() -> None:
+    """Each block of `docs/scale.md` can be compiled, and what it takes from here is there."""
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 7
+    for block in blocks:
+        code = "\n".join(line for line in block.splitlines() if not line.startswith("%config"))
+        tree = compile(
+            code, "docs/scale.md", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module == "llmwit_magic":
+                assert {alias.name for alias in node.names} <= {*llmwit_magic.__all__}

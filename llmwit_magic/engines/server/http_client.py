@@ -126,7 +126,7 @@ class HttpClient:
                     'a server needs httpx: pip install "llmwit-magic[servers]"'
                 ) from None
             # Answers of one server must not wait for a free connection behind those of another.
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
             transport = httpx.AsyncHTTPTransport(limits=limits)
             hosts = [f"[{host}]" if ":" in host else host for host in LOOPBACK]
             direct = {f"all://{host}": transport for host in hosts}
