@@ -68,7 +68,7 @@ class HttpClient:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(
-                    target=self._loop.run_forever, name="llmwit-servers", daemon=True
+                    target=_serve, args=[self._loop], name="llmwit-servers", daemon=True
                 ).start()
             return self._loop
 
@@ -92,6 +92,8 @@ class HttpClient:
     def close(self) -> None:
         """Break all requests off and close the connections."""
         with self._lock:
+            if self._closed:
+                return
             self._closed, loop = True, self._loop
         if loop is None:
             return
@@ -220,6 +222,13 @@ class HttpClient:
                 report(Progress("server", note=f"{address.host}: {why}, again in {pause:.1f} s"))
             await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 async def _bounded_body(response: httpx.Response, address: Address) -> bytes:

@@ -99,8 +99,10 @@ class OwnServers:
             raise
         server.when_closed = self.changed
         with self._lock:
-            self._servers.pop(server.name, None)  # one that has ended; the newest stands last
-            self._servers[server.name] = server
+            ended = self._servers.pop(server.name, None)
+            self._servers[server.name] = server  # the newest stands last
+        if ended is not None:
+            ended.close()
         self.changed()
         return server
 
