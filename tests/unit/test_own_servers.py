@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.contract.request import ModelSpec
 from llmwit_magic.engines.server import server_child
 from llmwit_magic.engines.server.addresses import ServerConfig, address_of, configured
 from llmwit_magic.engines.server.own_servers import OwnServerSpec, _name_of
@@ -119,9 +118,3 @@ def test_the_port_stands_in_the_log(line: str, port: str | None) -> None:
 def test_devices_of_a_program(line: str, is_device: bool) -> None:
     """As `llama-server --list-devices` writes them."""
     assert bool(server_child._DEVICE.match(line)) == is_device
-
-
-def test_a_spec_of_a_server_is_that_of_a_local_run() -> None:
-    """What the model's own fields allow is not written again."""
-    with pytest.raises(InvalidInput, match="context_length: 0 is not valid"):
-        ModelSpec(model="m", context_length=0)
