@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ...contract.events import Emit, Event, Progress
+from ...contract.events import Cancelled, Emit, Event, Progress
 from ...contract.record import U32, Record, Setting, Text
 from ...contract.request import ModelSpec
 from ...contract.wit import ModelInfo
@@ -94,6 +94,8 @@ class OwnServers:
         try:
             emit(Progress("load", note=f"{server.name} into llama-server"))
             server.wait(cancel)
+            if cancel.is_set():  # nobody waits for it any more
+                raise Cancelled
         except BaseException:
             server.close()
             raise
