@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from typing import Any
 
@@ -65,7 +66,8 @@ class ServerMagics(Magics):
             arguments = self.infer_llama_server.parser.parse_args(words)
             self._carry_out(arguments, bool(words))
         except InvalidInput as error:
-            raise usage_error(in_words_of_the_line(str(error))) from None
+            said = in_words_of_the_line(str(error))
+            raise usage_error(re.sub(r"^(slots|port|name): ", r"--\1: ", said)) from None
         except UsageError as error:
             raise usage_error(f"{error}: %infer_llama_server? lists the options") from None
 

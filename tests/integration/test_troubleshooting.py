@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import psutil
 import pytest
 
 from llmwit_magic import api
-from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.backends.ctransformers import builds
 from llmwit_magic.engines.backends.ctransformers.builds import Platform
+from llmwit_magic.engines.server import own_servers
+from llmwit_magic.engines.server.own_servers import OwnServerSpec
 from llmwit_magic.errors import InferenceError
 from llmwit_magic.running.run import Run
 from llmwit_magic.running.session import Session
@@ -85,6 +88,30 @@ def killed(session: Session) -> None:
         psutil.Process(pid).kill()
 
     ask(session, "tiny.gguf", content_filters=(kill,))
+
+
+def start_server(session: Session, model: str = "tiny.gguf", **spec: Any) -> Any:
+    write_llama_gguf("tiny.gguf")
+    spec = {"model": model, "context_length": 64} | spec
+    own = OwnServerSpec(slots=1, port=spec.pop("port", None))
+    return session.start_llama_server(ModelSpec(**spec), own)
+
+
+def without_servers(session: Session) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(own_servers, "find_spec", lambda name: None)
+        patch.setenv("PATH", "")
+        start_server(session)
+
+
+def on_a_killed_server(session: Session) -> None:
+    psutil.Process(start_server(session).pid).kill()
+    ask(session, "local::")
+
+
+def on_a_taken_port(session: Session) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        start_server(session, port=taken.getsockname()[1])
 
 
 def cf(text: str) -> float:
@@ -163,6 +190,14 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         setattr(s, "llama_library", "/opt/llama"),
         ask(s, write_llama_gguf("m.gguf"), engine="llama.cpp"))),
     "killed": ("EngineDied", killed),
+    "no server": ("ModelNotFound", lambda s: ask(s, "local::")),
+    "server of a server": ("InvalidInput", lambda s: start_server(s, "local::")),
+    "server's name": ("InvalidInput", lambda s: setattr(
+        s, "servers", {"local": {"url": "http://lab/v1"}})),
+    "no llama-server": ("EngineFailed", without_servers),
+    "port": ("EngineFailed", on_a_taken_port),
+    "killed server": ("EngineDied", on_a_killed_server),
+    "GPU of a server": ("DeviceUnavailable", lambda s: start_server(s, gpu_layers=3)),
     "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
     "no run": ("RunNotFound", lambda s: (
         write_llama_gguf("m.gguf"), ask(s, "m.gguf"), ask(s, "m.gguf"), s.log[99])),

@@ -82,6 +82,12 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
         ("%infer_replay 1", []),
         ("%infer_models ", []),
         ("%infer_unload sm", ["smollm2-135m-instruct"]),
+        ("%infer_llama_server sm", ["smollm2-135m-instruct"]),
+        ("%infer_llama_server ./t", ["./tiny.gguf"]),
+        ("%infer_llama_server tiny --sl", ["--slots"]),
+        ("%infer_llama_server tiny --slots ", []),
+        ("%infer_llama_server tiny --gpu-layers ", ["auto"]),
+        ("%infer_llama_server --stop ", []),
     ],
 )
 def test_only_what_fits_is_offered(shell: Any, code: str, expected: list[str]) -> None:

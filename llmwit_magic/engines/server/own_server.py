@@ -157,7 +157,10 @@ class OwnServer:
         )  # fmt: skip
 
     def _last_words(self, first_error: bool) -> str:
-        """The last line of the log, or the first error in it, which is often the cause of others."""
+        """The last line of the log, or the first error in it, which is often the cause of others.
+
+        A line about ordinary work says nothing of a death.
+        """
         try:
             with (self.folder / "log").open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -166,7 +169,8 @@ class OwnServer:
             return ""
         found = [match for line in lines if (match := _LOG_LINE.fullmatch(line.strip()))]
         errors = [match for match in found if match["level"] == "E"]
-        chosen = errors[:1] if first_error and errors else found[-1:]
+        last = [match for match in found[-1:] if match["level"] in (None, "E")]
+        chosen = errors[:1] if first_error and errors else last
         return on_one_line(" ".join(chosen[0]["text"].split()))[:300] if chosen else ""
 
     def close(self) -> None:

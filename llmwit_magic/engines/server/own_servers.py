@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ...contract.events import Emit, Event, Progress
+from ...contract.events import Cancelled, Emit, Event, Progress
 from ...contract.record import U32, Record, Setting, Text
 from ...contract.request import ModelSpec
 from ...contract.wit import ModelInfo
@@ -94,13 +94,17 @@ class OwnServers:
         try:
             emit(Progress("load", note=f"{server.name} into llama-server"))
             server.wait(cancel)
+            if cancel.is_set():  # nobody waits for it any more
+                raise Cancelled
         except BaseException:
             server.close()
             raise
         server.when_closed = self.changed
         with self._lock:
-            self._servers.pop(server.name, None)  # one that has ended; the newest stands last
-            self._servers[server.name] = server
+            ended = self._servers.pop(server.name, None)
+            self._servers[server.name] = server  # the newest stands last
+        if ended is not None:
+            ended.close()
         self.changed()
         return server
 

@@ -30,6 +30,8 @@ from ...base.children import beginning, private_pipes, start, watch_parent
 from ...errors import DeviceUnavailable, EngineFailed, InferenceError
 
 POLL_SECONDS = 0.05
+DEVICES_SECONDS = 60.0
+"""How long a program may look for devices."""
 LOG_BYTES = 2**20
 """The log is emptied when it is longer: a server may run for weeks."""
 LOOK_SECONDS = 5.0
@@ -215,13 +217,17 @@ def _layers(settings: Settings, has_gpu: bool) -> int | None:
 def _has_gpu(program: str, environment: Mapping[str, str]) -> bool:
     """Whether the program finds a device beside the processor."""
     try:
-        done = subprocess.run(
-            [program, "--list-devices"], env=environment, capture_output=True, text=True,
-            errors="replace", stdin=subprocess.DEVNULL, timeout=60,
-        )  # fmt: skip
+        with start(
+            [program, "--list-devices"], env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            try:
+                said = process.communicate(timeout=DEVICES_SECONDS)[0]
+            finally:
+                process.kill()
     except (OSError, subprocess.SubprocessError) as error:
         raise EngineFailed(f"{program} --list-devices failed: {error}") from None
-    return any(map(_DEVICE.match, (done.stdout + done.stderr).splitlines()))
+    return any(map(_DEVICE.match, said.decode(errors="replace").splitlines()))
 
 
 # A proxy of the environment must not come between two ends of one machine.
