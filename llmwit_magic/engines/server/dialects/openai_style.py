@@ -31,6 +31,10 @@ _NEUTRAL = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """What the model's own defaults may set, switched off."""
 
 
+TEMPLATE_TOKENS = 512
+"""More tokens than a chat template adds to the messages."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenAIStyle:
     """A kind of server that speaks OpenAI's HTTP. None stands for what it does not have."""
@@ -167,8 +171,13 @@ class OpenAIStyle:
     async def _token_count(
         self, http: HttpClient, address: Address, facts: Facts, request: Request
     ) -> int | None:
-        """The number of tokens of the prompt, where the server tells it before the run."""
+        """The number of tokens of the prompt, where the server tells it before the run.
+
+        It is asked only where the number matters. That saves a request for each row of a batch.
+        """
         if self.tokenizer is None or (request.is_chat and not self.tokenizes_chats):
+            return None
+        if request.params.max_tokens is not None and _fits(request, facts.context_length):
             return None
         body: dict[str, Any] = {"model": facts.model}
         if request.is_chat:
@@ -256,6 +265,15 @@ class OpenAIStyle:
                 # Where the server looks for no stop sequences, only the end of text is left.
                 return {"finish_reason": FinishReason.STOP, "finish_detail": FinishDetail.EOS}
         return {"finish_reason": FinishReason.STOP, "finish_detail": FinishDetail.UNKNOWN}
+
+
+def _fits(request: Request, context_length: int | None) -> bool:
+    """Whether prompt and answer surely fit into the context, or nobody knows how long that is."""
+    if context_length is None:
+        return True
+    # A token has a byte at least, except those that the template adds.
+    most = len(f"{request.prompt}{request.system or ''}".encode()) + TEMPLATE_TOKENS
+    return most + (request.params.max_tokens or 0) <= context_length
 
 
 def _tokens(choice: Mapping[str, Any], request: Request) -> tuple[TokenInfo, ...]:
