@@ -15,6 +15,7 @@ from ..contract.wit import (
     FinishDetail,
     InferencingParams,
     InferencingResult,
+    ModelInfo,
 )
 from ..running.results import Results
 from ..running.run import Run
@@ -77,7 +78,7 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
                 if result.device.is_server
                 else f"{model.engine} on {device}"
             )
-        parts += [(False, part) for part in (model.name, device, f"seed {result.params.seed}")]
+        parts += [(False, part) for part in (_model(model), device, f"seed {result.params.seed}")]
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
@@ -98,6 +99,14 @@ def _token_counts(result: InferencingResult) -> str:
         f"{_count(usage.prompt_token_count)}{cached} + "
         f"{_count(usage.generated_token_count)}{thought}"
     )
+
+
+def _model(model: ModelInfo) -> str:
+    """The model's name. The server's name for it is added where a person gave none."""
+    chosen = (model.path or "").partition("#")[2]
+    if model.name.endswith("::"):
+        return f"{model.name}{chosen}"
+    return f"{model.name}#{chosen}" if model.path == f"{model.name}#{chosen}" else model.name
 
 
 def _device(device: DeviceInfo) -> str:

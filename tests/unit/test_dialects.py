@@ -11,6 +11,7 @@ from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult, InferencingUsage
 from llmwit_magic.errors import InferenceError, InvalidInput, ModelNotFound, PromptTooLong
 from llmwit_magic.running.session import Session
+from llmwit_magic.views.text import status_parts
 from tests.support.speaking import CONTEXT, KINDS, SpeakingServer, speaking
 
 __all__ = ["speaking"]
@@ -313,7 +314,8 @@ def test_the_model_may_be_left_out_where_there_is_one(
         result = ask(server, model=server.url)
         assert result.text
         assert result.model is not None
-        assert result.model.name == f"{server.url}#m"
+        assert result.model.path == f"{server.url}#m"
+        assert f"{server.url}#m" in status_parts(result)
         models = [{"id": name, "name": name, "owned_by": server.kind} for name in ("m", "n/o:p")]
         server.plain |= {"/v1/models": {"data": models}, "/api/tags": {"models": models}}
         session.servers = {"lab": {"url": server.url, "kind": kind}}

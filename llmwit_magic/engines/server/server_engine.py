@@ -45,7 +45,7 @@ class _Known:
 
     def info(self, address: Address) -> ModelInfo:
         return ModelInfo(
-            name=address.given if address.model else f"{address.sign}{self.facts.model}",
+            name=address.given,
             path=f"{address.url}#{self.facts.model}",
             quantisation=self.facts.quantisation,
             engine=self.dialect.kind,
