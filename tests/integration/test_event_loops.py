@@ -28,7 +28,7 @@ def own_session(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[Running]:
-    with busy_server(slots=32, seconds=0.4) as server:
+    with busy_server(slots=32, seconds=1) as server:
         yield server
 
 
@@ -43,6 +43,12 @@ def model(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Any]:
 
 def run_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "llmwit-run"]
+
+
+async def until_open(server: Running, count: int) -> None:
+    """Wait until so many streams are open at the server."""
+    while (await asyncio.to_thread(lambda: server.counts))["open"] != count:
+        await asyncio.sleep(0.01)
 
 
 def test_the_result_is_that_of_infer(model: Any) -> None:
@@ -122,12 +128,12 @@ def test_cancelled_streams_are_closed_at_the_server(server: Running) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(8):
                 group.create_task(ainfer(server.url, f"p{number}"))
-            await asyncio.sleep(0.15)
+            await until_open(server, 8)
             raise ZeroDivisionError
 
     with pytest.raises(ExceptionGroup):
         asyncio.run(ask())
-    time.sleep(0.1)
+    asyncio.run(until_open(server, 0))
     assert server.counts == server.counts | {"open": 0, "closed early": 8}
 
 
@@ -142,7 +148,7 @@ def test_a_stream_that_is_left_ends_its_run(server: Running) -> None:
         async for _ in astream(server.url, "b"):
             break
         gc.collect()
-        await asyncio.sleep(0.2)
+        await until_open(server, 0)
 
     asyncio.run(leave())
     assert server.counts == server.counts | {"open": 0, "closed early": 2}

@@ -28,7 +28,7 @@ GREEDY = {"temperature": 0, "max_tokens": 4}
 
 @pytest.fixture
 def server() -> Iterator[Running]:
-    with busy_server(slots=32, seconds=0.1) as server:
+    with busy_server(slots=32, seconds=0.3) as server:
         yield server
 
 
@@ -180,8 +180,8 @@ def test_an_interrupt_closes_all_streams(session: Session, request: pytest.Fixtu
             with pytest.raises(Interrupted, match=r"stopped after \d+ of 300 rows"):
                 infer_frame(session, values, server.url, concurrency=32)
             stopper.join()
-            assert time.monotonic() - began < 4
-            wait_until(lambda: server.counts["open"] == 0, 1.0)
+            assert time.monotonic() - began < 8
+            wait_until(lambda: server.counts["open"] == 0, 2.0)
             rows = session.log.rows()
             assert {row["status"] for row in rows} <= {"ok", "interrupted"}
             # The row stands before the request is sent.
@@ -262,4 +262,4 @@ def test_the_runs_of_a_sweep_begin_ahead(session: Session, server: Running) -> N
         next(iter(ahead)).follow()
     assert len(ahead.runs) < 40
     assert all(run.done for run in ahead.runs)
-    wait_until(lambda: server.counts["open"] == 0, 1.0)
+    wait_until(lambda: server.counts["open"] == 0, 2.0)
