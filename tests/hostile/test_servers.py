@@ -323,6 +323,11 @@ def test_a_key_that_is_echoed_everywhere_is_nowhere(
     caplog.set_level(logging.INFO)  # httpcore's own log has the headers of an answer
     server.plain["/v1/models"]["data"].append({"id": KEY, "owned_by": "vllm"})
     assert session.server_models("lab::") == ["m", "…"]
+    escaped = "".join(f"\\u{ord(sign):04x}" for sign in KEY)
+    listed = f'{{"data": [{{"id": "m {escaped}"}}]}}'.encode()
+    server.pages["/v1/models"] = listed
+    assert session.server_models("lab::") == ["m …"]
+    del server.pages["/v1/models"]
     for answer in ({"error": f"bad key {KEY}"}, {"error": {"message": f"Bearer {KEY}"}}, [KEY]):
         for status in (400, 401, 404, 429, 500):
             server.vice = lambda handler, answer=answer, status=status: handler.json(  # type: ignore[misc]

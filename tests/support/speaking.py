@@ -51,7 +51,9 @@ class SpeakingHandler(BaseHTTPRequestHandler):
         if asks and server.vice:
             server.vice(self)
             return
-        if self.path in server.plain:
+        if self.path in server.pages:
+            self.whole(server.pages[self.path], "application/json")
+        elif self.path in server.plain:
             self.json(server.plain[self.path])
         elif self.path in ("/tokenize", "/v1/tokenize") and server.kind in ("vllm", "sglang"):
             self.json({"count": words(body), "max_model_len": CONTEXT, "tokens": []})
@@ -135,8 +137,6 @@ class SpeakingServer(ThreadingHTTPServer):
         self.logprobs = True
         self.truncates = False
         self.ignores_limit = False
-        self.echo = ""
-        """A text that stands in each error and each answer."""
         self.line_end, self.before, self.piece, self.pause = "\n", "", 0, 0.0
         self.cut: float | None = None
         """The part of a stream after which the connection breaks."""
@@ -145,6 +145,8 @@ class SpeakingServer(ThreadingHTTPServer):
         self.vice: Callable[[SpeakingHandler], None] | None = None
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
+        self.pages: dict[str, bytes] = {}
+        """Answers to the byte, by their paths."""
         self.open = 0
         """How many streams are open."""
         self.broken_off = threading.Event()

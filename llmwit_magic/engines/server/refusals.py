@@ -52,11 +52,11 @@ def parsed(data: bytes | str, what: str, address: Address) -> dict[str, Any]:
 
     Raises `EngineFailed` for anything else.
     """
-    if address.secret:
-        data = data if isinstance(data, str) else data.decode(errors="replace")
-        data = data.replace(address.secret, "…")
     try:
         answer = json.loads(data)
+        if address.secret:  # it may be escaped in the data in any way that JSON has
+            text, secret = json.dumps(answer), json.dumps(address.secret)[1:-1]
+            answer = json.loads(text.replace(secret, "…")) if secret in text else answer
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
