@@ -40,7 +40,7 @@ def filling(model: Path, size: Size, say: Say) -> Figures:
 
 
 def _real(model: Path, size: Size, say: Say) -> Figures:
-    rows = 8 if size is TINY else 200
+    rows = 3 if size is TINY else 200
     figures: Figures = defaultdict(lambda: defaultdict(list))
     with llama_server(model, SLOTS) as url, _own_session():
         ways: Mapping[str, Callable[[range], None]] = {
