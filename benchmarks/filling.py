@@ -25,7 +25,6 @@ from llmwit_magic.running.session import Session
 from tests.support.busy_server import busy_server
 
 from .compare import TINY, Figures, Say, Size
-from .llama_child import llama_server
 from .report import OUR_BATCH
 
 SLOTS = 8
@@ -42,13 +41,13 @@ def filling(model: Path, size: Size, say: Say) -> Figures:
 def _real(model: Path, size: Size, say: Say) -> Figures:
     rows = 3 if size is TINY else 200
     figures: Figures = defaultdict(lambda: defaultdict(list))
-    with llama_server(model, SLOTS) as url, _own_session():
+    with _own_session(), api.llama_server(model, slots=SLOTS, context_length=512) as server:
         ways: Mapping[str, Callable[[range], None]] = {
-            OUR_BATCH: lambda values: _infer_frame(values, url, TEMPLATE, TOKENS),
+            OUR_BATCH: lambda values: _infer_frame(values, server.model, TEMPLATE, TOKENS),
             "infer_frame, one at a time": lambda values: _infer_frame(
-                values, url, TEMPLATE, TOKENS, concurrency=1
+                values, server.model, TEMPLATE, TOKENS, concurrency=1
             ),
-            "openai, eight threads": lambda values: _openai(values, url),
+            "openai, eight threads": lambda values: _openai(values, server.url, server.api_key),
         }
         at = 0
         for number in range(size.rounds):
@@ -104,10 +103,10 @@ def _own_session() -> Iterator[None]:
 
 
 def _infer_frame(
-    values: range, url: str, template: str, tokens: int, concurrency: int | None = None
+    values: range, model: str, template: str, tokens: int, concurrency: int | None = None
 ) -> None:
     found = api.infer_frame(
-        pandas.DataFrame({"x": values}), template, url, {"temperature": 0, "max_tokens": tokens},
+        pandas.DataFrame({"x": values}), template, model, {"temperature": 0, "max_tokens": tokens},
         concurrency=concurrency, progress=False,
     )  # fmt: skip
     if set(found["infer_status"]) != {"ok"}:
@@ -118,11 +117,11 @@ def _prompt(value: int) -> str:
     return TEMPLATE.replace("{{x}}", str(value))
 
 
-def _openai(values: range, url: str) -> None:
+def _openai(values: range, url: str, key: str) -> None:
     """As people do it: a client, and a pool of threads that call it."""
     import openai
 
-    with openai.OpenAI(base_url=url, api_key="-") as client, ThreadPoolExecutor(SLOTS) as pool:
+    with openai.OpenAI(base_url=url, api_key=key) as client, ThreadPoolExecutor(SLOTS) as pool:
 
         def ask(value: int) -> str:
             answer = client.completions.create(

@@ -10,20 +10,20 @@ from pathlib import Path
 import pandas
 import pytest
 
-from benchmarks.llama_child import llama_server
 from llmwit_magic import ainfer, api, astream
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.running.session import Session
 from llmwit_magic.running.window import Ahead, default_size
+from tests.support.llama_server import running_llama_server
 
 GREEDY = {"temperature": 0, "max_tokens": 6}
 
 
 @pytest.fixture(scope="module")
 def url(default_model_source: Path) -> Iterator[str]:
-    with llama_server(default_model_source, 4) as url:
-        yield url
+    with running_llama_server(default_model_source, slots=4) as server:
+        yield server.url
 
 
 @pytest.fixture(autouse=True)

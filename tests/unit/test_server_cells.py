@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from traitlets import TraitError
 from traitlets.config import Config
 
 from llmwit_magic.contract.request import Request
+from llmwit_magic.engines.server import addresses
 from llmwit_magic.engines.server.addresses import address_of, configured, names_server
 from llmwit_magic.errors import InvalidInput, ModelNotFound
 from llmwit_magic.magics import extension, infer
@@ -174,13 +176,21 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_key_may_be_in_the_keyring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of the service `llmwit-magic`, by the server's name. A keyring that fails is none."""
+    """Of the service `llmwit-magic`, by the server's name. A keyring that fails is none.
+
+    It is asked once in a while, and not for each row of a batch.
+    """
     (tmp_path / "keyring.py").write_text(
+        "asked = []\n"
         "def get_password(service, name):\n"
+        "    asked.append(name)\n"
         "    if name == 'locked': raise RuntimeError('locked')\n"
         "    return f'{service}-{name}-key\\n'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     servers = configured({name: {"url": "http://localhost/v1"} for name in ("lab", "locked")})
-    assert address_of("lab::m", servers).key == "llmwit-magic-lab-key"
-    assert address_of("locked::m", servers).key is None
+    monkeypatch.setattr(addresses, "KEYRING_SECONDS", 1e9)
+    for _ in range(3):
+        assert address_of("lab::m", servers).key == "llmwit-magic-lab-key"
+        assert address_of("locked::m", servers).key is None
+    assert sys.modules["keyring"].asked == ["lab", "locked"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ SHORTEST_SECRET = 16
 """A shorter key may be a word, such as `ollama`: it is kept out of errors, but not out of texts."""
 KEYRING_SERVICE = "llmwit-magic"
 """The service under which the system's keyring keeps a server's key, with the server's name."""
+KEYRING_SECONDS = 30.0
 
 
 class ServerConfig(Record):
@@ -199,15 +202,23 @@ def _key(name: str, config: ServerConfig) -> str | None:
                 f"{error.strerror or error}"
             ) from None
         return _sendable(key, "the key's file")
+    found = _of_keyring(name, int(time.monotonic() // KEYRING_SECONDS))
+    return _sendable(found, "the keyring") if found else None
+
+
+@lru_cache(maxsize=64)
+def _of_keyring(name: str, moment: int) -> str:
+    """The server's key in the system's keyring; empty where there is none.
+
+    A `moment` is `KEYRING_SECONDS` long. In it, the keyring is asked once: it may take long, and a
+    batch has many rows.
+    """
     try:
         import keyring
-    except ImportError:
-        return None
-    try:
-        found = keyring.get_password(KEYRING_SERVICE, name)
-    except Exception:  # a machine without a keyring, or one that is locked
-        return None
-    return _sendable(found.strip(), "the keyring") if found and found.strip() else None
+
+        return str(keyring.get_password(KEYRING_SERVICE, name) or "").strip()
+    except Exception:  # no such package, a machine without a keyring, or one that is locked
+        return ""
 
 
 def _sendable(key: str, place: str) -> str:

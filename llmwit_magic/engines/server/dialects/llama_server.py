@@ -5,6 +5,7 @@ Source: tools/server/README.md of llama.cpp.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -117,8 +118,12 @@ class LlamaServer:
         data: Spans = {"none": whole, "typed": request.data_spans, "all": ()}[
             request.control_tokens
         ]
-        ids = await self._ids(http, address, prompt, True)
-        if not data or ids == await self._ids(http, address, prompt, False):
+        if not data:
+            return prompt, await self._ids(http, address, prompt, True), []
+        ids, as_text = await asyncio.gather(
+            self._ids(http, address, prompt, True), self._ids(http, address, prompt, False)
+        )
+        if ids == as_text:
             return prompt, ids, []
         # There is a control token. Typed parts and data are read apart, each in its own way, unless
         # all control tokens stand in data: then none is wanted, and the text is read as a whole.
