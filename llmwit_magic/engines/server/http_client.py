@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...contract.events import Cancelled, Progress, Report
@@ -42,6 +43,8 @@ LONGEST_PAUSE_SECONDS = 8.0
 LONGEST_WAIT_SECONDS = 60.0
 """A server that wants a longer pause than this before the next attempt is given up."""
 POLL_SECONDS = 0.05
+REPORT: ContextVar[Report | None] = ContextVar("llmwit-report", default=None)
+"""Who is told in a task why a request waits, where a call names nobody."""
 
 
 class HttpClient:
@@ -233,7 +236,7 @@ class HttpClient:
         """The beginning of an answer. What is refused or busy is asked again, after a pause."""
         import httpx
 
-        client = self._http()
+        client, report = self._http(), report or REPORT.get()
         url = (address.root if path.startswith("/") else f"{address.url}/") + path
         timeout = httpx.Timeout(self.silence_seconds, connect=self.connect_seconds, pool=None)
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}

@@ -25,7 +25,7 @@ from .addresses import OWN, Address, ServerConfig, address_of, names_server, own
 from .answers import Ask, Facts, Part
 from .detection import dialect_of
 from .dialects.dialect import Dialect
-from .http_client import HttpClient
+from .http_client import REPORT, HttpClient
 from .own_servers import OwnServers
 from .streamed_answer import StreamedAnswer
 
@@ -134,6 +134,7 @@ class ServerEngine:
     # In the client's loop ---------------------------------------------------------
 
     async def _look(self, address: Address, emit: Emit) -> _Known:
+        REPORT.set(emit)
         known = self._known.get(address)
         if known is None or time.monotonic() > known.since + FACTS_SECONDS:
             emit(Progress("server", note=address.host))
@@ -144,6 +145,7 @@ class ServerEngine:
         return known
 
     async def _models(self, address: Address, emit: Emit) -> list[str]:
+        REPORT.set(emit)
         dialect = await dialect_of(self.http, address, emit)
         with _of_its_form(address):
             return await dialect.models(self.http, address)
