@@ -211,3 +211,14 @@ def test_a_llama_server_is_split_as_a_local_engine(model: Any, ask: Any) -> None
             assert [(token.bytes, token.reasoning) for token in there.tokens] == [
                 (token.bytes, token.reasoning) for token in here.tokens
             ]
+        # The prompt may be a part of the mark that the template writes, and so may a stop sequence.
+        for prompt, stop in (("hi", ()), ("think", ()), (QUESTION, ("think", "\n\t\n"))):
+            options = {
+                "prompt": prompt,
+                "template_options": {"opened": 1},
+                "params": {"stop": stop},
+            }
+            here, there = (ask(at, **options) for at in (path, server.url))
+            assert (there.reasoning, there.text) == (here.reasoning, here.text)
+            assert there.finish_detail == here.finish_detail
+            assert here.prompt.endswith("<think>")

@@ -55,6 +55,7 @@ class Part:
     prompt_token_count: int | None = None
     cached_token_count: int | None = None
     generated_token_count: int | None = None
+    reasoning_token_count: int | None = None
     finish_reason: FinishReason | None = None
     """Set once the server says why the answer ended."""
     finish_detail: FinishDetail | None = None
@@ -65,7 +66,10 @@ class Part:
 
     def __post_init__(self) -> None:
         """Raise `TypeError` for what is no text or no count: a server may send anything."""
-        counts = (self.prompt_token_count, self.cached_token_count, self.generated_token_count)
+        counts = (
+            self.prompt_token_count, self.cached_token_count, self.generated_token_count,
+            self.reasoning_token_count,
+        )  # fmt: skip
         if not isinstance(self.text, str) or not isinstance(self.reasoning, str):
             raise TypeError("a text is none")
         if not all(count is None or (type(count) is int and count >= 0) for count in counts):

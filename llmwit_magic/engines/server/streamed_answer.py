@@ -20,17 +20,22 @@ from ..stopping import SafeText
 from ..text_parts import Given, TextParts
 from .answers import Part
 
+PATIENCE_SECONDS = 5.0
+"""How long a content filter that is a function may go on after a cancellation."""
+
 
 class StreamedAnswer:
     """Takes the parts of an answer in, and says the events of its run."""
 
     def __init__(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         self._request, self._emit, self._cancel = request, emit, cancel
+        self._lock = threading.Lock()
+        self._filter_until: float | None = None
         self._filters_ask = any(callable(item) for item in request.content_filters)
         self.prepared: Prepared | None = None
         self.finished = False
         """Whether the server has said why the answer ended."""
-        self._tokens = _Tokens()
+        self._tokens, self._thought_tokens = _Tokens(), _Tokens()
         self._split: TextParts | None = None
         self._counts: dict[str, int | None] = {}
         self._counts_end = False
@@ -66,11 +71,18 @@ class StreamedAnswer:
         self._counts["prompt"] = prepared.prompt_token_count
         self._counts["cached"] = None
         self._counts["generated"] = 0
+        self._counts["reasoning"] = None
         self._counts_end = counts_end_of_text
         self._asked = time.perf_counter()
 
     def _judged(self, function: Callable[[str], int | None], text: str) -> int | None:
-        return judgement(function, text, self._cancel.is_set)
+        return judgement(function, text, self._gives_up)
+
+    def _gives_up(self) -> bool:
+        """Whether a filter is no longer waited for: some time after a cancellation, as locally."""
+        if self._filter_until is None and self._cancel.is_set():
+            self._filter_until = time.monotonic() + PATIENCE_SECONDS
+        return self._filter_until is not None and time.monotonic() > self._filter_until
 
     @property
     def complete(self) -> bool:
@@ -96,8 +108,12 @@ class StreamedAnswer:
 
     def take(self, part: Part) -> None:
         """Take a part in, and emit its chunk."""
+        with self._lock:
+            self._take(part)
+
+    def _take(self, part: Part) -> None:
         now = time.perf_counter()
-        for name in ("prompt", "cached", "generated"):
+        for name in ("prompt", "cached", "generated", "reasoning"):
             if (count := getattr(part, f"{name}_token_count")) is not None:
                 self._counts[name] = count
         if part.text or part.tokens or part.reasoning:
@@ -123,8 +139,14 @@ class StreamedAnswer:
         thoughts = self._thoughts.push(part.reasoning.encode("utf-8", "replace"))
         assert isinstance(self._stream, SafeText)
         safe = self._stream.push(data)
-        self._tokens.add(part.tokens)
-        released = self._tokens.released(self._stream.given_count)
+        if part.reasoning and not part.text:
+            self._thought_tokens.add(
+                tuple(token.model_copy(update={"reasoning": True}) for token in part.tokens)
+            )
+        else:
+            self._tokens.add(part.tokens)
+        released = self._thought_tokens.released(self._thoughts.given_count)
+        released += self._tokens.released(self._stream.given_count)
         return Chunk(safe, generated, released, thoughts, self._thinking_count)
 
     def _of_parts(self, given: Sequence[Given], generated: int | None) -> Chunk:
@@ -142,13 +164,20 @@ class StreamedAnswer:
         if self._split is not None:
             listed = self._request.top_logprobs is not None
             return self._split.reasoning_token_count if listed else None
-        return None if self._thoughts.read_count else 0
+        if not self._request.is_chat:
+            return 0
+        # A model may also think without showing it.
+        return self._counts["reasoning"]
 
     def end(self) -> None:
         """Say the rest of the text, and the end. An answer that has not ended was cancelled.
 
         Raises `PromptTooLong` where the server has cut the prompt.
         """
+        with self._lock:  # a filter of a cancelled run may still judge its last part
+            self._end()
+
+    def _end(self) -> None:
         self._refuse_cut_prompt()
         thoughts, rest = self._thoughts.finish(), self._stream.finish()
         reason, detail, stop = self._why()
@@ -159,7 +188,10 @@ class StreamedAnswer:
             last = self._of_parts([rest], generated)
         else:
             assert isinstance(self._stream, SafeText)
-            tokens = self._tokens.rest(self._stream.given_count, detail, generated)
+            thought = self._thought_tokens.count
+            tokens = self._thought_tokens.rest(self._thoughts.given_count, None, None)
+            answered = None if generated is None else max(generated - thought, 0)
+            tokens += self._tokens.rest(self._stream.given_count, detail, answered)
             last = Chunk(rest, generated, tokens, thoughts, self._thinking_count)
         if last.text or last.tokens or last.reasoning:
             self._emit(last)
@@ -187,7 +219,8 @@ class StreamedAnswer:
 
     def _notices(self) -> list[str]:
         said = []
-        listed, generated = self._tokens.count, self._counts["generated"]
+        listed = self._tokens.count + self._thought_tokens.count
+        generated = self._counts["generated"]
         if listed and generated is not None and listed < generated - self._counts_end:
             said.append(
                 f"the server says the log-probabilities of {listed:,} of {generated:,} tokens"
@@ -198,7 +231,8 @@ class StreamedAnswer:
 
     def _not_honoured(self) -> tuple[str, ...]:
         wanted = self._request.top_logprobs is not None
-        return ("top_logprobs",) if wanted and self._texts and not self._tokens.count else ()
+        listed = self._tokens.count + self._thought_tokens.count
+        return ("top_logprobs",) if wanted and self._texts and not listed else ()
 
     def _why(self) -> tuple[FinishReason | None, FinishDetail | None, str | None]:
         for text in (self._thoughts, self._stream):

@@ -6,6 +6,7 @@ Source: tools/server/README.md of llama.cpp.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from ....contract.request import Request
 from ....contract.spans import Spans
 from ....contract.wit import FinishDetail, InferencingParams
 from ....errors import InvalidInput
-from ...reasoning import Splitter, splitter_for
+from ...reasoning import Splitter, family_of, splitter_for
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
@@ -68,7 +69,10 @@ class LlamaServer:
         if not ids:
             raise empty_prompt()
         refuse_too_long(len(ids), facts.context_length)
-        params = request.params
+        params, splitter = (
+            request.params,
+            await self._splitter(http, address, facts, request, prompt),
+        )
         body = {
             "prompt": ids,
             "stream": True,
@@ -79,8 +83,9 @@ class LlamaServer:
             "repeat_penalty": params.repeat_penalty,
             "repeat_last_n": params.repeat_penalty_last_n_token_count,
             "seed": params.seed,
-            # A token that the server holds back for a stop sequence comes without its bytes.
-            "stop": list(params.stop) if request.top_logprobs is None else [],
+            # A token that the server holds back for a stop sequence comes without its bytes. And it
+            # would find stop sequences in the marks of the reasoning, and over them.
+            "stop": list(params.stop) if request.top_logprobs is None and not splitter else [],
             # The contract's steps in the contract's order, and none of the server's own.
             "samplers": ["penalties", "temperature", "top_k", "top_p"],
             "min_p": 0.0, "typical_p": 1.0, "top_n_sigma": -1.0, "dynatemp_range": 0.0,
@@ -91,7 +96,6 @@ class LlamaServer:
         }  # fmt: skip
         if request.top_logprobs is not None:
             body["n_probs"] = max(request.top_logprobs, _LEAST_PROBABILITIES)
-        splitter = _splitter(facts, request, prompt)
         if splitter is not None:  # else it leaves out control tokens, as marks may be
             body["preserved_tokens"] = list(splitter.family.mark_names)
         return Ask(
@@ -107,11 +111,7 @@ class LlamaServer:
             if request.control_tokens != "all":
                 for message in messages:
                     await self._refuse_control_tokens(http, address, message["content"])
-            body: dict[str, Any] = {"messages": messages}
-            if request.template_options:
-                body["chat_template_kwargs"] = dict(request.template_options)
-            rendered = await http.json(address, "/apply-template", body)
-            prompt = str(rendered["prompt"])
+            prompt = await self._rendered(http, address, request)
             return prompt, await self._ids(http, address, prompt, True), []
         prompt = request.prompt
         whole = ((0, len(prompt)),)
@@ -151,6 +151,27 @@ class LlamaServer:
             found = await self._ids(http, address, prompt, False)
         return prompt, found, said
 
+    async def _rendered(self, http: HttpClient, address: Address, request: Request) -> str:
+        """What the model's template writes."""
+        body: dict[str, Any] = {"messages": messages_of(request)}
+        if request.template_options:
+            body["chat_template_kwargs"] = dict(request.template_options)
+        return str((await http.json(address, "/apply-template", body))["prompt"])
+
+    async def _splitter(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request, prompt: str
+    ) -> Splitter | None:
+        """What keeps the reasoning apart: the answer comes with its marks in it."""
+        if not request.is_chat or family_of(facts.template, ()) is None:
+            return None
+        # Only what the template writes after the message may open the reasoning. Where that begins,
+        # another message shows: the real one may have marks in it, or be a part of one.
+        other = f"\N{ASTERISM}{secrets.token_hex(8)}\N{ASTERISM}"
+        rendered = await self._rendered(http, address, request.model_copy(update={"prompt": other}))
+        end = rendered.rpartition(other)[2]
+        length = len(prompt) - len(end) if prompt.endswith(end) else len(prompt)
+        return splitter_for(facts.template, (), prompt, ((0, length),))
+
     async def _ids(
         self, http: HttpClient, address: Address, text: str, special: bool, first: bool = True
     ) -> list[int]:
@@ -181,19 +202,12 @@ class LlamaServer:
             "tokens": tokens if request.top_logprobs is not None else (),
             "prompt_token_count": event.get("tokens_evaluated"),
             "generated_token_count": event.get("tokens_predicted"),
+            "reasoning_token_count": 0,  # nothing is hidden; what has marks is counted as it is split
         }
         known["cached_token_count"] = (event.get("timings") or {}).get("cache_n")
         if not event.get("stop"):
             return Part(**known)
         return Part(**known | _ending(event, request), last=True)
-
-
-def _splitter(facts: Facts, request: Request, prompt: str) -> Splitter | None:
-    """What keeps the reasoning apart: the answer comes with its marks in it."""
-    if not request.is_chat:
-        return None
-    start = max(prompt.rfind(request.prompt), 0)
-    return splitter_for(facts.template, (), prompt, ((start, start + len(request.prompt)),))
 
 
 def _with_bytes(item: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -182,6 +182,8 @@ class OpenAIStyle:
         body: dict[str, Any] = {"model": facts.model}
         if request.is_chat:
             body["messages"] = messages_of(request)
+            if request.template_options and self.template_options is not None:
+                body[self.template_options] = dict(request.template_options)
         else:
             body["prompt"] = request.prompt
         count = (await http.maybe(address, self.tokenizer, body)).get("count")
@@ -216,7 +218,12 @@ class OpenAIStyle:
         return min(request.top_logprobs or 0, self._most_logprobs(request) or 0)
 
     def sends_stops(self, request: Request) -> bool:
-        """Whether the server looks for the stop sequences. We look for them in any case."""
+        """Whether the server looks for the stop sequences. We look for them in any case.
+
+        In a chat it might find them in the marks of the reasoning, which it keeps apart.
+        """
+        if request.is_chat:
+            return False
         stops = request.params.stop
         return bool(stops and self.stop_place and len(stops) <= (self.most_stops or len(stops)))
 
@@ -227,6 +234,9 @@ class OpenAIStyle:
             "prompt_token_count": usage.get("prompt_tokens"),
             "cached_token_count": cached,
             "generated_token_count": usage.get("completion_tokens"),
+            "reasoning_token_count": (usage.get("completion_tokens_details") or {}).get(
+                "reasoning_tokens"
+            ),
         }
         choices = event.get("choices") or ()
         if not choices:
