@@ -125,7 +125,10 @@ def test_servers_are_checked_when_they_are_set(shell: Any, lab: SpeakingServer) 
     for bad, said in (
         ({"a b": {"url": "http://x"}}, "the server's name 'a b' is not valid"),
         ({"a": {"url": "ftp://x"}}, "write it as http://host:port/v1"),
-        ({"a": {"url": "http://me:secret@x"}}, "has a user name or a password in it"),
+        ({"a": {"url": "http://me:secret@x"}}, "at x has a user name or a password in it"),
+        ({"a": {"url": "http://x/v1?api_key=secret"}}, "at x has a query"),
+        ({"a": {"url": "http://x:secret"}}, "write it as http://host:port/v1"),
+        ({"a": {"url": "secret"}}, "write it as http://host:port/v1"),
         ({"a": {"url": "http://x", "kind": "tgi"}}, "kind"),
         ({"a": {"url": "http://x", "api_key": "k"}}, "api_key"),
         ({"a": "http://x"}, "the server 'a'"),
@@ -134,6 +137,31 @@ def test_servers_are_checked_when_they_are_set(shell: Any, lab: SpeakingServer) 
             magics.servers = bad
         assert "secret" not in str(caught.value)
     assert list(magics.servers) == ["lab"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:secret@x/v1", "HTTP://me:secret@x/v1", "https://secret@x/v1",
+        "http://x/v1?api_key=secret", "http://me:secret", "http://[secret", "http://",
+        "http://me:secret\N{CARE OF}@x",
+    ],
+)  # fmt: skip
+def test_a_secret_in_an_address_reaches_no_row_and_no_output(
+    url: str, shell: Any, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.run_cell(f"%%infer -m '{url}#m'\nThe capital")
+    shell.run_line_magic("config", f"InferMagics.model = '{url}#m'")
+    shell.run_cell("%%infer\nThe capital")
+    shell.run_cell(f"%infer_models {url}")
+    shell.run_cell(f"%infer_llama_server {url}")
+    said = capsys.readouterr()
+    assert "the server's address" in said.out + said.err
+    assert "secret" not in said.out + said.err
+    assert session.log.rows() == []
+    with pytest.raises(InvalidInput, match="the server's address"):
+        Request(model=url, prompt="")
+    assert Request(model="http://x:1/v1#a?b=c@d", prompt="").model.endswith("#a?b=c@d")
 
 
 @pytest.mark.parametrize(

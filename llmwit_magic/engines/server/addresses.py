@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from ...contract.record import Record
+from ...contract.urls import checked_url, is_url
 from ...errors import InvalidInput, ModelNotFound
 
 Kind = Literal["llama-server", "vllm", "sglang", "ollama", "lmstudio", "openai", "other"]
@@ -111,11 +112,6 @@ def names_server(model: str) -> bool:
     return is_url(model) or _NAMED.fullmatch(model) is not None
 
 
-def is_url(model: str) -> bool:
-    """Whether a model's name is the URL of a server."""
-    return model.startswith(("http://", "https://"))
-
-
 def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
     """The address of a name for which `names_server` holds.
 
@@ -162,25 +158,6 @@ def _own_address(name: str, servers: Mapping[str, ServerConfig]) -> Address:
             "%infer_llama_server MODEL starts one"
         )
     return Address(given, checked_url(config.url), "", config.kind, _key(given, config))
-
-
-def checked_url(url: str) -> str:
-    """The address without a `/` at the end. Raises `InvalidInput` for one that cannot be used."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidInput(f"the server's address {url!r} is not valid: {error}") from None
-    if "@" in parts.netloc:  # a password in it would stand in every row of the log
-        raise InvalidInput(
-            f"the server's address at {host} has a user name or a password in it: put the key into "
-            "an environment variable, and name that with 'api_key_env'"
-        )
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise InvalidInput(
-            f"the server's address {url!r} is not valid: write it as http://host:port/v1"
-        )
-    return url.rstrip("/")
 
 
 def _key(name: str, config: ServerConfig) -> str | None:
