@@ -131,6 +131,8 @@ def test_servers_are_checked_when_they_are_set(shell: Any, lab: SpeakingServer) 
         ({"a": {"url": "secret"}}, "write it as http://host:port/v1"),
         ({"a": {"url": "http://x", "kind": "tgi"}}, "kind"),
         ({"a": {"url": "http://x", "api_key": "k"}}, "api_key"),
+        ({"a": {"url": "http://x", "api_key_env": "sk-secret"}}, "is not the name of an env"),
+        ({"a": {"url": "http://x", "api_key_env": ["secret"]}}, "is not the name of an env"),
         ({"a": "http://x"}, "the server 'a'"),
     ):
         with pytest.raises(TraitError, match=said) as caught:
@@ -198,6 +200,10 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     with pytest.raises(ModelNotFound, match=r"no server 'lob' .*known: far, lab, safe, told"):
         address_of("lob::m", servers)
+    monkeypatch.delenv("LAB_KEY")
+    with pytest.raises(InvalidInput, match="that its api_key_env names is not set") as caught:
+        address_of("lab::m", servers)
+    assert "LAB_KEY" not in str(caught.value)  # it may be a key, put there by mistake
     monkeypatch.setenv("LAB_KEY", "a\x07b")
     with pytest.raises(InvalidInput, match="has characters that no key can have"):
         address_of("lab::m", servers)
