@@ -90,7 +90,11 @@ def test_the_models_of_a_server_are_listed(
     lab.plain["/v1/models"]["data"].append({"id": "n/o:p"})
     shell.run_line_magic("infer_models", "lab::")
     shell.run_line_magic("infer_models", lab.url.replace("127.0.0.1", "localhost"))
+    shell.user_ns["servers"]["httpbox"] = {"url": lab.url}
+    shell.run_line_magic("config", "InferMagics.servers = dict(servers)")
+    shell.run_line_magic("infer_models", "httpbox::")
     said = capsys.readouterr().out
+    assert "httpbox::m\nhttpbox::n/o:p\n" in said
     assert "lab::m\n" in said
     assert "lab::n/o:p\n" in said
     assert f"{lab.url.replace('127.0.0.1', 'localhost')}#n/o:p\n" in said
