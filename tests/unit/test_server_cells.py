@@ -213,6 +213,19 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         address_of("lab::m", servers)
 
 
+def test_a_key_may_be_in_a_file(tmp_path: Path) -> None:
+    """It is read each time: the key may change."""
+    file = tmp_path / "key"
+    config = {"url": "http://localhost/v1", "api_key_file": str(file)}
+    servers = configured({"lab": config})
+    for key in (KEY, KEY[::-1]):
+        file.write_text(f"{key}\n")
+        assert address_of("lab::m", servers).key == key
+    file.unlink()
+    with pytest.raises(InvalidInput, match="the key of the server 'lab' cannot be read"):
+        address_of("lab::m", servers)
+
+
 def test_a_key_may_be_in_the_keyring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of the service `llmwit-magic`, by the server's name. A keyring that fails is none.
 
