@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_va
 from ..errors import InvalidInput
 from .record import U32, Record, Setting, Text, lists, shown, strings
 from .spans import Spans, in_order
+from .urls import checked_model
 from .wit import InferencingParams
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -64,7 +65,11 @@ def _free_variables(options: Mapping[str, Any]) -> Mapping[str, Any]:
 class ModelSpec(Record):
     """The model, and how it is loaded. Requests with equal specs share one loaded model."""
 
-    model: Annotated[Text, Setting(metavar="NAME", flags=("-m", "--model"), per_cell=True)] = Field(
+    model: Annotated[
+        Text,
+        Setting(metavar="NAME", flags=("-m", "--model"), per_cell=True),
+        AfterValidator(checked_model),
+    ] = Field(
         description="path, alias, owner/repo[:file][@revision] or name of a model; on a server "
         "SERVER::MODEL or URL#MODEL"
     )

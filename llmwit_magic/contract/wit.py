@@ -125,7 +125,7 @@ class FinishReason(StrEnum):
 
 
 class FinishDetail(StrEnum):
-    """What exactly ended the text; each detail belongs to one `FinishReason`."""
+    """What exactly ended the text; each detail but `UNKNOWN` belongs to one `FinishReason`."""
 
     EOS = "eos"
     STOP_SEQUENCE = "stop_sequence"
@@ -133,7 +133,7 @@ class FinishDetail(StrEnum):
     CONTEXT_FULL = "context_full"
     CONTENT_FILTER = "content_filter"
     UNKNOWN = "unknown"
-    """A server does not say it."""
+    """A server does not say it. The reason is `STOP`, or `LENGTH` where the server says that."""
 
     @property
     def reason(self) -> FinishReason:
@@ -176,7 +176,8 @@ class ModelInfo(Record):
     architecture: str | None = None
     quantisation: str | None = None
     engine: str | None = Field(
-        default=None, description="what loads the model: ctransformers or llama.cpp"
+        default=None,
+        description="what runs the model: ctransformers, llama.cpp, or the kind of the server",
     )
     tokenizer: str | None = Field(
         default=None,

@@ -20,7 +20,8 @@ from ..runlog.columns import NAMES
 
 _CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
 _LINE = re.compile(
-    r"\s*(?:[\w.,\[\] ]+=\s*)?%(infer_log|infer_replay|infer_models|infer_unload|infer_llama_server)[ \t](.*)"
+    r"\s*(?:[\w.,\[\] ]+=\s*)?"
+    r"%(infer_log|infer_replay|infer_models|infer_unload|infer_llama_server)[ \t](.*)"
 )
 _MODEL_ENDINGS = (".gguf", ".ggml", ".bin")
 _SEPARATORS = (os.sep, os.altsep or os.sep)
@@ -145,8 +146,8 @@ def register(
     """Let Tab complete the lines of our magics.
 
     `models` lists the names of local models, and `servers` those of servers of our own. `flags` are
-    the options of some line magics, and whether each takes a value. IPython before 8.6, such as Colab's, has no matchers of this kind: there Tab
-    offers nothing of ours.
+    the options of some line magics, and whether each takes a value. IPython before 8.6, such as
+    Colab's, has no matchers of this kind: there Tab offers nothing of ours.
     """
     unregister(shell)
     if not hasattr(completer, "context_matcher"):

@@ -15,6 +15,7 @@ from traitlets.config import Configurable
 from ..base.printable import on_one_line, visible
 from ..contract.events import Prepared
 from ..contract.request import DEFAULT_MODEL, Request
+from ..contract.urls import is_url
 from ..contract.wit import InferencingParams, InferencingResult
 from ..engines.server.addresses import names_server
 from ..errors import InvalidInput, warn_unlogged
@@ -289,13 +290,9 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     def _show_server_models(self, name: str) -> None:
         with show_progress(self.shell) as show:
             models = self.session.server_models(name, show)
-        start = (
-            name.partition("#")[0] + "#"
-            if name.startswith("http")
-            else name.partition("::")[0] + "::"
-        )
+        sign = "#" if is_url(name) else "::"
         for model in models:
-            text.say(on_one_line(f"{start}{model}"))
+            text.say(on_one_line(f"{name.partition(sign)[0]}{sign}{model}"))
 
     @line_magic
     def infer_unload(self, line: str) -> None:

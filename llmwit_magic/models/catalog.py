@@ -49,9 +49,9 @@ class ModelFile:
     path: Path
     """The file, or the first part of a model in several files."""
     state: tuple[int, ...]
-    """Of all its files: see `state_of`. Once the state is another one, this record no longer describes the file."""
+    """Of all its files: see `state_of`. Once it is another one, this record describes them no more."""
     header: Header | None
-    """None for a file of a format from before GGUF, because its header does not say what it holds."""
+    """None for a file of a format from before GGUF: its header does not say what it holds."""
     parts: tuple[Path, ...]
     """All its files; `path` alone where there is one."""
 

@@ -71,7 +71,7 @@ class Header:
     alignment: int
     data_offset: int
     part_count: int = 1
-    """Of how many files the model consists. `tensors` are those of all, each with its offset in its own."""
+    """How many files the model has. `tensors` are those of all, each with its offset in its own."""
 
     @property
     def architecture(self) -> str:

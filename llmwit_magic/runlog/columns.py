@@ -51,8 +51,8 @@ COLUMNS = (
     Column("finish_reason", "text", "stop, length or content_filter",
            otel="gen_ai.response.finish_reasons", few=True),
     Column("finish_detail", "text",
-           "eos, stop_sequence, max_tokens, context_full, content_filter, or unknown where a server "
-           "does not say it", brief=True, few=True),
+           "eos, stop_sequence, max_tokens, context_full, content_filter, or unknown where a "
+           "server does not say it", brief=True, few=True),
     Column("stop_sequence", "text", "the stop sequence that was reached", few=True),
     Column("prompt_token_count", "integer", "tokens of the prompt", "tokens",
            otel="gen_ai.usage.input_tokens"),
@@ -90,8 +90,10 @@ COLUMNS = (
     Column("load_seconds", "real", "time to fetch, check, adapt and load the model", "s"),
     Column("prompt_seconds", "real", "time to evaluate the prompt", "s"),
     Column("decode_seconds", "real", "from the evaluated prompt to the last token", "s"),
-    Column("model_sha256", "text", "SHA-256 of the model file, or of the list of its parts' hashes", few=True),
-    Column("model_path", "text", "path of the model file", few=True),
+    Column("model_sha256", "text", "SHA-256 of the model file, or of the list of its parts' "
+           "hashes; missing where a server ran it", few=True),
+    Column("model_path", "text", "path of the model file; on a server its address, # and the "
+           "model's name there", few=True),
     Column("model_type", "text", "model type that was given for an old GGML file", few=True),
     Column("architecture", "text", "architecture of the model", few=True),
     Column("quantisation", "text", "tensor type of most of the weights", few=True),
@@ -99,7 +101,8 @@ COLUMNS = (
     Column("device_reason", "text", "why it ran on that device", few=True),
     Column("engine_requested", "text", "engine asked for: auto, ctransformers or llama.cpp",
            few=True, field="engine"),
-    Column("engine", "text", "engine that loaded the model; missing: ctransformers", few=True),
+    Column("engine", "text", "what ran the model: ctransformers, llama.cpp, or the kind of the "
+           "server, such as vllm; missing: ctransformers", few=True),
     Column("tokenizer", "text", "whose tokenizer made the token ids: llmwit-magic, or that of the "
            "engine; missing: llmwit-magic, or ctransformers for an old GGML file", few=True),
     Column("library", "text", "the build of the engine that ran the model", few=True),
@@ -122,22 +125,22 @@ COLUMNS = (
            "own", "tokens", few=True, field="context_length"),
     Column("anyway", "boolean", "whether the context length may be more than the model was "
            "trained with", few=True),
-    Column("accept", "text", "the words of --accept, separated by commas: context, file, filters, engine, "
-           "unsupported",
-           few=True),
+    Column("accept", "text", "the words of --accept, separated by commas: context, file, "
+           "filters, engine, unsupported", few=True),
     Column("context_length", "integer", "tokens that prompt and answer may have together",
            "tokens", few=True),
     Column("rendered_prompt", "text", "the prompt as the model got it, where that differs from "
            "prompt"),
-    Column("notices", "json", "list of remarks about how the prompt was made"),
+    Column("notices", "json", "list of remarks about how the prompt was made, and about what a "
+           "server did or did not say"),
     Column("not_honoured", "json", "list of the settings that the engine could not honour"),
     Column("top_logprobs", "integer", "number of alternatives recorded for each token", "tokens",
            few=True),
     Column(
         "tokens",
         "json",
-        "id, bytes (base64), log-probability, rank and alternatives of each token in the text or in "
-        "the reasoning, and which of the two it is in: tokens of a stop sequence, of a mark of "
+        "id, bytes (base64), log-probability, rank and alternatives of each token in the text or "
+        "in the reasoning, and which of the two it is in: tokens of a stop sequence, of a mark of "
         "reasoning, or of what a filter cut, are left out",
     ),
     Column("content_filters", "json", "list of patterns, and of functions by their names"),

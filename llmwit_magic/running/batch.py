@@ -23,9 +23,7 @@ from .frame_requests import check_template, row_requests
 from .resuming import KEPT, RESULTS_OF_SOME, EqualRows, KnownRows
 from .session import Session, interruptible
 from .window import Window, servers_for
-from .workers import (
-    worker_count,
-)
+from .workers import worker_count
 
 if TYPE_CHECKING:
     import pandas

@@ -105,8 +105,8 @@ def replay_request(
     are those that may be among the run's content filters, of which the log has
     only the names. Raises `ModelNotSupported` where the model's file has changed,
     unless `accept` has `file`, and `InvalidInput` where a function is not there any
-    more, unless it has `filters`. Raises `ModelNotSupported` where another engine would run it, unless it
-    has `engine`. Raises what finding the model raises, too.
+    more, unless it has `filters`. Raises `ModelNotSupported` where another engine
+    would run it, unless it has `engine`. Raises what finding the model raises, too.
     """
     accepted = Request(model="-", prompt="", accept=accept).accept
     fields = {key: value for key, value in changes.items() if key in Request.model_fields}

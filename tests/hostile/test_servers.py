@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import logging
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -17,9 +20,11 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.contract.events import Progress
+from llmwit_magic.contract.events import Cancelled, Progress
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.server import http_client, server_engine
+from llmwit_magic.engines.server.addresses import Address
+from llmwit_magic.engines.server.http_client import HttpClient
 from llmwit_magic.errors import EngineFailed, InferenceError, ServerUnreachable
 from llmwit_magic.requests.snippets import forms
 from llmwit_magic.running.run import Run
@@ -177,6 +182,23 @@ def test_a_body_of_a_gigabyte_takes_no_memory(
     assert psutil.Process().memory_info().rss - before < 400 * 2**20
 
 
+@pytest.mark.parametrize("kind", ["text/event-stream", "application/x-ndjson", "application/json"])
+@pytest.mark.parametrize("status", [200, 400])
+def test_compressed_bytes_are_not_unpacked(
+    status: int, kind: str, speaking: Start, ask: Callable[..., Run]
+) -> None:
+    """A few of them could be gigabytes of text. Nothing compressed was asked for."""
+    server = speaking("vllm")
+    small = gzip.compress(b"data: {" + b"x" * 2**20)
+    server.vice = lambda handler: handler.whole(small, kind, status, Content_Encoding="gzip")
+    run = ask(server)
+    assert isinstance(run.error, EngineFailed)
+    assert "sent an answer that is compressed (gzip)" in str(run.error)
+    assert server.headers[-1]["Accept-Encoding"] == "identity"
+    server.vice = None
+    assert ask(server).text == WHOLE
+
+
 def test_html_instead_of_json(speaking: Start, ask: Callable[..., Run]) -> None:
     server = speaking("vllm")
     page = f"<html>\n<h1>nginx {KEY}</h1>".encode()
@@ -249,6 +271,51 @@ def test_a_wait_can_be_interrupted(session: Session, speaking: Start) -> None:
     run.cancel()
     assert run.wait(1)
     assert run.status == "interrupted"
+
+
+def test_what_is_interrupted_cleans_up_undisturbed() -> None:
+    """It is cancelled once, however long it takes to close its stream."""
+    client, cancel, closed = HttpClient(), threading.Event(), threading.Event()
+
+    async def work() -> None:
+        try:
+            cancel.set()
+            await asyncio.sleep(20)
+        finally:
+            await asyncio.sleep(5 * http_client.POLL_SECONDS)
+            closed.set()
+
+    try:
+        with pytest.raises(Cancelled):
+            client.run(work(), cancel)
+        assert closed.is_set()
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(("idle_seconds", "connections"), [(60.0, 1), (0.05, 2)])
+def test_a_connection_that_was_idle_is_not_used_again(
+    idle_seconds: float, connections: int, speaking: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may be about to close it: uvicorn does so after 5 s."""
+    assert http_client.IDLE_SECONDS < 4
+    monkeypatch.setattr(http_client, "IDLE_SECONDS", idle_seconds)
+    server, accepted = speaking("vllm"), []
+    accept = server.process_request
+
+    def counted(request: Any, address: Any) -> None:
+        accepted.append(address)
+        accept(request, address)
+
+    monkeypatch.setattr(server, "process_request", counted)
+    client, address = HttpClient(), Address("lab::m", server.url, "m")
+    try:
+        for _ in range(2):
+            client.run(client.json(address, "models"), threading.Event())
+            time.sleep(0.1)
+        assert len(accepted) == connections
+    finally:
+        client.close()
 
 
 def test_a_stream_is_not_asked_for_again_after_its_first_byte(

@@ -277,7 +277,7 @@ def test_keys(session: Session, lab: LlamaServerChild, monkeypatch: pytest.Monke
     with pytest.raises(InvalidInput, match="would be sent unencrypted"):
         finished(session, model="far::m")
     monkeypatch.delenv("LAB_KEY")
-    with pytest.raises(InvalidInput, match="LAB_KEY, which is not set"):
+    with pytest.raises(InvalidInput, match="that its api_key_env names is not set"):
         finished(session, model="far::m")
 
 

@@ -90,7 +90,11 @@ def test_the_models_of_a_server_are_listed(
     lab.plain["/v1/models"]["data"].append({"id": "n/o:p"})
     shell.run_line_magic("infer_models", "lab::")
     shell.run_line_magic("infer_models", lab.url.replace("127.0.0.1", "localhost"))
+    shell.user_ns["servers"]["httpbox"] = {"url": lab.url}
+    shell.run_line_magic("config", "InferMagics.servers = dict(servers)")
+    shell.run_line_magic("infer_models", "httpbox::")
     said = capsys.readouterr().out
+    assert "httpbox::m\nhttpbox::n/o:p\n" in said
     assert "lab::m\n" in said
     assert "lab::n/o:p\n" in said
     assert f"{lab.url.replace('127.0.0.1', 'localhost')}#n/o:p\n" in said
@@ -125,15 +129,45 @@ def test_servers_are_checked_when_they_are_set(shell: Any, lab: SpeakingServer) 
     for bad, said in (
         ({"a b": {"url": "http://x"}}, "the server's name 'a b' is not valid"),
         ({"a": {"url": "ftp://x"}}, "write it as http://host:port/v1"),
-        ({"a": {"url": "http://me:secret@x"}}, "has a user name or a password in it"),
+        ({"a": {"url": "http://me:secret@x"}}, "at x has a user name or a password in it"),
+        ({"a": {"url": "http://x/v1?api_key=secret"}}, "at x has a query"),
+        ({"a": {"url": "http://x:secret"}}, "write it as http://host:port/v1"),
+        ({"a": {"url": "secret"}}, "write it as http://host:port/v1"),
         ({"a": {"url": "http://x", "kind": "tgi"}}, "kind"),
         ({"a": {"url": "http://x", "api_key": "k"}}, "api_key"),
+        ({"a": {"url": "http://x", "api_key_env": "sk-secret"}}, "is not the name of an env"),
+        ({"a": {"url": "http://x", "api_key_env": ["secret"]}}, "is not the name of an env"),
         ({"a": "http://x"}, "the server 'a'"),
     ):
         with pytest.raises(TraitError, match=said) as caught:
             magics.servers = bad
         assert "secret" not in str(caught.value)
     assert list(magics.servers) == ["lab"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:secret@x/v1", "HTTP://me:secret@x/v1", "https://secret@x/v1",
+        "http://x/v1?api_key=secret", "http://me:secret", "http://[secret", "http://",
+        "http://me:secret\N{CARE OF}@x",
+    ],
+)  # fmt: skip
+def test_a_secret_in_an_address_reaches_no_row_and_no_output(
+    url: str, shell: Any, session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.run_cell(f"%%infer -m '{url}#m'\nThe capital")
+    shell.run_line_magic("config", f"InferMagics.model = '{url}#m'")
+    shell.run_cell("%%infer\nThe capital")
+    shell.run_cell(f"%infer_models {url}")
+    shell.run_cell(f"%infer_llama_server {url}")
+    said = capsys.readouterr()
+    assert "the server's address" in said.out + said.err
+    assert "secret" not in said.out + said.err
+    assert session.log.rows() == []
+    with pytest.raises(InvalidInput, match="the server's address"):
+        Request(model=url, prompt="")
+    assert Request(model="http://x:1/v1#a?b=c@d", prompt="").model.endswith("#a?b=c@d")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +204,25 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     with pytest.raises(ModelNotFound, match=r"no server 'lob' .*known: far, lab, safe, told"):
         address_of("lob::m", servers)
+    monkeypatch.delenv("LAB_KEY")
+    with pytest.raises(InvalidInput, match="that its api_key_env names is not set") as caught:
+        address_of("lab::m", servers)
+    assert "LAB_KEY" not in str(caught.value)  # it may be a key, put there by mistake
     monkeypatch.setenv("LAB_KEY", "a\x07b")
     with pytest.raises(InvalidInput, match="has characters that no key can have"):
+        address_of("lab::m", servers)
+
+
+def test_a_key_may_be_in_a_file(tmp_path: Path) -> None:
+    """It is read each time: the key may change."""
+    file = tmp_path / "key"
+    config = {"url": "http://localhost/v1", "api_key_file": str(file)}
+    servers = configured({"lab": config})
+    for key in (KEY, KEY[::-1]):
+        file.write_text(f"{key}\n")
+        assert address_of("lab::m", servers).key == key
+    file.unlink()
+    with pytest.raises(InvalidInput, match="the key of the server 'lab' cannot be read"):
         address_of("lab::m", servers)
 
 

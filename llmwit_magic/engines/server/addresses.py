@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ...contract.record import Record
+from ...contract.urls import checked_url, is_url
 from ...errors import InvalidInput, ModelNotFound
 
 Kind = Literal["llama-server", "vllm", "sglang", "ollama", "lmstudio", "openai", "other"]
@@ -31,12 +32,22 @@ KEYRING_SERVICE = "llmwit-magic"
 KEYRING_SECONDS = 30.0
 
 
+def _variable(name: Any) -> Any:
+    """The name of an environment variable. Another value may be a key, so it is not repeated."""
+    if name is None or (isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)):
+        return name
+    raise InvalidInput(
+        "api_key_env is not the name of an environment variable: put the key into a variable, and "
+        "give the variable's name, such as LAB_KEY"
+    )
+
+
 class ServerConfig(Record):
     """A server as a person configures it."""
 
     url: str = Field(description="the address that OpenAI's clients would take, such as "
                      "http://gpu-box:8000/v1")  # fmt: skip
-    api_key_env: str | None = Field(
+    api_key_env: Annotated[str | None, BeforeValidator(_variable)] = Field(
         default=None, description="the environment variable that holds the key"
     )
     api_key_file: str | None = Field(
@@ -111,11 +122,6 @@ def names_server(model: str) -> bool:
     return is_url(model) or _NAMED.fullmatch(model) is not None
 
 
-def is_url(model: str) -> bool:
-    """Whether a model's name is the URL of a server."""
-    return model.startswith(("http://", "https://"))
-
-
 def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
     """The address of a name for which `names_server` holds.
 
@@ -164,33 +170,14 @@ def _own_address(name: str, servers: Mapping[str, ServerConfig]) -> Address:
     return Address(given, checked_url(config.url), "", config.kind, _key(given, config))
 
 
-def checked_url(url: str) -> str:
-    """The address without a `/` at the end. Raises `InvalidInput` for one that cannot be used."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidInput(f"the server's address {url!r} is not valid: {error}") from None
-    if "@" in parts.netloc:  # a password in it would stand in every row of the log
-        raise InvalidInput(
-            f"the server's address at {host} has a user name or a password in it: put the key into "
-            "an environment variable, and name that with 'api_key_env'"
-        )
-    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
-        raise InvalidInput(
-            f"the server's address {url!r} is not valid: write it as http://host:port/v1"
-        )
-    return url.rstrip("/")
-
-
 def _key(name: str, config: ServerConfig) -> str | None:
     """The server's key: from its environment variable, its file, or the system's keyring."""
     if config.api_key_env is not None:
         key = os.environ.get(config.api_key_env, "").strip()
-        if not key:
+        if not key:  # what is not set may be a key that looks like a name, such as hf_…
             raise InvalidInput(
-                f"the server '{name}' takes its key from the environment variable "
-                f"{config.api_key_env}, which is not set"
+                f"the server '{name}' takes its key from an environment variable, and the one "
+                "that its api_key_env names is not set"
             )
         return _sendable(key, f"the environment variable {config.api_key_env}")
     if config.api_key_file is not None:

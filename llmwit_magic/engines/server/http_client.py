@@ -45,6 +45,9 @@ LONGEST_WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.05
 REPORT: ContextVar[Report | None] = ContextVar("llmwit-report", default=None)
 """Who is told in a task why a request waits, where a call names nobody."""
+IDLE_SECONDS = 2.0
+"""How long a connection without a request is kept. Some servers, such as those on uvicorn, close
+one after 5 s, and a request that is sent at that moment would break."""
 
 
 class HttpClient:
@@ -61,7 +64,7 @@ class HttpClient:
         self._client: httpx.AsyncClient | None = None
         self._closed = False
         self._cancels: dict[asyncio.Task[Any], threading.Event] = {}
-        """What goes on in the loop, each with the event that ends it."""
+        """What goes on in the loop and is not cancelled yet, each with the event that ends it."""
         self._watching = False
 
     def run(self, work: Coroutine[Any, Any, T], cancel: threading.Event) -> T:
@@ -91,7 +94,7 @@ class HttpClient:
         return self._loop
 
     def _ended(self, task: asyncio.Task[T], outcome: Future[T]) -> None:
-        self._cancels.pop(task)
+        self._cancels.pop(task, None)
         if task.cancelled():
             outcome.set_exception(Cancelled())
         elif (error := task.exception()) is not None:
@@ -109,8 +112,9 @@ class HttpClient:
         self._watching = True
 
         def look() -> None:
-            for task, cancel in self._cancels.items():
-                if cancel.is_set():
+            for task, cancel in list(self._cancels.items()):
+                if cancel.is_set():  # once: a second time would break the closing of its stream off
+                    del self._cancels[task]
                     task.cancel()
             self._watching = bool(self._cancels)
             if self._watching:
@@ -129,7 +133,10 @@ class HttpClient:
                     'a server needs httpx: pip install "llmwit-magic[servers]"'
                 ) from None
             # Answers of one server must not wait for a free connection behind those of another.
-            limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+            limits = httpx.Limits(
+                max_connections=None, max_keepalive_connections=None,
+                keepalive_expiry=IDLE_SECONDS,
+            )  # fmt: skip
             transport = httpx.AsyncHTTPTransport(limits=limits)
             hosts = [f"[{host}]" if ":" in host else host for host in LOOPBACK]
             direct = {f"all://{host}": transport for host in hosts}
@@ -259,6 +266,7 @@ class HttpClient:
             except httpx.HTTPError as error:
                 raise broken(error, address) from None
             else:
+                await _check_encoding(response, address)
                 if response.status_code == 200:
                     return response
                 try:
@@ -300,6 +308,17 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
+
+
+async def _check_encoding(response: httpx.Response, address: Address) -> None:
+    """Raise `EngineFailed` for compressed bytes, whose number says nothing of their text's size."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        await response.aclose()
+        raise EngineFailed(
+            f"{address.host} sent an answer that is compressed ({words(encoding, address)[:40]}), "
+            "which was not asked for: switch the compression of the server or its proxy off"
+        )
 
 
 def _event(data: bytes | str, path: str, address: Address) -> dict[str, Any]:

@@ -311,12 +311,14 @@ def _tokens(choice: Mapping[str, Any], request: Request) -> tuple[TokenInfo, ...
 
 
 VLLM = OpenAIStyle(
-    "vllm", template_options="chat_template_kwargs", top_k="top_k", penalty="repetition_penalty", neutral=_NEUTRAL, most_stops=4,
+    "vllm", template_options="chat_template_kwargs", top_k="top_k",
+    penalty="repetition_penalty", neutral=_NEUTRAL, most_stops=4,
     stop_place="stop_reason", most_seed=2**63 - 1, counts_end_of_text=True, running_usage=True,
     tokenizer="/tokenize", tokenizes_chats=True,
 )  # fmt: skip
 SGLANG = OpenAIStyle(
-    "sglang", template_options="chat_template_kwargs", top_k="top_k", top_k_off=-1, penalty="repetition_penalty", neutral=_NEUTRAL,
+    "sglang", template_options="chat_template_kwargs", top_k="top_k", top_k_off=-1,
+    penalty="repetition_penalty", neutral=_NEUTRAL,
     most_stops=32, stop_place="matched_stop", counts_end_of_text=True, running_usage=True,
     tokenizer="tokenize", spare=1, raw_logprobs=False, about=("/server_info", "/get_server_info"),
     says_seeds=True,
