@@ -100,7 +100,7 @@ class Database:
         self._writes.append(write)
         with self._lock:
             # Another thread may have done it with its own, while this one waited for the lock.
-            if not write.done:
+            while not write.done:
                 self._write_all()
         self._checkpoint_soon()
         if write.error is not None:
@@ -108,7 +108,11 @@ class Database:
         return write.result  # type: ignore[no-any-return]
 
     def _write_all(self) -> None:
-        """Do the works that wait, in one transaction."""
+        """Do the works that wait, in one transaction.
+
+        One that fails by itself is done then, with its error, and the others wait for another
+        transaction: it may have changed a part of what it should.
+        """
         writes = []
         with suppress(IndexError):
             while True:
@@ -122,15 +126,21 @@ class Database:
                         write.result = write.work(connection)
                     except _OF_ONE_ROW as error:
                         write.error = self._problem(error)
+                    except (sqlite3.Error, OSError):
+                        raise  # of the file
+                    except Exception as error:  # such as MemoryError
+                        write.error, write.done = error, True
+                        raise
             for write in writes:
                 write.done = True
 
         try:
             self._attempt(transaction)
-        except LogError as error:
-            for write in writes:
-                write.error, write.done = error, True
-        finally:  # after an interrupt, their own threads do them
+        except Exception as error:
+            if not any(write.done for write in writes):
+                for write in writes:
+                    write.error, write.done = error, True
+        finally:  # after an interrupt or another one's failure, their own threads do them
             self._writes.extendleft(write for write in reversed(writes) if not write.done)
 
     def read(self, sql: str, arguments: Iterable[object] = ()) -> list[tuple[Any, ...]]:

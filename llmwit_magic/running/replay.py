@@ -162,13 +162,19 @@ def _other_server(
 ) -> str:
     """A notice where the name leads to another server or model than it did; else nothing.
 
-    Raises `ModelNotSupported` in that case, unless it is `accepted`.
+    A server of our own is known by the hash of its model's file, because its port is another one
+    after each start. Raises `ModelNotSupported` in that case, unless it is `accepted`.
     """
-    found = session.find(request, show)
-    before = None if original.model is None else original.model.path
-    if found.path == before:
+    found, before = session.find(request, show), original.model
+    assert before is not None
+    by_hash = found.sha256 is not None and before.sha256 is not None
+    if found.sha256 == before.sha256 if by_hash else found.path == before.path:
         return ""
-    said = f"{request.model} is {found.path}, and was {before} in run {original.run_id}"
+    now, was = (
+        f"{info.path}" + (f" (sha256 {info.sha256[:12]}…)" if by_hash and info.sha256 else "")
+        for info in (found, before)
+    )
+    said = f"{request.model} is {now}, and was {was} in run {original.run_id}"
     if not accepted:
         raise ModelNotSupported(f"{said}: --accept file runs it with the model that is there now")
     return said

@@ -29,9 +29,10 @@ _SAME = ("prompt", "system", "chat", "chat_template", "template_options", "contr
          "context_length_requested", "content_filters", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
          "seed")  # fmt: skip
 """The columns in which a row of the log must equal a request to be taken for its answer. Beside
-them, the engine and the hash of the model must be the same, or its name where the engine knows no
-hash; and an exact request takes exact rows only. The seed stands last."""
-_ALSO = ("model", "model_sha256", "engine", "exact", "data_spans")
+them, the engine and the hash of the model must be the same. Where the engine knows no hash, the
+name and the path must be: a name may lead to another server or model than it did. An exact request
+takes exact rows only, but for servers, which promise none. The seed stands last."""
+_ALSO = ("model", "model_path", "model_sha256", "engine", "exact", "gpu_layers", "data_spans")
 _READ = (*_SAME, *KEPT)
 
 
@@ -52,8 +53,10 @@ class KnownRows:
         with suppress(LogError):  # without a readable log, all rows are run again
             for page in log.finished_pages(request.group_id or "", (*_SAME, *_ALSO)):
                 for number, *values in page:
-                    model, sha256, engine, exact, spans = values[len(_SAME) :]
-                    if not _serves(models, model, sha256, engine, exact != 0 or not request.exact):
+                    model, path, sha256, engine, exact, layers, spans = values[len(_SAME) :]
+                    # A server says nothing of GPU layers; see `DeviceInfo.is_server`.
+                    exact_enough = exact != 0 or not request.exact or layers is None
+                    if not _serves(models, model, path, sha256, engine, exact_enough):
                         continue
                     self._numbers[hash(self._key(values[: len(_SAME)]))].append(number)
                     if spans:
@@ -99,13 +102,14 @@ class KnownRows:
 
 
 def _serves(
-    models: Mapping[str, ModelInfo], name: str, sha256: str | None, engine: str | None, exact: bool
-) -> bool:
+    models: Mapping[str, ModelInfo], name: str, path: str | None, sha256: str | None,
+    engine: str | None, exact_enough: bool,
+) -> bool:  # fmt: skip
     """Whether a row of the log with that model answers for one of the batch's models."""
     ran = engine or "ctransformers"  # version 0.1 had no other
     return any(
-        # A server promises no exactness, and says no hash.
-        sha256 == info.sha256 and (name == given if sha256 is None else exact)
+        sha256 == info.sha256
+        and (exact_enough if sha256 is not None else (name, path) == (given, info.path))
         for given, info in models.items()
         if info.engine in (None, ran)
     )

@@ -174,9 +174,11 @@ class Run:
         changed()
 
     def _tell_watchers(self) -> None:
-        for changed in self._watchers:
+        # The run may end in another thread meanwhile, which then still has to call them.
+        done = self.done
+        for changed in list(self._watchers):
             changed()
-        if self.done:  # they may refer to the run, and would keep it in memory
+        if done:  # they may refer to the run, and would keep it in memory
             self._watchers = []
 
     def _time(self, name: str) -> None:

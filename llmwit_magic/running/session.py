@@ -212,10 +212,11 @@ class Session:
 
     def slots(self, request: Request, show: Report | None = None) -> int | None:
         """How many runs on the request's model the server carries out at once; None where it does
-        not say so. Raises what a run raises."""
-        return interruptible(
-            lambda emit, cancel: self.remote.slots(request.spec, emit, cancel), show
-        )
+        not say so, or where another engine runs it. Raises what a run raises."""
+        engine = self._engine_of(request)
+        if not isinstance(engine, ServerEngine):
+            return None
+        return interruptible(lambda emit, cancel: engine.slots(request.spec, emit, cancel), show)
 
     def prepare(self, request: Request, show: Report | None = None) -> Prepared:
         """The request as it would run: rendered prompt, token counts, params.

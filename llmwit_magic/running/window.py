@@ -53,12 +53,14 @@ def default_size(session: Session, request: Request, show: Report | None = None)
     """How many runs on the request's model go on at once, where nobody says it.
 
     One on a local engine. Else twice the server's slots: while it answers one request in a slot,
-    the next one is on its way. Raises what asking the server raises.
+    the next one is on its way. It is at least 1, and at most what the engine does at once, whatever
+    the server says. Raises what asking the server raises.
     """
-    if session.runs_at_once(request) == 1:
+    most = session.runs_at_once(request)
+    if most == 1:
         return 1
     slots = session.slots(request, show)
-    return DEFAULT_CONCURRENCY if slots is None else 2 * slots
+    return min(max(DEFAULT_CONCURRENCY if slots is None else 2 * slots, 1), most)
 
 
 def servers_for(
@@ -73,7 +75,9 @@ def servers_for(
     if most == 1 and len(requests) > 1:
         raise InvalidInput("model: rows are shared among servers only; give one local model")
     if concurrency is None:
-        sizes = [default_size(session, request, show) for request in requests]
+        # All of them together are at most what the engine does at once.
+        share = max(most // len(requests), 1)
+        sizes = [min(default_size(session, request, show), share) for request in requests]
         return [Server(request.model, size) for request, size in zip(requests, sizes, strict=True)]
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise InvalidInput(

@@ -93,6 +93,7 @@ def test_a_cell_runs_on_a_server_of_ones_own(
         run = answer(session, name)
         assert run.error is None
         assert run.result.model.name == "local::mine"
+        assert run.result.model.sha256 == server.info.sha256 is not None
         assert run.result.usage.generated_token_count == 4
     assert session.server_models("local::") == ["mine"]
     assert session.stop_llama_servers("mine") == ["local::mine"]

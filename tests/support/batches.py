@@ -14,7 +14,7 @@ import pytest
 
 from llmwit_magic.contract.events import Chunk, Emit
 from llmwit_magic.contract.request import Request
-from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.contract.wit import DeviceInfo, InferencingParams
 from llmwit_magic.errors import EngineDied
 from llmwit_magic.running.batch import run_batch
 from tests.support.fake import FakeEngine, FakeSession, end, prepared
@@ -29,10 +29,13 @@ class Echo(FakeEngine):
     def __init__(self, at: Any = lambda prompt, cancel: None) -> None:
         super().__init__()
         self.at = at
+        self.device: DeviceInfo | None = None
+        """Where the model runs; None: where `prepared` says."""
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         self.requests.append(request)
-        emit(dataclasses.replace(prepared(request), model=self.model))
+        ready = prepared(request)
+        emit(dataclasses.replace(ready, model=self.model, device=self.device or ready.device))
         self.at(request.prompt, cancel)
         if cancel.is_set():
             emit(end(0, None))

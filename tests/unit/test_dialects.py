@@ -9,6 +9,7 @@ import pytest
 
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult, InferencingUsage
+from llmwit_magic.engines.server.answers import Facts
 from llmwit_magic.errors import InferenceError, InvalidInput, ModelNotFound, PromptTooLong
 from llmwit_magic.running.session import Session
 from llmwit_magic.views.text import status_parts
@@ -368,6 +369,16 @@ def test_a_closed_session_asks_no_server(
     run = session.run(Request(model=f"{server.url}#m", prompt="The"), logged=False)
     assert run.wait(20)
     assert "the session is closed" in str(run.error)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"slots": "8"}, {"slots": True}, {"context_length": 0.5}, {"version": None},
+              {"quantisation": 4}, {"template": []}],
+)  # fmt: skip
+def test_facts_are_texts_and_counts(wrong: Any) -> None:
+    """A server may send anything. Twice the text "8" would be "88"."""
+    with pytest.raises(TypeError, match=r"a (text|count) is none"):
+        Facts(**{"version": "1", "model": "m"} | wrong)
 
 
 def test_an_unknown_form_is_one_line(

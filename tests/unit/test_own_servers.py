@@ -9,7 +9,10 @@ import pytest
 
 from llmwit_magic.engines.server import server_child
 from llmwit_magic.engines.server.addresses import ServerConfig, address_of, configured
+from llmwit_magic.engines.server.answers import Facts
+from llmwit_magic.engines.server.dialects.llama_server import LlamaServer
 from llmwit_magic.engines.server.own_servers import OwnServerSpec, _name_of
+from llmwit_magic.engines.server.server_engine import _Known
 from llmwit_magic.errors import DeviceUnavailable, InvalidInput, ModelNotFound
 
 
@@ -33,6 +36,17 @@ def test_the_newest_one_has_no_name(servers: dict[str, ServerConfig]) -> None:
     assert address_of("local::old", servers).url == "http://127.0.0.1:5/v1"
     assert address_of("local::org/new:x", servers) == newest
     assert "the-key" not in repr(newest)
+
+
+def test_the_hash_of_the_models_file_goes_along(servers: dict[str, ServerConfig]) -> None:
+    """Its port changes with each start. A server of a user's may load another model."""
+    url = "http://127.0.0.1:5/v1"
+    known = configured({"local::old": {"url": url, "model_sha256": "0" * 64}})
+    info = _Known(LlamaServer(), Facts("b1", "old")).info(address_of("local::", known))
+    assert (info.sha256, info.path) == ("0" * 64, f"{url}#old")
+    assert address_of("lab::m", servers).model_sha256 is None
+    with pytest.raises(InvalidInput, match="'lab': 'model_sha256' is for servers of %infer_llama"):
+        configured({"lab": {"url": url, "model_sha256": "0" * 64}})
 
 
 def test_a_name_that_no_server_has(servers: dict[str, ServerConfig]) -> None:

@@ -86,6 +86,23 @@ def test_another_file_is_refused(session: FakeSession) -> None:
     assert notice.startswith("the model file /new.gguf is not the one of run 1")
 
 
+def test_a_server_of_our_own_is_the_same_after_a_restart(session: FakeSession) -> None:
+    """Its port changes, so the hash of its model's file decides, where both runs have one."""
+    logged(session)
+    was = {"model_path": "http://h:5/v1#m", "gpu_layers": None}
+    session.log._writer.update(1, was)
+    original = session.log[1]
+    session.model = MODEL.model_copy(update={"path": "http://h:6/v1#m"})
+    assert replay_request(session, original, {})[1] == ""
+    session.model = MODEL.model_copy(update={"path": "http://h:5/v1#m", "sha256": "1" * 64})
+    said = r"fake is http://h:5/v1#m \(sha256 1{12}…\), and was http://h:5/v1#m \(sha256 0{12}…\)"
+    with pytest.raises(ModelNotSupported, match=f"{said} in run 1: --accept file"):
+        replay_request(session, original, {})
+    session.model = MODEL.model_copy(update={"path": "http://h:6/v1#m", "sha256": None})
+    said = "fake is http://h:6/v1#m, and was http://h:5/v1#m in run 1"
+    assert replay_request(session, original, {}, accept="file")[1] == said
+
+
 def test_another_model_may_be_asked_for(session: FakeSession) -> None:
     """Where the caller names a model, no hash is compared."""
     original = logged(session)

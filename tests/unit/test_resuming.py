@@ -13,7 +13,7 @@ import pytest
 
 from llmwit_magic.contract.engine import Capabilities
 from llmwit_magic.contract.request import Request
-from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.contract.wit import DeviceInfo, InferencingParams, ModelInfo
 from llmwit_magic.running import batch_rows
 from llmwit_magic.running.resuming import EqualRows, KnownRows
 from llmwit_magic.running.run import Run
@@ -98,6 +98,32 @@ def test_a_log_that_is_gone_meanwhile_costs_runs_and_no_more(session: FakeSessio
     session.log._database.execute("DELETE FROM runs WHERE prompt = 'Hi n1'")
     wanted = [REQUEST.model_copy(update={"prompt": f"Hi n{number}"}) for number in range(3)]
     assert [row and row["text"] for row in known.take(wanted)] == ["HI N0", None, "HI N2"]
+
+
+def test_a_name_that_leads_to_another_server_gives_no_row(session: FakeSession) -> None:
+    """A server knows no hash: its address and its model tell whether it is the one that answered."""
+    at = ModelInfo(name="fake", path="http://a/v1#m", engine="vllm")
+    session.model = at
+    run(session, frame(2), concurrency=2)
+    for path, asked in [("http://a/v1#m", 2), ("http://b/v1#m", 4), ("http://a/v1#other", 6)]:
+        session.model = at.model_copy(update={"path": path})
+        run(session, frame(2), concurrency=2)
+        assert len(session.engine.prompts) == asked
+
+
+def test_a_server_of_our_own_is_known_by_its_models_file(session: FakeSession) -> None:
+    """Its port is another one after each start, and it promises no exact seeds."""
+    at = ModelInfo(name="local::m", path="http://h:5/v1#m", sha256="a", engine="llama-server")
+    server = DeviceInfo(gpu_layers=None, exact=False)
+    models = {REQUEST.model: at.model_copy(update={"path": "http://h:6/v1#m"})}
+    for device, there in [(server, True), (DeviceInfo(exact=False), False)]:
+        session.model, session.engine.device = at, device
+        run(session, frame(1), resume=False, concurrency=1)
+        wanted = [REQUEST.model_copy(update={"prompt": "Hi n0"})]
+        assert (KnownRows(session.log, REQUEST, models).take(wanted) != [None]) is there
+        other = {REQUEST.model: at.model_copy(update={"sha256": "b"})}
+        assert KnownRows(session.log, REQUEST, other).take(wanted) == [None]
+        session.log._database.execute("DELETE FROM runs")
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,28 @@ def test_a_run_can_be_read_from_other_threads() -> None:
     assert seen[0] == seen[1] == [str(n) for n in range(200)]
 
 
+def test_who_watches_hears_of_an_end_in_the_middle_of_an_event() -> None:
+    """A run is left behind by one thread while another one tells of an event.
+
+    Here the end comes after the last watcher has been called for the event, and before the event's
+    thread goes on. Both are played by one thread.
+    """
+    run = Run(REQUEST)
+    seen: list[str] = []
+    run.watch(lambda: seen.append(run.status))
+
+    def end_of_the_run() -> None:
+        if seen[-1:] == ["running"] and len(run.events) == 1:
+            with run._changed:
+                run._status = "interrupted"  # as `_ends` does it, before it tells
+
+    run.watch(end_of_the_run)
+    run.emit(Progress("load"))
+    run._tell_watchers()
+    assert seen == ["running", "running", "interrupted"]
+    assert run._watchers == []
+
+
 def test_a_seed_is_drawn_and_recorded_at_once() -> None:
     """A request without a seed gets one before its row is written."""
     session = FakeSession(FakeEngine())

@@ -27,7 +27,7 @@ def write_at_once(database: Database, works: list[Any]) -> list[Any]:
     def write(place: int) -> None:
         try:
             outcomes[place] = database.write(works[place])
-        except LogError as error:
+        except (LogError, MemoryError) as error:
             outcomes[place] = error
 
     threads = [threading.Thread(target=write, args=[place]) for place in range(len(works))]
@@ -88,3 +88,35 @@ def test_a_file_that_cannot_be_written_fails_all(database: Database) -> None:
     assert all(isinstance(outcome, LogError) for outcome in outcomes)
     assert database.read("SELECT prompt FROM runs") == [("before",)]
     assert database.write(insert("after")) == 2
+
+
+def test_a_work_that_fails_by_itself_fails_no_other(database: Database) -> None:
+    """Nothing of it is kept, its own thread gets its error, and it is not tried again."""
+    tried = []
+
+    def short(connection: sqlite3.Connection) -> int:
+        tried.append(connection.execute(INSERT, ["half"]))
+        raise MemoryError("no room for the row")
+
+    outcomes = write_at_once(database, [insert("a"), short, insert("b")])
+    assert isinstance(outcomes[1], MemoryError)
+    assert len(tried) == 1
+    rows = dict(database.read("SELECT prompt, run_id FROM runs"))
+    assert rows == {"a": outcomes[0], "b": outcomes[2]}
+    assert not database._writes
+
+
+def test_a_file_that_cannot_be_opened_for_lack_of_memory_fails_all_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is that of each write, and the next write finds none of them waiting."""
+
+    def fail() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "_open", fail)
+        outcomes = write_at_once(database, [insert("a"), insert("b")])
+    assert [type(outcome) for outcome in outcomes] == [MemoryError, MemoryError]
+    assert database.write(insert("c")) == 1
+    assert database.read("SELECT prompt FROM runs") == [("c",)]

@@ -59,6 +59,9 @@ class ServerConfig(Record):
     plain_http: bool = Field(
         default=False, description="send the key without encryption to another machine too"
     )
+    model_sha256: str | None = Field(
+        default=None, description="of a server of our own: the hash of its model's file"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Address:
     """The model's name at the server; empty where the server has one model."""
     kind: Kind | None = None
     key: str | None = field(default=None, repr=False)
+    model_sha256: str | None = None
+    """The hash of the model's file, of a server of our own."""
 
     @property
     def host(self) -> str:
@@ -112,6 +117,8 @@ def configured(servers: Mapping[str, Mapping[str, Any]]) -> dict[str, ServerConf
         try:
             found[name] = ServerConfig.model_validate(dict(values))
             checked_url(found[name].url)
+            if found[name].model_sha256 and not name.startswith(f"{OWN}::"):
+                raise InvalidInput("'model_sha256' is for servers of %infer_llama_server only")
         except (InvalidInput, TypeError, ValueError) as error:
             raise InvalidInput(f"the server '{name}': {error}") from None
     return found
@@ -167,7 +174,8 @@ def _own_address(name: str, servers: Mapping[str, ServerConfig]) -> Address:
             f"no llama-server {OWN}::{name} runs here (running: {known}): "
             "%infer_llama_server MODEL starts one"
         )
-    return Address(given, checked_url(config.url), "", config.kind, _key(given, config))
+    key = _key(given, config)
+    return Address(given, checked_url(config.url), "", config.kind, key, config.model_sha256)
 
 
 def _key(name: str, config: ServerConfig) -> str | None:

@@ -29,6 +29,16 @@ class Facts:
     template: str = ""
     """The model's chat template."""
 
+    def __post_init__(self) -> None:
+        """Raise `TypeError` for what is no text or no count: a server may send anything."""
+        texts = (self.version, self.model, self.template, self.quantisation or "")
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("a text is none")
+        if not all(
+            count is None or type(count) is int for count in (self.context_length, self.slots)
+        ):
+            raise TypeError("a count is none")
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:

@@ -108,8 +108,9 @@ class OwnServer:
     def config(self) -> ServerConfig:
         """How it is reached."""
         return ServerConfig(
-            url=self.url, api_key_file=str(self.folder / "key"), kind="llama-server"
-        )
+            url=self.url, api_key_file=str(self.folder / "key"), kind="llama-server",
+            model_sha256=self.info.sha256,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "ended" if self.has_ended() else self.url

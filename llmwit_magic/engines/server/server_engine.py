@@ -47,6 +47,7 @@ class _Known:
         return ModelInfo(
             name=address.given,
             path=f"{address.url}#{self.facts.model}",
+            sha256=address.model_sha256,
             quantisation=self.facts.quantisation,
             engine=self.dialect.kind,
         )
