@@ -23,6 +23,7 @@ from pathlib import Path
 from ..base.filesystem import current_folder
 from ..contract.events import Report
 from ..contract.request import DEFAULT_MODEL
+from ..contract.urls import is_url
 from ..errors import ModelNotFound, ModelNotSupported
 from .cache import cache_folder, state_of
 from .default_model import fetch_default
@@ -115,6 +116,11 @@ def locate(name: str, aliases: Mapping[str, str], report: Report) -> Path:
     if not name or "\0" in name:
         raise ModelNotFound(f"{name!r} is not the name of a model")
     if name in aliases:
+        if is_url(str(aliases[name])):  # it may have a password in it, so it is not repeated
+            raise ModelNotFound(
+                f"the alias '{name}' stands for a URL, and an alias is for a local model: name the "
+                "server by InferMagics.servers"
+            )
         return locate(aliases[name], {}, report)
     if name == DEFAULT_MODEL:
         return fetch_default(report)

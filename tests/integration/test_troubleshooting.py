@@ -194,6 +194,14 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "server of a server": ("InvalidInput", lambda s: start_server(s, "local::")),
     "server's name": ("InvalidInput", lambda s: setattr(
         s, "servers", {"local": {"url": "http://lab/v1"}})),
+    "password": ("InvalidInput", lambda s: ask(s, "http://me:secret@gpu-box:8000/v1#m")),
+    "query": ("InvalidInput", lambda s: ask(s, "http://gpu-box:8000/v1?api_key=secret#m")),
+    "address": ("InvalidInput", lambda s: ask(s, "http://gpu-box:port/v1#m")),
+    "key as a name": ("InvalidInput", lambda s: setattr(
+        s, "servers", {"lab": {"url": "http://gpu-box/v1", "api_key_env": "sk-secret"}})),
+    "no key": ("InvalidInput", lambda s: (
+        setattr(s, "servers", {"lab": {"url": "http://gpu-box/v1", "api_key_env": "LAB_KEY"}}),
+        ask(s, "lab::m"))),
     "no llama-server": ("EngineFailed", without_servers),
     "port": ("EngineFailed", on_a_taken_port),
     "killed server": ("EngineDied", on_a_killed_server),
@@ -212,6 +220,7 @@ def test_the_page_has_the_text(
 ) -> None:
     """The section of the error's class has the text, to the letter except for numbers."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LAB_KEY", raising=False)
     kind, provoke = PROVOKED[name]
     with pytest.raises(InferenceError) as caught:
         provoke(session)

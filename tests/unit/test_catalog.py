@@ -66,6 +66,13 @@ def test_alias(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no file" in refusal("gone", aliases={"gone": str(model) + "x.gguf"})
 
 
+def test_alias_of_a_url(model: Path) -> None:
+    """A password in the URL is not repeated: the error is logged."""
+    said = refusal("lab", aliases={"lab": "http://me:secret@x/v1#m"})
+    assert "the alias 'lab' stands for a URL" in said
+    assert "secret" not in said
+
+
 def test_alias_of_itself(model: Path) -> None:
     """An alias of itself is refused, because only one alias is followed."""
     refusal("loop", aliases={"loop": "loop"})
