@@ -166,9 +166,10 @@ def test_a_server_that_dies_is_told_with_its_cause(
     assert not server.folder.exists()
 
 
-def test_a_server_that_dies_within_an_answer(session: Session, tiny_model: Path) -> None:
+def test_a_server_that_dies_within_an_answer(session: Session, tmp_path: Path) -> None:
     """The error says how the server ended, and not only that a connection broke."""
-    spec = ModelSpec(model=str(tiny_model), context_length=8192, accept="context")
+    model = write_llama_gguf(tmp_path / "long.gguf", context_length=8192)
+    spec = ModelSpec(model=str(model), context_length=8192)
     server = session.start_llama_server(spec, OwnServerSpec(slots=1))
     params: Any = {"max_tokens": 8000, "temperature": 0}  # it repeats itself, and never ends
     request = Request(model="local::", prompt="ab", params=params)
@@ -178,7 +179,7 @@ def test_a_server_that_dies_within_an_answer(session: Session, tiny_model: Path)
             psutil.Process(server.pid).kill()
             break
     assert run.wait(30)
-    assert isinstance(run.error, EngineDied)
+    assert isinstance(run.error, EngineDied), (run.end, len(run.events))
     assert "SIGKILL while serving" in str(run.error)
     assert run.result.text
 
