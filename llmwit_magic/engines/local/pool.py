@@ -192,7 +192,9 @@ def _key(model: LocalModel, spec: ModelSpec) -> tuple[Any, ...]:
     """What two requests must have in common to share a loaded model.
 
     The file's path stands for the model's name, since two names may lead to one file. The backend
-    stands for the engine that was asked for, since `auto` leads to one of them.
+    stands for the engine that was asked for, since `auto` leads to one of them. A model that is
+    loaded in one way is shared by requests that are exact and that are not.
     """
-    shared = {"model": str(model.source), "engine": model.backend}
+    exact = spec.exact or model.always_exact
+    shared = {"model": str(model.source), "engine": model.backend, "exact": exact}
     return model.state, model.environment, spec.model_copy(update=shared)

@@ -20,6 +20,7 @@ from ...contract.request import ModelSpec
 from ...contract.wit import ModelInfo
 from ...errors import EngineFailed, InvalidInput, ModelNotFound
 from ...models.gguf import read_header
+from ...models.parts import files_of
 from ..backends.llamacpp.llama_backend import LlamaCpp
 from ..local.local_engine import LocalEngine
 from ..threads import physical_cores
@@ -181,7 +182,8 @@ def _settings(info: ModelInfo, spec: ModelSpec, own: OwnServerSpec) -> dict[str,
 
     path = Path(str(info.path))
     header = read_header(path)
-    per_token, weights = kv_bytes_per_token(header) * own.slots, path.stat().st_size
+    per_token = kv_bytes_per_token(header) * own.slots
+    weights = sum(file.stat().st_size for file in files_of(header))
 
     def needed(length: int) -> int:
         return weights + per_token * length + scratch_bytes(header, length, TOGETHER)

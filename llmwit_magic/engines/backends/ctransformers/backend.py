@@ -27,6 +27,7 @@ class CTransformers:
 
     name = "ctransformers"
     old_formats = OLD_FORMATS
+    always_exact = True
 
     def environment(self) -> Mapping[str, str]:
         return {}

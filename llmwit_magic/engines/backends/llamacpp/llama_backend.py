@@ -27,6 +27,7 @@ class LlamaCpp:
 
     name = "llama.cpp"
     old_formats = ()
+    always_exact = False
 
     def __init__(self, library: str = "") -> None:
         self.library = library
