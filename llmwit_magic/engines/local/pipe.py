@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -71,6 +72,8 @@ class ChildProcess:
                 raise
             reason = getattr(error, "strerror", None) or error
             raise EngineFailed(f"the engine could not be started: {reason}") from None
+        # Of a child that nobody holds any more, the garbage collector would warn.
+        weakref.finalize(self, self._output.close).atexit = False
         for work, line in ((_write, self._commands), (_read, self.answers)):
             threading.Thread(
                 target=work, args=(self._process, line), name=f"llmwit{work.__name__}", daemon=True
