@@ -169,7 +169,8 @@ def test_hub_model_in_several_files(file: str, hub: Server) -> None:
     for name in names:
         assert (Path(path).parent / Path(name).name).read_bytes() == name.encode()
     notes = list(dict.fromkeys(note for _, _, note in seen))
-    assert notes == ["owner/repo", *names]
+    # Older clients of the hub say nothing of so small files.
+    assert notes in (["owner/repo", *names], ["owner/repo"])
 
 
 def test_hub_missing_part(hub: Server) -> None:

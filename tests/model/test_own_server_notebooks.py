@@ -20,7 +20,7 @@ from tests.support.kernel import Kernel, Once, still_alive
 EXAMPLES = Path(__file__).parents[2] / "examples"
 START = "%infer_llama_server smollm2-135m-instruct --slots 2 --context-length 512"
 UNKNOWN = {
-    "model_sha256", "architecture", "threads", "requested_gpu_layers", "gpu_layers",
+    "model_sha256", "architecture", "tokenizer", "threads", "requested_gpu_layers", "gpu_layers",
     "device_memory_bytes", "cached_token_count",
 }  # fmt: skip
 """Columns of a local run that a server need not tell."""

@@ -162,6 +162,10 @@ class HttpClient:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._client is not None:
                 await self._client.aclose()
+            # What was read in part is closed by tasks of its own, which must end before the loop does.
+            await asyncio.get_running_loop().shutdown_asyncgens()
+            late = asyncio.all_tasks() - {asyncio.current_task()}
+            await asyncio.gather(*late, return_exceptions=True)
 
         with suppress(Exception):
             asyncio.run_coroutine_threadsafe(end(), loop).result(2.0)
