@@ -168,7 +168,7 @@ def test_progress_over_the_sweep_is_visible(open_notebook: Open) -> None:
 def test_an_interrupted_sweep_keeps_what_is_finished(open_notebook: Open, lab: Lab) -> None:
     """After Stop in the third run, a long one, the table and `_infer` have all runs up to it."""
     notebook = open_notebook(
-        "%%infer --max-tokens 3,4,6000,5 --seed 5 --temperature 0.9\nOnce upon a time",
+        "%%infer --max-tokens 3,4,6000,5 --temperature 0\nOnce upon a time",
         "print([result.status for result in _infer], len(_infer.to_frame()))",
     )
     before = len(lab.log)
