@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.hostile_kernel import Kernel
 from tests.support.hostile_session import HostileSession
 from tests.support.report import Report
 from tests.support.tiny_models import write_llama_gguf
@@ -63,3 +64,14 @@ def pytest_terminal_summary(
         terminalreporter.section("what was tried, and what it ended in")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="module")
+def llama_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """What runs files by llama.cpp, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("hostile")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        kernel = Kernel(folder, engine="llama.cpp")
+        yield kernel
+        kernel.session.close()

@@ -102,13 +102,8 @@ def _numbered() -> Iterator[Damaged]:
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    folder = tmp_path_factory.mktemp("hostile")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        kernel = Kernel(folder, engine="llama.cpp")
-        yield kernel
-        kernel.session.close()
+def kernel(llama_kernel: Kernel) -> Kernel:
+    return llama_kernel
 
 
 def test_the_sound_model_runs(kernel: Kernel) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -68,13 +68,8 @@ def damaged(make: Callable[[], dict[str, Any]], chance: random.Random) -> dict[s
 
 
 @pytest.fixture(scope="module")
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
-    folder = tmp_path_factory.mktemp("hostile")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        kernel = Kernel(folder, engine="llama.cpp")
-        yield kernel
-        kernel.session.close()
+def kernel(llama_kernel: Kernel) -> Kernel:
+    return llama_kernel
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -157,9 +157,7 @@ class OpenAIStyle:
             body[self.limit if request.is_chat else "max_tokens"] = most
         known = (request.prompt, count, facts.context_length, self._notices(request))
         if request.is_chat:
-            body["messages"] = messages_of(request)
-            if request.template_options and self.template_options is not None:
-                body[self.template_options] = dict(request.template_options)
+            body |= self._chat(request)
             if request.top_logprobs is not None and self.most_logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": self._logprobs(request)}
             return Ask("chat/completions", body, *known)
@@ -167,6 +165,13 @@ class OpenAIStyle:
         if request.top_logprobs is not None and self.most_logprobs is not None:
             body["logprobs"] = self._logprobs(request)
         return Ask("completions", body, *known)
+
+    def _chat(self, request: Request) -> dict[str, Any]:
+        """The messages, and the variables of the template where they can be sent."""
+        chat: dict[str, Any] = {"messages": messages_of(request)}
+        if request.template_options and self.template_options is not None:
+            chat[self.template_options] = dict(request.template_options)
+        return chat
 
     async def _token_count(
         self, http: HttpClient, address: Address, facts: Facts, request: Request
@@ -181,9 +186,7 @@ class OpenAIStyle:
             return None
         body: dict[str, Any] = {"model": facts.model}
         if request.is_chat:
-            body["messages"] = messages_of(request)
-            if request.template_options and self.template_options is not None:
-                body[self.template_options] = dict(request.template_options)
+            body |= self._chat(request)
         else:
             body["prompt"] = request.prompt
         count = (await http.maybe(address, self.tokenizer, body)).get("count")
