@@ -89,7 +89,7 @@ class ConstraintVocabulary:
             matcher.compute_bitmask()  # finds what fails at the first token; the mask is kept
         said = matcher.get_error() or " ".join(matcher.get_grammar_warnings())
         if said.startswith("NoExtensionBias"):
-            said = "no text satisfies it"
+            said = "no text that the model can write satisfies it"
         if said:
             raise ConstraintNotSupported(
                 f"constraint {constraint.kind}{read_as}: llguidance refuses it: {_shortened(said)}"
