@@ -25,6 +25,7 @@ _DETAILS = {
     FinishDetail.STOP_SEQUENCE: "stop sequence",
     FinishDetail.MAX_TOKENS: "max tokens",
     FinishDetail.CONTEXT_FULL: "context full",
+    FinishDetail.CONSTRAINT: "constraint",
     FinishDetail.CONTENT_FILTER: "the rest is left out",
     FinishDetail.UNKNOWN: "the server does not say why",
 }
