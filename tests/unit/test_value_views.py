@@ -16,7 +16,13 @@ from llmwit_magic.requests.shapes import with_constraint
 from llmwit_magic.views import text
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import ELEMENTS, html_of
-from llmwit_magic.views.value_table import MAX_COLUMNS, MAX_ROWS, MAX_TEXT, table_of
+from llmwit_magic.views.value_table import (
+    MAX_COLUMNS,
+    MAX_ROWS,
+    MAX_TEXT,
+    table_of,
+    value_lines,
+)
 from tests.support.constrained import Invoice, Point, finished
 from tests.support.fake import end, prepared, run_of
 from tests.support.hostile import (
@@ -36,7 +42,9 @@ def shown(value: Any) -> InferencingResult:
 
 def cells(markup: str) -> list[list[str]]:
     """The texts of the value's table."""
-    table = re.findall(r'<div class="llmwit-value"><table[^>]*>(.*?)</table>', markup, re.DOTALL)
+    table = re.findall(
+        r'<div class="llmwit-value[^>]*><table[^>]*>(.*?)</table>', markup, re.DOTALL
+    )
     rows = table[0].split("</tr>")[:-1] if table else []
     return [[Page(part).shown for part in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)]
             for row in rows]  # fmt: skip
@@ -119,7 +127,7 @@ def test_hostile_values_are_inert(name: str) -> None:
         assert "\n\n" not in html_of(result)
         assert page.shown
         assert_harmless_on_a_terminal(text.plain(result))
-        (_, *lines) = text.value_lines(result)
+        (_, *lines) = value_lines(value)
         assert len(lines) == len(value) + (isinstance(value, list) and isinstance(value[0], dict))
     run = finished(said, Constraint(kind="choices", source='["a"]'))
     assert_harmless_on_a_page(html_of(run.result), allowed | {("div", "data-raw")})
