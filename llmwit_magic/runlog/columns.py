@@ -87,6 +87,9 @@ COLUMNS = (
     Column("constraint_source", "text", "the choices as a JSON list, the expression, the JSON "
            "schema or the grammar", few=True, field="constraint"),
     Column("constraint_hash", "text", "SHA-256 of constraint_kind and constraint_source", few=True),
+    Column("value", "json", "the answer as a value, where there was a constraint: the text, or what "
+           "its JSON says"),
+    Column("value_error", "text", "why an answer with a constraint has no value"),
     Column("first_token_seconds", "real", "from the start to the first token", "s",
            otel="gen_ai.response.time_to_first_chunk"),
     Column("tokens_per_second", "real",

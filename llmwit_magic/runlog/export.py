@@ -171,6 +171,9 @@ def defused(text: str) -> str:
 
 # Parquet ------------------------------------------------------------------------
 
+_OF_ANY_TYPE = ("template_options", "value")
+"""The JSON columns whose values are of any type. Parquet has their JSON text."""
+
 
 def _arrow() -> Any:
     try:
@@ -186,14 +189,14 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
     number, real, text = arrow.int64(), arrow.float64(), arrow.string()
     top = arrow.struct([("id", number), ("bytes", text), ("logprob", real)])
     token = [("id", number), ("bytes", text), ("logprob", real), ("rank", number),
-             ("top", arrow.list_(top)), ("reasoning", arrow.bool_())]  # fmt: skip
+             ("top", arrow.list_(top)), ("reasoning", arrow.bool_()), ("masked_logprob", real)]  # fmt: skip
     types = {
         "integer": number, "real": real, "text": text, "boolean": arrow.bool_(),
         "time": arrow.timestamp("us", "UTC"), "stop": arrow.list_(text),
         "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
         "not_honoured": arrow.list_(text),
-        "data_spans": arrow.list_(arrow.list_(number)), "template_options": text,
+        "data_spans": arrow.list_(arrow.list_(number)), **dict.fromkeys(_OF_ANY_TYPE, text),
     }  # fmt: skip
     table = arrow.table(
         {
@@ -214,7 +217,7 @@ def _parquet_value(column: Column, value: Any) -> Any:
         return datetime.fromisoformat(value)
     if column.name == "tags":
         return list(value.items())
-    if column.name == "template_options":  # their values are of any type
+    if column.name in _OF_ANY_TYPE:
         return json.dumps(value, ensure_ascii=False)
     return _token_numbers(value, float) if column.name == "tokens" else value
 
@@ -223,8 +226,8 @@ def _read_parquet(path: Path) -> Sequence[Row]:
     rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
     for row in map(_checked, rows):
         row["tags"] = None if row.get("tags") is None else dict(row["tags"])
-        options = row.get("template_options")
-        row["template_options"] = None if options is None else json.loads(options)
+        for name in _OF_ANY_TYPE:
+            row[name] = None if row.get(name) is None else json.loads(row[name])
         row["tokens"] = _token_numbers(row.get("tokens"), _json_number)
     return rows
 
@@ -237,14 +240,18 @@ def _json_number(value: float) -> float | str:
 def _token_numbers(tokens: Any, convert: Callable[[Any], Any]) -> Any:
     if tokens is None:
         return None
+    # A token of an older log says nothing of reasoning, and those of a run without a constraint say
+    # nothing of one. A server's may have no id and no rank: these are there, and None.
+    silent = {
+        name for name in ("reasoning", "masked_logprob")
+        if all(token.get(name) is None for token in tokens)
+    }  # fmt: skip
     return [
         {
-            # A token of an older log says nothing of reasoning. A server's may have no id and no
-            # rank: these are there, and None.
             **{
-                key: value
+                key: convert(value) if key == "masked_logprob" and value is not None else value
                 for key, value in token.items()
-                if key != "reasoning" or value is not None
+                if key not in silent and (key != "reasoning" or value is not None)
             },
             "logprob": convert(token["logprob"]),
             "top": [{**other, "logprob": convert(other["logprob"])} for other in token["top"]],

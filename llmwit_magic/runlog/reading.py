@@ -136,7 +136,12 @@ def _is_tags(value: Any) -> bool:
 
 
 def _is_object(value: Any) -> bool:
-    return isinstance(value, dict) and _is_text(json.dumps(value, ensure_ascii=False))
+    return isinstance(value, dict) and _is_encodable(value)
+
+
+def _is_encodable(value: Any) -> bool:
+    """Whether no text in the value has a lone surrogate."""
+    return _is_text(json.dumps(value, ensure_ascii=False))
 
 
 def _is_spans(value: Any) -> bool:
@@ -161,6 +166,7 @@ def _is_tokens(value: Any) -> bool:
         and _is_whole_or_none(token.get("rank"))
         and isinstance(token.get("top"), list)
         and isinstance(token.get("reasoning", False), bool)
+        and (token.get("masked_logprob") is None or _is_logprob(token["masked_logprob"]))
         and all(map(_is_token, token["top"]))
         for token in value
     )
@@ -194,5 +200,5 @@ LISTS_OF_TEXT = ("stop", "content_filters", "notices", "not_honoured")
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS_OF_TEXT, _is_texts),
     "data_spans": _is_spans, "tags": _is_tags, "tokens": _is_tokens,
-    "template_options": _is_object,
+    "template_options": _is_object, "value": _is_encodable,
 }  # fmt: skip

@@ -130,10 +130,18 @@ def result_row(
         "rendered_prompt": result.prompt if result.prompt != request.prompt else None,
         "notices": _dump(result.notices) if result.notices else None,
         "not_honoured": _dump(result.not_honoured) if result.not_honoured else None,
-        "tokens": None if result.tokens is None else _TOKENS.dump_json(result.tokens).decode(),
+        "value_error": result.value_error,
+        "tokens": None if result.tokens is None else _tokens_json(result.tokens),
         "error_type": type(error).__name__ if error else None,
         "error_message": str(error) if error else None,
     }
+
+
+def _tokens_json(tokens: tuple[TokenInfo, ...]) -> str:
+    """The tokens as the log has them. Without a constraint they say nothing of one."""
+    masked = any(token.masked_logprob is not None for token in tokens)
+    left_out = None if masked else {"__all__": {"masked_logprob"}}
+    return _TOKENS.dump_json(tokens, exclude=left_out).decode()
 
 
 # Out of the log -------------------------------------------------------------------
@@ -247,6 +255,8 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
         "notices": tuple(row["notices"] or ()),
         "not_honoured": tuple(row["not_honoured"] or ()),
+        "value": row["value"],
+        "value_error": row["value_error"],
         "status": row["status"],
         "run_id": row["run_id"],
     }
