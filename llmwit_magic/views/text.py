@@ -27,6 +27,7 @@ _DETAILS = {
     FinishDetail.CONTEXT_FULL: "context full",
     FinishDetail.CONSTRAINT: "constraint",
     FinishDetail.CONTENT_FILTER: "the rest is left out",
+    FinishDetail.SCORED: "scored",
     FinishDetail.UNKNOWN: "the server does not say why",
 }
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
