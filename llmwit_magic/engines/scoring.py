@@ -97,6 +97,7 @@ class Scorer:
             part = stream.push(given.shown[place], info)
             self._seconds["decode"] = time.perf_counter() - began
             yield Chunk(part.text, 0, tuple(part.tokens))
+            self._report(Progress("score", place + 1, len(given.ids)))
             if place < len(given.ids) - 1:
                 self._evaluator.evaluate_next(given.ids[place], self._threads())
                 goes_on = not self._cancelled()

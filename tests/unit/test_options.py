@@ -52,7 +52,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "prompt_logprobs": ("", True),
     "normalize": ("token", "token"),
     "end_of_text": ("never", "never"),
-    "score": ("", True),
+    "score": ("", None),
 }
 BESIDE = {"prompt_logprobs": "--continuation x "}
 """What stands on the line besides, for an option that means nothing alone."""
