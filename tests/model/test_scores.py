@@ -15,7 +15,6 @@ from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
 from llmwit_magic.running.session import Session
 from tests.support.apart import python_apart
-from tests.support.kernel import Kernel
 from tests.support.numpy_model import NumpyModel
 
 pytestmark = pytest.mark.timeout(200)
