@@ -8,6 +8,7 @@ from ..base.printable import on_one_line, short
 from ..base.widths import filled, width
 from ..contract.request import Request
 from ..contract.scores import ChoiceProbabilities, ChoiceScore, Score
+from ..contract.wit import InferencingResult
 
 LARGEST_SHOWN = 500
 """The most columns of a text that is to be scored, on one line."""
@@ -34,6 +35,19 @@ def choices_parts(choices: ChoiceProbabilities) -> list[tuple[bool, str]]:
     parts = [(True, f"log-probabilities {word}") for word in [how[choices.normalize]] if word]
     parts += [(False, "with the end of text")] * choices.end_of_text
     return parts if choices.exact else [*parts, (True, "not exact")]
+
+
+def outcome(result: InferencingResult) -> str:
+    """What a score came to, in a few words; empty for an answer that was generated."""
+    if result.choices:
+        best = result.choices.best
+        return f"{choice_label(best)} {share(result.choices.probabilities[best])}"
+    return score_parts(result.score)[0] if result.score else ""
+
+
+def scored_count(result: InferencingResult) -> int | None:
+    """The tokens that were scored, or else those that were generated."""
+    return result.score.token_count if result.score else result.usage.generated_token_count
 
 
 def _signed(number: float) -> str:

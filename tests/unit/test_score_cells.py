@@ -18,7 +18,7 @@ from llmwit_magic.requests.snippets import forms
 from llmwit_magic.running.replay import Replay
 from llmwit_magic.views.html import ELEMENTS, html_of
 from llmwit_magic.views.score_text import CHART_ROWS, chart_lines, choice_label, share
-from llmwit_magic.views.text import encodable, plain
+from llmwit_magic.views.text import encodable, plain, plain_table
 from tests.support.cells import one, refused
 from tests.support.fake import FakeEngine, FakeSession, prepared, run_of
 from tests.support.hostile import HOSTILE
@@ -49,6 +49,7 @@ def scored(
 
 
 ASKED = Request(model="m", prompt="p", continuation="ab")
+CHOSEN = one("-m m --choice a --choice b --probabilities")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,15 @@ def test_the_line_under_a_score() -> None:
     assert (result.logprob, result.probabilities) == (-4, None)
 
 
+def test_scores_side_by_side() -> None:
+    """A sweep over models shows what each score came to."""
+    text = plain_table([scored(ASKED, a=-1.0, b=-3.0), scored(CHOSEN, choices_of(a=-0.5, b=-2.0))])
+    _, first, second = text.splitlines()
+    assert "scored: log-probability −4.00" in first
+    assert "5 + 2" in first
+    assert "scored: a 81.8%" in second
+
+
 def test_the_first_token_of_a_text_is_shown_without_a_shade() -> None:
     """It has no log-probability where nothing is in front of it. The others keep their places."""
     result = scored(ASKED.model_copy(update={"continuation": "The sea"}), **{" sea": -9.0})
@@ -200,9 +210,6 @@ def test_a_replay_of_another_score_differs() -> None:
     replay = Replay(first, second)  # type: ignore[arg-type]
     assert not replay.identical
     assert "the probabilities are 'a' 0.73" in replay.verdict
-
-
-CHOSEN = one("-m m --choice a --choice b --probabilities")
 
 
 def test_a_bar_chart_in_text() -> None:
