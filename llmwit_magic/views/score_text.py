@@ -68,9 +68,9 @@ def choice_label(choice: str) -> str:
 
 
 def share(probability: float) -> str:
-    """A probability in percent; a tiny one keeps a digit that says something."""
+    """A probability in percent; a tiny one keeps two digits that say something."""
     if 0 < probability < 0.0005:
-        return f"{100 * probability:.1e}%"
+        return f"{100 * probability:.2g}%"
     return f"{100 * probability:.1f}%"
 
 

@@ -148,6 +148,7 @@ def test_what_a_call_is_refused_for() -> None:
         (lambda: api.score("p", "c", content_filters=("a",)), "content_filters has no effect"),
         (lambda: api.score("p", None), "continuation: None is not valid"),  # type: ignore[arg-type]
         (lambda: api.score("p", ""), "continuation: it is empty"),
+        (lambda: api.tune("p", continuation="c"), "tune is for answers that are generated"),
         (lambda: api.choose("p", "yes"), "choices: 'yes' is no list of texts"),
         (lambda: api.choose("p", []), "choices: "),
         (lambda: api.choose("p", ["", "a"]), "choices: '' is no choice"),
@@ -217,8 +218,8 @@ def test_a_bar_chart_in_text() -> None:
     lines = chart_lines(choices_of(**{" no": -2.0, "yes": -0.5, "": -20.0}))
     assert [line.split()[0] for line in lines[:2]] == ["yes", "␣no"]
     assert lines[0].count("█") > 3 * lines[1].count("█") > 0
-    assert (choice_label("  a b "), share(0.5), share(1e-7), share(0)) == (
-        "␣␣a b␣", "50.0%", "1.0e-05%", "0.0%",
+    assert (choice_label("  a b "), share(0.5), share(0.00013), share(1e-7)) == (
+        "␣␣a b␣", "50.0%", "0.013%", "1e-05%",
     )  # fmt: skip
     many = choices_of(**{f"c{number}": -float(number) for number in range(50)})
     assert len(chart_lines(many)) == CHART_ROWS + 1
