@@ -11,6 +11,7 @@ The functions of the package do the same in Python:
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
+- `evaluate(df)` compares a column of answers with the right ones.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .analysis.evaluation import Evaluation, evaluate
     from .api import (
         ainfer,
         astream,
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
+    "evaluate": "analysis.evaluation", "Evaluation": "analysis.evaluation",
     "read_export": "runlog.export",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
@@ -75,6 +78,7 @@ _HOMES = {
 __all__ = [
     "EmbeddingsResult",
     "EngineFailed",
+    "Evaluation",
     "FinishDetail",
     "FinishReason",
     "InferenceError",
@@ -90,6 +94,7 @@ __all__ = [
     "RunNotFound",
     "ainfer",
     "astream",
+    "evaluate",
     "generate_embeddings",
     "infer",
     "infer_frame",

@@ -110,7 +110,7 @@ def _word(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:11]}…{text[-11:]}"
 
 
-def _plain(text: str) -> str:
+def without_formula(text: str) -> str:
     """The text, changed so that matplotlib reads no formula in it and a legend does not omit it."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
@@ -160,7 +160,7 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
                 continue  # the legend would have a name without points
             [named[word]] = axes.plot(
                 runs.index.to_numpy(), values,
-                linestyle="", markersize=5, label=_plain(word),
+                linestyle="", markersize=5, label=without_formula(word),
                 marker=_MARKERS[index], color=_COLOURS[index % len(_COLOURS)],
             )  # fmt: skip
         axes.set_title(title)
@@ -177,7 +177,7 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
 def _finish(part: Any, frame: pandas.DataFrame, by: str) -> None:
     frame = frame[frame["status"] != "running"]
     how = frame["finish_detail"].fillna(frame["status"])
-    how = how.map(lambda word: _plain(_word(word.replace("_", " "))))
+    how = how.map(lambda word: without_formula(_word(word.replace("_", " "))))
     _stacked(part.subplots(), frame, by, how, sorted(how.unique()))
     part.axes[0].set_title("Why runs ended")
 
@@ -241,7 +241,7 @@ def _from_nothing(axes: Axes) -> None:
 
 
 def _name_groups(axes: Axes, groups: Sequence[tuple[str, pandas.DataFrame]], by: str) -> None:
-    names = [_plain(word) for word, _ in groups]
+    names = [without_formula(word) for word, _ in groups]
     slanted = sum(map(len, names)) > 60
     axes.set_xticks(
         range(len(names)), names, rotation=30 if slanted else 0, ha="right" if slanted else "center"
