@@ -157,6 +157,8 @@ def infer_frame(
     model: str | os.PathLike[str] | Sequence[str] | None = None,
     params: InferencingParams | Mapping[str, Any] | None = None,
     *,
+    few_shot: pandas.DataFrame | None = None,
+    answer: Any = "label",
     batch: str | None = None,
     resume: bool = True,
     executor: Executor | None = None,
@@ -180,8 +182,13 @@ def infer_frame(
     `prefix` stands in the place of `infer_`. A row that fails has its error there, and the other
     rows go on.
 
-    `batch` is the runs' `group_id` in the log. By default it is made from template, model, params
-    and options. With `resume`, rows that the log has under this name with the same prompt, model
+    `few_shot` are worked examples: the template is written for each of their rows, followed by the
+    row's `answer` and a blank line, and they stand in front of each prompt. The answer follows the
+    template at once, so the template's end says whether a space or a line end stands between them.
+    An answer that is no text is written as JSON. Values and answers are data here, too.
+
+    `batch` is the runs' `group_id` in the log. By default it is made from template, examples,
+    model, params and options. With `resume`, rows that the log has under this name with the same prompt, model
     file and params are taken from there. So the same call goes on after an interrupt or a crash.
     `resume=False` runs all rows again.
 
@@ -206,6 +213,7 @@ def infer_frame(
     raises, `EngineFailed` where the executor breaks, and `Interrupted`.
     """
     from .running.batch import batch_name, run_batch
+    from .running.frame_requests import NO_EXAMPLES, worked_examples
 
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
@@ -213,9 +221,11 @@ def infer_frame(
     requests = [_request(name, "", params, options) for name in names]
     request, models = requests[0], tuple(dict.fromkeys(one.model for one in requests))
     named = request.model_copy(update={"model": ", ".join(models)})
-    request = request.model_copy(update={"group_id": batch or batch_name(template, named)})
+    examples = NO_EXAMPLES if few_shot is None else worked_examples(few_shot, template, answer)
+    name = batch or batch_name(f"{examples.text}{template}", named)
+    request = request.model_copy(update={"group_id": name})
     return run_batch(
-        current_session(), frame, template, request, models=models,
+        current_session(), frame, template, request, models=models, examples=examples,
         resume=resume, executor=executor, workers=workers, concurrency=concurrency,
         deduplicate=deduplicate, progress=progress, prefix=prefix,
     )  # fmt: skip

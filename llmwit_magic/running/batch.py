@@ -16,10 +16,11 @@ from ..contract.events import Emit, Progress
 from ..contract.request import Request
 from ..engines.content_filters import check_filters
 from ..errors import Interrupted, InvalidInput, warn_unlogged
+from ..requests.interpolation import Filled
 from ..runlog.columns import COLUMNS
 from ..runlog.rows import request_row
 from .batch_rows import BatchRows, Result
-from .frame_requests import check_template, row_requests
+from .frame_requests import NO_EXAMPLES, check_template, row_requests
 from .resuming import KEPT, RESULTS_OF_SOME, EqualRows, KnownRows
 from .session import Session, interruptible
 from .window import Window, servers_for
@@ -49,6 +50,7 @@ def run_batch(
     request: Request,
     *,
     models: Sequence[str] = (),
+    examples: Filled = NO_EXAMPLES,
     resume: bool = True,
     executor: Executor | None = None,
     workers: int | None = None,
@@ -60,8 +62,9 @@ def run_batch(
     """Run the template over the rows, as `infer_frame` says. `request` has all but the prompt.
 
     `models` are the models that share the rows; by default there is the request's only.
+    `examples` stand in front of each prompt.
     """
-    _check(frame, template, executor, workers, prefix)
+    _check(frame, executor, workers, prefix)
     if executor is not None and (concurrency is not None or len(models) > 1):
         given = "several models" if len(models) > 1 else "concurrency"
         raise InvalidInput(f"{given}: an executor has workers instead: leave one of them out")
@@ -74,7 +77,9 @@ def run_batch(
     def carry_out(emit: Emit, cancel: threading.Event) -> None:
         known = KnownRows(session.log, request, infos) if resume else None
         equal = EqualRows() if (on_servers if deduplicate is None else deduplicate) else None
-        todo = work.left(row_requests(frame, template, request), known, equal, on_servers, cancel)
+        todo = work.left(
+            row_requests(frame, template, request, examples), known, equal, on_servers, cancel
+        )
         if executor is None:
             Window(session, servers).carry_out(todo, work.ended, work.wait, cancel)
         else:
@@ -112,13 +117,11 @@ def batch_name(template: str, request: Request) -> str:
     return "batch-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
-def _check(frame: Any, template: Any, executor: Any, workers: int | None, prefix: str) -> None:
+def _check(frame: Any, executor: Any, workers: int | None, prefix: str) -> None:
     import pandas
 
     if not isinstance(frame, pandas.DataFrame):
         raise InvalidInput(f"{type(frame).__name__} is not a DataFrame: give one, with a row a run")
-    if not isinstance(template, str):
-        raise InvalidInput(f"the template is {type(template).__name__}, not text")
     if executor is not None and not isinstance(executor, Executor):
         raise InvalidInput(
             f"executor: {type(executor).__name__} is not a concurrent.futures.Executor (that of a "
