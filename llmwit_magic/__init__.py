@@ -12,6 +12,7 @@ The functions of the package do the same in Python:
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `evaluate(df)` compares a column of answers with the right ones.
+- `metric_summary({name: df})` says which setting a metric says the best of.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
@@ -25,6 +26,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .analysis.evaluation import Evaluation, evaluate
+    from .analysis.metrics import metric_summary
     from .api import (
         ainfer,
         astream,
@@ -66,6 +68,7 @@ _HOMES = {
     "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
     "evaluate": "analysis.evaluation", "Evaluation": "analysis.evaluation",
+    "metric_summary": "analysis.metrics",
     "read_export": "runlog.export",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
@@ -100,6 +103,7 @@ __all__ = [
     "infer_frame",
     "llama_server",
     "load_ipython_extension",
+    "metric_summary",
     "read_export",
     "replay",
     "runs",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import pandas
 
+    from .analysis.metrics import Metric
     from .engines.server.own_server import OwnServer
     from .running.replay import Replay
     from .views.tuning import TuningPanel
@@ -159,6 +160,7 @@ def infer_frame(
     *,
     few_shot: pandas.DataFrame | None = None,
     answer: Any = "label",
+    metric: Metric | Sequence[Metric] | None = None,
     batch: str | None = None,
     resume: bool = True,
     executor: Executor | None = None,
@@ -187,6 +189,11 @@ def infer_frame(
     template at once, so the template's end says whether a space or a line end stands between them.
     An answer that is no text is written as JSON. Values and answers are data here, too.
 
+    `metric` is a function of a value and its row, or a list of such. Its results are the column
+    `infer_NAME`, where NAME is the function's; a column `infer_NAME_error` says where it raised. A
+    metric of scikit-learn gets the right answer, from the column `answer`, and the value. The value
+    is the text.
+
     `batch` is the runs' `group_id` in the log. By default it is made from template, examples,
     model, params and options. With `resume`, rows that the log has under this name with the same prompt, model
     file and params are taken from there. So the same call goes on after an interrupt or a crash.
@@ -212,8 +219,10 @@ def infer_frame(
     Raises `InvalidInput` for a template or options that are not valid, what finding the model
     raises, `EngineFailed` where the executor breaks, and `Interrupted`.
     """
+    from .analysis.metrics import add_metrics, check_metrics, metrics_of
     from .running.batch import batch_name, run_batch
     from .running.frame_requests import NO_EXAMPLES, worked_examples
+    from .running.resuming import KEPT
 
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
@@ -224,11 +233,15 @@ def infer_frame(
     examples = NO_EXAMPLES if few_shot is None else worked_examples(few_shot, template, answer)
     name = batch or batch_name(f"{examples.text}{template}", named)
     request = request.model_copy(update={"group_id": name})
-    return run_batch(
+    metrics = metrics_of(metric)
+    if metrics:
+        check_metrics(frame, metrics, answer, prefix, [prefix + name for name in KEPT])
+    answers = run_batch(
         current_session(), frame, template, request, models=models, examples=examples,
         resume=resume, executor=executor, workers=workers, concurrency=concurrency,
         deduplicate=deduplicate, progress=progress, prefix=prefix,
     )  # fmt: skip
+    return add_metrics(answers, answers[f"{prefix}text"], metrics, answer, prefix)
 
 
 def replay(
