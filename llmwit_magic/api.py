@@ -14,6 +14,7 @@ from .contract.wit import (
     params_from,
 )
 from .errors import InvalidInput
+from .requests.shapes import KEYWORDS, with_constraint
 from .runlog.log import RunLog
 from .running.run import Run
 from .running.session import current_session
@@ -46,6 +47,10 @@ def infer(
     - `options` are the other fields of `Request`: chat, system, chat_template, template_options,
       model_type, engine, exact, context_length, accept, gpu_layers, device, threads, top_logprobs,
       content_filters, tags, control_tokens, data_spans.
+    - One of four further options says what the answer must be, and `.value` of the result is the
+      answer as a value: `returns` is a pydantic model, a dataclass, a TypedDict, another type such
+      as `list[int]`, or a JSON schema; `choices` is a list of texts or an Enum; `regex` is an
+      expression that the whole answer matches; `grammar` is the text of a grammar.
 
     The prompt counts as typed: the name of a control token in it is that token, except in
     `data_spans`.
@@ -121,7 +126,7 @@ def generate_embeddings(
     cut. Raises `ModelNotSupported` for a pooling that the engine lacks, and `InvalidInput` for
     any other option. Otherwise raises what `infer` does.
     """
-    known = InferencingParams.model_fields.keys() | Request.model_fields.keys()
+    known = InferencingParams.model_fields.keys() | Request.model_fields.keys() | {*KEYWORDS}
     for name in options:
         if name in known - _EMBEDDING_OPTIONS:
             raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
@@ -271,7 +276,7 @@ def replay(
 
     session = current_session()
     original = session.log[run_id]
-    changes = {**(params or {}), **options}
+    changes = {**(params or {}), **with_constraint(options)}
     request, notice = replay_request(
         session, original, changes, accept=ALL_ACCEPTED if anyway else accept
     )
@@ -330,7 +335,8 @@ def _request(
     if misplaced:
         raise InvalidInput(f"{misplaced[0]} belongs into params: params={{'{misplaced[0]}': …}}")
     name = os.fspath(model) if model is not None else DEFAULT_MODEL
-    return Request(model=name, prompt=prompt, params=params_from(params), **options)
+    values = with_constraint(options)
+    return Request(model=name, prompt=prompt, params=params_from(params), **values)
 
 
 def _text(text: Any, number: int) -> str:

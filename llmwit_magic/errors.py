@@ -5,13 +5,15 @@
     │   ├── ModelNotFound         the name leads to no file
     │   └── ModelDamaged          the file breaks its own format
     ├── InvalidInput              the WIT's invalid-input
-    │   └── PromptTooLong         the prompt leaves no room in the context
+    │   ├── PromptTooLong         the prompt leaves no room in the context
+    │   └── ConstraintNotSupported  what answers cannot be held to
     ├── EngineFailed              the WIT's runtime-error
     │   ├── EngineDied            the child process ended in the middle of its work
     │   ├── DeviceUnavailable     GPU layers were asked for and cannot be had
     │   ├── OutOfMemory           the model and its context do not fit
     │   ├── DownloadFailed        a model could not be fetched
-    │   └── ServerUnreachable     a server is not there, or is busy
+    │   ├── ServerUnreachable     a server is not there, or is busy
+    │   └── ConstraintFailed      no token can follow as the constraint wants it
     └── LogError                  the run log cannot be read or written as asked
         └── RunNotFound           there is no run of that number
 
@@ -78,6 +80,10 @@ class PromptTooLong(InvalidInput):
     """The prompt leaves no room for an answer in the context."""
 
 
+class ConstraintNotSupported(InvalidInput):
+    """The constraint has a part that the library or the server does not know; nothing was run."""
+
+
 class EngineFailed(InferenceError):
     """The engine could not carry the run out."""
 
@@ -100,6 +106,10 @@ class DownloadFailed(EngineFailed):
 
 class ServerUnreachable(EngineFailed):
     """A server cannot be reached, or has no room for a request."""
+
+
+class ConstraintFailed(EngineFailed):
+    """The constraint leaves no token that can follow, and the answer is not complete."""
 
 
 class LogError(InferenceError):
@@ -133,8 +143,8 @@ _BY_NAME = {
     cls.__name__: cls
     for cls in (
         InferenceError, ModelNotSupported, ModelNotFound, ModelDamaged, InvalidInput,
-        PromptTooLong, EngineFailed, EngineDied, DeviceUnavailable, OutOfMemory,
-        DownloadFailed, ServerUnreachable, LogError, RunNotFound,
+        PromptTooLong, ConstraintNotSupported, EngineFailed, EngineDied, DeviceUnavailable, OutOfMemory,
+        DownloadFailed, ServerUnreachable, ConstraintFailed, LogError, RunNotFound,
     )
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import InvalidInput
+from ..errors import ConstraintNotSupported, InvalidInput
 from .events import Emit, Prepared
 from .request import ModelSpec, Request
 from .wit import EmbeddingsResult, InferencingParams, ModelInfo
@@ -90,6 +90,11 @@ def check_honoured(request: Request, capabilities: Capabilities) -> None:
     ]  # fmt: skip
     if request.top_logprobs is not None and not capabilities.log_probabilities:
         wanted.append("top_logprobs")
+    if request.constraint and request.constraint.kind not in capabilities.constraints:
+        raise ConstraintNotSupported(
+            f"constraint {request.constraint.kind}: the engine of {request.model} cannot honour it: "
+            "leave it out"
+        )
     if wanted:
         raise InvalidInput(
             f"{wanted[0]}: the engine of {request.model} cannot honour it: leave it out"

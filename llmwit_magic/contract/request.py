@@ -1,6 +1,7 @@
 """A request: one prompt with its model, its params and its labels, checked.
 
-Beside its params, a request has four parts: the model, the prompt, what is recorded, and labels.
+Beside its params, a request has five parts: the model, the prompt, the shape of the answer, what is
+recorded, and labels.
 Each part is a record of its own, and `Request` has the fields of all of them.
 """
 
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from ..errors import InvalidInput
+from .constraint import Constraint
 from .record import U32, Record, Setting, Text, lists, shown, strings
 from .spans import Spans, in_order
 from .urls import checked_model
@@ -173,6 +175,16 @@ class Prompt(Record):
         )
 
 
+class Shape(Record):
+    """What the answer must be."""
+
+    constraint: Constraint | None = Field(
+        default=None,
+        description="what the answer must be: one of some choices, or what a regular expression, a "
+        "JSON schema or a grammar allows",
+    )
+
+
 class Recorded(Record):
     """What is recorded of the answer, and what content filters cut from it."""
 
@@ -195,7 +207,7 @@ class Labels(Record):
     replay_of: int | None = None
 
 
-class Request(ModelSpec, Prompt, Recorded, Labels):
+class Request(ModelSpec, Prompt, Shape, Recorded, Labels):
     """One prompt with its model, params and labels. Raises `InvalidInput` for a bad value."""
 
     params: InferencingParams = InferencingParams()

@@ -132,6 +132,8 @@ class FinishDetail(StrEnum):
     MAX_TOKENS = "max_tokens"
     CONTEXT_FULL = "context_full"
     CONTENT_FILTER = "content_filter"
+    CONSTRAINT = "constraint"
+    """Nothing can follow: the answer is complete by its constraint."""
     UNKNOWN = "unknown"
     """A server does not say it. The reason is `STOP`, or `LENGTH` where the server says that."""
 
@@ -146,6 +148,7 @@ _REASONS = {
     FinishDetail.MAX_TOKENS: FinishReason.LENGTH,
     FinishDetail.CONTEXT_FULL: FinishReason.LENGTH,
     FinishDetail.CONTENT_FILTER: FinishReason.CONTENT_FILTER,
+    FinishDetail.CONSTRAINT: FinishReason.STOP,
     FinishDetail.UNKNOWN: FinishReason.STOP,
 }
 
@@ -239,7 +242,10 @@ class TokenInfo(Record):
     `logprob` is the natural logarithm of the token's probability in the model's own distribution,
     which is the softmax of the logits before penalty, temperature, top-k and top-p. `rank` is the
     token's place in that distribution; the likeliest token has rank 0. `id` and `rank` are None
-    where a server does not say them.
+    where a server does not say them. A constraint changes none of these. `masked_logprob` is the
+    natural logarithm of the token's probability among the tokens that the constraint left, before
+    penalty, temperature, top-k and top-p too; it is None for a token that no constraint had a say
+    in.
     """
 
     id: int | None
@@ -248,10 +254,15 @@ class TokenInfo(Record):
     rank: int | None
     top: tuple[TokenAlternative, ...] = ()
     reasoning: bool = False
+    masked_logprob: float | None = None
 
 
 class InferencingResult(Record):
-    """The outcome of a run. `tokens` is None unless the request asked for log-probabilities."""
+    """The outcome of a run. `tokens` is None unless the request asked for log-probabilities.
+
+    `value` is the answer as a value where the request had a constraint: the choice, the text, or
+    what the JSON says. Where there is none, `value` is None and `value_error` says why.
+    """
 
     text: str
     finish_reason: FinishReason | None
@@ -273,6 +284,8 @@ class InferencingResult(Record):
     not_honoured: tuple[str, ...] = Field(
         default=(), description="the settings that the engine could not honour"
     )
+    value: Any = None
+    value_error: str | None = None
     status: LoggedStatus = "ok"
     run_id: int | None = None
     log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")

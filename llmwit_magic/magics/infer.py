@@ -13,6 +13,7 @@ from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, observe
 from traitlets.config import Configurable
 
 from ..base.printable import on_one_line, visible
+from ..contract.constraint import Constraint
 from ..contract.events import Prepared
 from ..contract.request import DEFAULT_MODEL, Request
 from ..contract.urls import is_url
@@ -256,7 +257,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         for request in cell.requests:
             with show_progress(self.shell) as show:
                 prepared = self.session.prepare(request, show)
-            text.say(dry_run_text(prepared, request.params))
+            text.say(dry_run_text(prepared, request.params, request.constraint))
 
     def _defaults(self) -> dict[str, Any]:
         """The values, by field of params and request, of what a cell leaves open."""
@@ -310,8 +311,10 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         text.say(on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 
-def dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
-    """What `--dry-run` shows: the prompt, its notices, its tokens, the model and the params."""
+def dry_run_text(
+    prepared: Prepared, params: InferencingParams, constraint: Constraint | None = None
+) -> str:
+    """What `--dry-run` shows: prompt, notices, tokens, model, params, what the answer must be."""
     count, cached, room = (
         prepared.prompt_token_count, prepared.cached_token_count, prepared.context_length,
     )  # fmt: skip
@@ -336,5 +339,6 @@ def dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
         + ("" if prepared.device.is_server else f"{prepared.device.gpu_layers} GPU layers ")
         + f"({prepared.device.reason})",
         "── " + ", ".join(f"{name} {word}" for name, word in words.items()),
+        *([f"── {text.constraint_text(constraint)}"] if constraint else []),
     ]  # fmt: skip
     return "\n".join([visible(prepared.prompt), *map(on_one_line, lines)])

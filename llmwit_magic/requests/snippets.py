@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..contract.constraint import Constraint
 from ..contract.request import DEFAULT_MODEL, Prompt, Request
 from ..contract.wit import InferencingParams
 from .interpolation import literal
@@ -31,7 +32,7 @@ def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
             indent=2,
             exclude_none=True,
             include={"model", "prompt", "chat", "system", "params"}
-            | _changed(request, Prompt.model_fields).keys(),
+            | _changed(request, [*Prompt.model_fields, "constraint"]).keys(),
         ),
         "WAVE": wave_text(request.params),
     }
@@ -87,6 +88,8 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         if value is None and "none" not in option.words:
             continue
         words += _option_words(option, value, as_it_is)
+    if request.constraint is not None:
+        words += _shape_words(request.constraint)
     texts = [request.prompt, request.system or "", *request.params.stop]
     texts += (text for pair in request.tags.items() for text in pair)
     if not places and any("{{" in text for text in texts):
@@ -110,6 +113,26 @@ def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) ->
     if isinstance(value, str):
         return [_word(option.flag, value)]
     return [f"{option.flag} {'none' if value is None else _number(value)}"]
+
+
+def _shape_words(constraint: Constraint) -> list[str]:
+    """The options that state a constraint, with all of it on the line."""
+    if constraint.kind == "choices":
+        return [_word("--choice", choice, escapes=True) for choice in constraint.choices]
+    if constraint.kind == "grammar":
+        return [_word("--grammar", constraint.source, escapes=True)]
+    if constraint.kind == "regex":
+        return [_word("--regex", _SIGN.sub(_printable_sign, constraint.source))]
+    source = re.sub("[\n\r\t]", " ", constraint.source)  # in JSON, these stand in no text
+    return [_word("--json-schema", "".join(c if c.isprintable() else _escaped(c) for c in source))]
+
+
+_SIGN = re.compile(r"\\?(.)", re.DOTALL)
+
+
+def _printable_sign(match: re.Match[str]) -> str:
+    """A character of an expression, or one that is escaped there, as it can stand on a line."""
+    return match[0] if match[1].isprintable() else _escaped(match[1])
 
 
 def _json(value: Any) -> str:
@@ -136,6 +159,8 @@ def _quoted(text: str, escapes: bool = False) -> str:
     plain = text and not any(c.isspace() or c in "'\"\\" for c in text) and text[0] != "-"
     if plain:
         return text
+    if "'" in text and '"' in text:  # quoted parts side by side are one word
+        return "'" + text.replace("'", "'\"'\"'") + "'"
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
@@ -158,7 +183,18 @@ def python_text(request: Request) -> str:
     options = _changed(request, [*_PYTHON_OPTIONS, "data_spans"])
     arguments = [repr(request.model), repr(request.prompt), repr(params)]
     arguments += [f"{name}={value!r}" for name, value in options.items()]
+    if request.constraint is not None:
+        arguments.append(_python_shape(request.constraint))
     return "from llmwit_magic import infer\n\nresult = infer({})\n".format(", ".join(arguments))
+
+
+def _python_shape(constraint: Constraint) -> str:
+    """The argument of `infer` that states a constraint."""
+    if constraint.kind == "choices":
+        return f"choices={list(constraint.choices)!r}"
+    if constraint.kind == "json_schema":
+        return f"returns={json.loads(constraint.source)!r}"
+    return f"{constraint.kind}={constraint.source!r}"
 
 
 def wave_text(params: InferencingParams) -> str:

@@ -51,8 +51,8 @@ COLUMNS = (
     Column("finish_reason", "text", "stop, length or content_filter",
            otel="gen_ai.response.finish_reasons", few=True),
     Column("finish_detail", "text",
-           "eos, stop_sequence, max_tokens, context_full, content_filter, or unknown where a "
-           "server does not say it", brief=True, few=True),
+           "eos, stop_sequence, max_tokens, context_full, content_filter, constraint, or unknown "
+           "where a server does not say it", brief=True, few=True),
     Column("stop_sequence", "text", "the stop sequence that was reached", few=True),
     Column("prompt_token_count", "integer", "tokens of the prompt", "tokens",
            otel="gen_ai.usage.input_tokens"),
@@ -81,6 +81,15 @@ COLUMNS = (
            "missing: everywhere, as in version 0.1", few=True),
     Column("data_spans", "json", "values in the prompt that hold the name of a control token, each "
            "as its start and end in characters"),
+    Column("constraint_kind", "text", "what the answer had to be: choices, regex, json_schema or "
+           "grammar; missing: any text", few=True),
+    # "constraint" alone is a reserved word of SQL.
+    Column("constraint_source", "text", "the choices as a JSON list, the expression, the JSON "
+           "schema or the grammar", few=True, field="constraint"),
+    Column("constraint_hash", "text", "SHA-256 of constraint_kind and constraint_source", few=True),
+    Column("value", "json", "the answer as a value, where there was a constraint: the text, or what "
+           "its JSON says"),
+    Column("value_error", "text", "why an answer with a constraint has no value"),
     Column("first_token_seconds", "real", "from the start to the first token", "s",
            otel="gen_ai.response.time_to_first_chunk"),
     Column("tokens_per_second", "real",

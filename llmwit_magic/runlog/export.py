@@ -171,6 +171,9 @@ def defused(text: str) -> str:
 
 # Parquet ------------------------------------------------------------------------
 
+_OF_ANY_TYPE = ("template_options", "value")
+"""The JSON columns whose values are of any type. Parquet has their JSON text."""
+
 
 def _arrow() -> Any:
     try:
@@ -193,7 +196,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
         "not_honoured": arrow.list_(text),
-        "data_spans": arrow.list_(arrow.list_(number)), "template_options": text,
+        "data_spans": arrow.list_(arrow.list_(number)), **dict.fromkeys(_OF_ANY_TYPE, text),
     }  # fmt: skip
     table = arrow.table(
         {
@@ -214,7 +217,7 @@ def _parquet_value(column: Column, value: Any) -> Any:
         return datetime.fromisoformat(value)
     if column.name == "tags":
         return list(value.items())
-    if column.name == "template_options":  # their values are of any type
+    if column.name in _OF_ANY_TYPE:
         return json.dumps(value, ensure_ascii=False)
     return _token_numbers(value, float) if column.name == "tokens" else value
 
@@ -223,8 +226,8 @@ def _read_parquet(path: Path) -> Sequence[Row]:
     rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
     for row in map(_checked, rows):
         row["tags"] = None if row.get("tags") is None else dict(row["tags"])
-        options = row.get("template_options")
-        row["template_options"] = None if options is None else json.loads(options)
+        for name in _OF_ANY_TYPE:
+            row[name] = None if row.get(name) is None else json.loads(row[name])
         row["tokens"] = _token_numbers(row.get("tokens"), _json_number)
     return rows
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from .._version import __version__
+from ..contract.constraint import Constraint
 from ..contract.request import ContentFilter, Request
 from ..contract.wit import (
     DeviceInfo,
@@ -41,6 +42,7 @@ _OF_REQUEST = {name: _BY_FIELD[name] for name in Request.model_fields if name !=
 # What the log keeps of a field, where that is not the field's value.
 _KEPT: Mapping[str, Callable[[Request], Any]] = {
     "chat": lambda request: request.is_chat,
+    "constraint": lambda request: request.constraint and request.constraint.source,
     "content_filters": lambda request: [filter_name(item) for item in request.content_filters],
     "data_spans": lambda request: request.data_spans or None,
     "template_options": lambda request: request.template_options or None,
@@ -57,6 +59,8 @@ def request_row(request: Request) -> Row:
         row[column.name] = _written(column, getattr(request.params, name))
     return row | {
         "anyway": request.takes_long_context,
+        "constraint_kind": request.constraint and request.constraint.kind,
+        "constraint_hash": request.constraint and request.constraint.hash,
         "context_length": request.context_length,
         "version": __version__,
     }
@@ -126,6 +130,7 @@ def result_row(
         "rendered_prompt": result.prompt if result.prompt != request.prompt else None,
         "notices": _dump(result.notices) if result.notices else None,
         "not_honoured": _dump(result.not_honoured) if result.not_honoured else None,
+        "value_error": result.value_error,
         "tokens": None if result.tokens is None else _TOKENS.dump_json(result.tokens).decode(),
         "error_type": type(error).__name__ if error else None,
         "error_message": str(error) if error else None,
@@ -157,6 +162,8 @@ def request_of(row: Mapping[str, Any]) -> Request:
     }  # fmt: skip
     for name in ("gpu_layers", "threads"):
         fields[name] = _number_or_auto(fields.get(name))
+    if "constraint" in fields:
+        fields["constraint"] = Constraint(kind=row["constraint_kind"], source=fields["constraint"])
     functions = function_filters(row)
     fields |= {
         "accept": tuple(fields["accept"].split(",")) if "accept" in fields else (),
@@ -241,6 +248,8 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
         "notices": tuple(row["notices"] or ()),
         "not_honoured": tuple(row["not_honoured"] or ()),
+        "value": row["value"],
+        "value_error": row["value_error"],
         "status": row["status"],
         "run_id": row["run_id"],
     }

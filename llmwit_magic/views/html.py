@@ -19,10 +19,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..base.printable import visible
+from ..base.printable import on_one_line, visible
 from ..contract.events import Progress
 from ..contract.wit import InferencingResult, TokenInfo
 from .text import brief_parts, more_parts, reasoning_label
+from .value_table import table_of
 
 NO_MATH = "mathjax_ignore tex2jax_ignore"
 """Classes that keep MathJax away: a dollar in an answer begins no formula."""
@@ -73,6 +74,7 @@ def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
     return (
         f'<div class="llmwit llmwit-answer {NO_MATH}"{_data(result, extras)}>'
         f"{reasoning_html(result)}{_text(result)}{_LEGEND if result.tokens else ''}"
+        f"{_value(result)}"
         f"{_status(result, extras.log_problem)}</div>"
     )
 
@@ -150,6 +152,36 @@ def reasoning_html(result: InferencingResult) -> str:
 
 def _text(result: InferencingResult) -> str:
     return _shown(result.text, _tokens_of(result, False)) if result.text else ""
+
+
+def _value(result: InferencingResult) -> str:
+    """The value of the answer as a table; empty where its text says as much."""
+    table = table_of(result.value)
+    if table is None:
+        return ""
+    body = "".join(
+        "<tr>"
+        + "".join(
+            cell(f"<b>{_one_line(text)}</b>" if not (table.head or place) else _room(text))
+            for place, text in enumerate(row)
+        )
+        + "</tr>\n"
+        for row in table.rows
+    )
+    headed = head(table.head) if table.head else ""
+    notes = quiet(" · ".join(map(escape, table.notes))) if table.notes else ""
+    return (
+        f'<div class="llmwit-value"><table style="table-layout:auto;font-size:90%">{headed}{body}'
+        f"</table>{notes}</div>"
+    )
+
+
+def _room(text: str) -> str:
+    return roomy(_one_line(text), 5) if len(text) > 11 else _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    return html.escape(on_one_line(text))
 
 
 def _tokens_of(result: InferencingResult, reasoning: bool) -> list[TokenInfo]:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from ..base.printable import on_one_line, short, visible
 from ..base.widths import filled, width
+from ..contract.constraint import Constraint
 from ..contract.events import Progress
 from ..contract.wit import (
     DeviceInfo,
@@ -19,16 +20,28 @@ from ..contract.wit import (
 )
 from ..running.results import Results
 from ..running.run import Run
+from .value_table import table_of
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
     FinishDetail.STOP_SEQUENCE: "stop sequence",
     FinishDetail.MAX_TOKENS: "max tokens",
     FinishDetail.CONTEXT_FULL: "context full",
+    FinishDetail.CONSTRAINT: "constraint",
     FinishDetail.CONTENT_FILTER: "the rest is left out",
     FinishDetail.UNKNOWN: "the server does not say why",
 }
+_CONSTRAINTS = {
+    "choices": "the answer is one of", "regex": "the answer matches",
+    "json_schema": "the answer is JSON of the schema", "grammar": "the answer is made by the grammar",
+}  # fmt: skip
+CONSTRAINT_COLUMNS = 500
+"""The most columns of a constraint that is said on a line."""
+VALUE_COLUMNS = 60
+"""The most columns of a cell in the table of a value."""
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
+VALUE_ERROR_COLUMNS = 200
+"""The most columns of the reason why an answer has no value. The result keeps all of it."""
 TABLE_COLUMNS = 60
 """The most columns of an answer in a table. The result keeps all of it."""
 
@@ -61,6 +74,8 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((True, detail))
     if result.finish_detail is FinishDetail.MAX_TOKENS and result.reasoning and not result.text:
         parts.append((True, "no answer yet: give more --max-tokens"))
+    if result.value_error is not None and result.status == "ok":
+        parts.append((True, f"no value: {short(result.value_error, VALUE_ERROR_COLUMNS)}"))
     parts += [(True, notice) for notice in result.notices]
     if result.not_honoured:
         parts.append((False, f"not honoured: {', '.join(result.not_honoured)}"))
@@ -123,6 +138,11 @@ def _device(device: DeviceInfo) -> str:
 def notes(results: Sequence[InferencingResult]) -> list[str]:
     """The lines under a table of several runs: notices of their prompts, and runs not logged."""
     said = list(dict.fromkeys(notice for result in results for notice in result.notices))
+    without = [result.value_error for result in results if result.value_error]
+    if without:
+        said.append(
+            f"{len(without)} of {len(results)} runs have no value: {short(without[-1], 80)}"
+        )
     problems = [result.log_problem for result in results if result.log_problem]
     if problems:
         said.append(f"{len(problems)} of {len(results)} runs not logged: {problems[-1]}")
@@ -169,7 +189,31 @@ def plain(result: InferencingResult, log_problem: str | None = None) -> str:
     """An answer with its status line. One line stands for the reasoning."""
     lines = [f"── {reasoning_label(result)}, in .reasoning"] if result.reasoning else []
     lines += [visible(result.text)] if result.text else []
+    lines += value_lines(result)
     return "\n".join([*lines, f"── {' · '.join(status_parts(result, log_problem))}"])
+
+
+def value_lines(result: InferencingResult) -> list[str]:
+    """The value of an answer as a table, under a line that says so; empty where there is none."""
+    table = table_of(result.value)
+    if table is None:
+        return []
+    rows = [
+        [short(text, VALUE_COLUMNS) for text in row]
+        for row in ((table.head, *table.rows) if table.head else table.rows)
+    ]
+    widths = [max(width(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = ["  ".join(map(filled, row, widths)).rstrip() for row in rows]
+    return ["── value", *lines, *(f"── {note}" for note in table.notes)]
+
+
+def constraint_text(constraint: Constraint) -> str:
+    """What an answer must be, on one line."""
+    if constraint.kind == "choices":
+        said = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in constraint.choices)
+    else:
+        said = constraint.source
+    return f"{_CONSTRAINTS[constraint.kind]} {short(said, CONSTRAINT_COLUMNS)}"
 
 
 def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
@@ -290,7 +334,10 @@ class TerminalView:
         if done:
             self._ended = run
             status = " · ".join(status_parts(run.result, run.log_problem))
-            say("\n" * any(self._written.values()) + f"── {status}")
+            say(
+                "\n" * any(self._written.values())
+                + "\n".join([*value_lines(run.result), f"── {status}"])
+            )
         sys.stdout.flush()
 
     def _print(self, part: str, text: str) -> None:

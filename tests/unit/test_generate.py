@@ -122,6 +122,7 @@ def test_the_reasons_of_the_contract() -> None:
         "max_tokens": FinishReason.LENGTH,
         "context_full": FinishReason.LENGTH,
         "content_filter": FinishReason.CONTENT_FILTER,
+        "constraint": FinishReason.STOP,
         "unknown": FinishReason.STOP,
     }
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.magics.cell import Cell, with_options
 from llmwit_magic.requests.options import DEFAULTS, OPTIONS, Option
+from llmwit_magic.requests.shape_options import OPTIONS_OF_SHAPES
 from tests.support.cells import read
 
 
@@ -42,6 +44,11 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "threads": ("1", 1),
     "top_logprobs": ("5", 5),
     "model_type": ("gpt2", "gpt2"),
+    "choice": ("yes", Constraint(kind="choices", source='["yes"]')),
+    "choices": ("labels", Constraint(kind="choices", source='["a", "b"]')),
+    "regex": ("a+", Constraint(kind="regex", source="a+")),
+    "json_schema": ("schema", Constraint(kind="json_schema", source='{"type": "null"}')),
+    "grammar": ("rules", Constraint(kind="grammar", source='start: "a"')),
     "output": ("answer", "answer"),
     "tags": ("a=b", {"a": "b"}),
     "no_interpolate": ("", None),
@@ -51,8 +58,13 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
 }
 
 
+NAMESPACE = {"labels": ["a", "b"], "schema": {"type": "null"}, "rules": 'start: "a"'}
+
+
 def value_of(cell: Cell, dest: str) -> Any:
     request = cell.requests[0]
+    if dest in OPTIONS_OF_SHAPES:
+        return request.constraint
     if dest == "anyway":
         return request.takes_long_context
     for holder in (request.params, request, cell):
@@ -68,9 +80,9 @@ def test_every_option_sets_its_value(option: Option, flag: str) -> None:
     """Each of its names works, with the value in the next word or after an equals sign."""
     text, wanted = EXAMPLES[option.dest]
     wanted = wanted and flag != option.off_flag if option.is_flag else wanted
-    assert value_of(read(f"{flag} {text}"), option.dest) == wanted
+    assert value_of(read(f"{flag} {text}", namespace=NAMESPACE), option.dest) == wanted
     if not option.is_flag:
-        assert value_of(read(f"{flag}={text}"), option.dest) == wanted
+        assert value_of(read(f"{flag}={text}", namespace=NAMESPACE), option.dest) == wanted
 
 
 @pytest.mark.parametrize("name", ["chat", "exact"])
