@@ -16,7 +16,9 @@ from ..memory import limited_memory
 
 if TYPE_CHECKING:
     from ...models.chat import Rendered
+    from ..answer_mask import AnswerMask
     from ..backends.base import Evaluator, Loaded
+    from ..constraints import ConstraintVocabulary
     from ..reasoning import Splitter
     from ..threads import Threads
 
@@ -30,12 +32,15 @@ def prepare(
     request: Request,
     threads: Threads,
     rendering: Callable[[bool], None],
-) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None]:
-    """The request as it will run, the ids of its prompt, the context that evaluates them, and what
-    keeps the reasoning of the answer apart. The last one is None where the model marks none.
+    constraints: Callable[[], ConstraintVocabulary],
+) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None]:
+    """The request as it will run, the ids of its prompt, the context that evaluates them, what
+    keeps the reasoning of the answer apart, and the mask of its constraint. The splitter is None
+    where the model marks no reasoning, and the mask is None without a constraint.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
-    ended. Raises `InvalidInput` and `PromptTooLong`.
+    ended. `constraints()` gives the model's vocabulary for constraints. Raises `InvalidInput`,
+    `PromptTooLong` and `ConstraintNotSupported`.
     """
     text, data, notices, splitter = _text(loaded, request, rendering)
     withheld = loaded.tokenizer.withheld(text, data)
@@ -51,6 +56,12 @@ def prepare(
             f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
             f"included: shorten it{_longer_context(loaded, length)}"
         )
+    mask = None
+    if request.constraint is not None:
+        from ..answer_mask import AnswerMask
+
+        vocabulary = constraints()
+        mask = AnswerMask(vocabulary.mask(request.constraint), vocabulary, splitter)
     evaluator = loaded.contexts.best_for(ids)
     prepared = Prepared(
         prompt=text,
@@ -63,7 +74,7 @@ def prepare(
         data_spans=() if request.is_chat else touched(data, withheld),
         notices=tuple(notices),
     )
-    return prepared, ids, evaluator, splitter
+    return prepared, ids, evaluator, splitter, mask
 
 
 def _text(
