@@ -197,12 +197,18 @@ def infer_frame(
     `metric` is a function of a value and its row, or a list of such. Its results are the column
     `infer_NAME`, where NAME is the function's; a column `infer_NAME_error` says where it raised. A
     metric of scikit-learn gets the right answer, from the column `answer`, and the value. The value
-    is the text.
+    is the text; with a constraint it is the value, such as the instance of a pydantic model.
+
+    `returns`, `choices`, `regex` and `grammar` say what each answer must be, as for `infer`. The
+    values come in typed columns: `infer_NAME` for each field of an object, or else `infer_value`.
+    `infer_value_error` says why a row has no value. Whole numbers are Int64, other numbers float64,
+    dates `datetime64[us]` (those with a zone in UTC, without the zone), texts string, Enums,
+    Literals and choices categories, true and false boolean; lists and objects stay what they are.
 
     `batch` is the runs' `group_id` in the log. By default it is made from template, examples,
-    model, params and options. With `resume`, rows that the log has under this name with the same prompt, model
-    file and params are taken from there. So the same call goes on after an interrupt or a crash.
-    `resume=False` runs all rows again.
+    model, params and options. With `resume`, rows that the log has under this name with the same
+    prompt, model file and params are taken from there. So the same call goes on after an interrupt
+    or a crash. `resume=False` runs all rows again.
 
     On a server, `concurrency` runs go on at once: by default twice the server's slots, or 16 where
     it does not say how many it has. The answers come in any order, and are aligned in the end. A
@@ -228,6 +234,7 @@ def infer_frame(
     from .running.batch import batch_name, run_batch
     from .running.frame_requests import NO_EXAMPLES, worked_examples
     from .running.resuming import KEPT
+    from .running.typed_columns import judged_values, value_columns
 
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
@@ -240,13 +247,17 @@ def infer_frame(
     request = request.model_copy(update={"group_id": name})
     metrics = metrics_of(metric)
     if metrics:
-        check_metrics(frame, metrics, answer, prefix, [prefix + name for name in KEPT])
+        ours = (*KEPT, *value_columns(request.constraint).types)
+        check_metrics(frame, metrics, answer, prefix, [prefix + name for name in ours])
     answers = run_batch(
         current_session(), frame, template, request, models=models, examples=examples,
         resume=resume, executor=executor, workers=workers, concurrency=concurrency,
         deduplicate=deduplicate, progress=progress, prefix=prefix,
     )  # fmt: skip
-    return add_metrics(answers, answers[f"{prefix}text"], metrics, answer, prefix)
+    if not metrics:
+        return answers
+    values = judged_values(request.constraint, answers, prefix)
+    return add_metrics(answers, values, metrics, answer, prefix)
 
 
 def replay(
