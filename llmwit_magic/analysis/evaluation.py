@@ -175,7 +175,7 @@ def evaluate(
         missing=sum(without), other=len(pairs) - valid - sum(without),
         without_truth=len(frame) - len(pairs),
         classes=pandas.DataFrame(
-            {"precision": precision, "recall": recall, "f1": f1, "rows": support,
+            {"precision": precision, "recall": recall, "f1": f1, "rows": support.astype("int64"),
              "answers": [counts[name] for name in names]},
             index=pandas.Index(names, name="label"),
         ),
