@@ -42,6 +42,8 @@ class AnswerMask:
         if self._part is Part.REASONING:
             return None
         assert self._splitter is not None
+        if self._splitter.answers_next:
+            return self._mask.allowed
         marks = self._vocabulary.openings(self._splitter)
         return np.union1d(marks, self._mask.allowed) if self._fits else marks
 

@@ -54,7 +54,10 @@ def grammar_of(constraint: Constraint) -> tuple[str, str]:
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(source), ""
     if constraint.kind == "json_schema":
-        check_schema(json.loads(source))
+        schema = json.loads(source)
+        check_schema(schema)
+        if schema is True:
+            source = "{}"
         return LLMatcher.grammar_from_json_schema(source, overrides=LAYOUT), ""
     return _grammar(source)
 
@@ -84,6 +87,8 @@ def check_schema(schema: Any) -> None:
 
     Raises `ConstraintNotSupported`, with the name of the keyword and its place.
     """
+    if schema is False:
+        raise ConstraintNotSupported("constraint json_schema: false: no JSON satisfies it")
     dialect = schema.get("$schema", _NEWEST) if isinstance(schema, dict) else _NEWEST
     if not isinstance(dialect, str) or dialect.rstrip("#") not in (_NEWEST, *_OLDER):
         _refuse("$schema", "#", f"is {_shown(dialect)}, which is not known: leave it out")

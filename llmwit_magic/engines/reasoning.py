@@ -190,6 +190,11 @@ class Splitter:
         """The last bytes, of which it is not known whether they are the beginning of a mark."""
         return self._held
 
+    @property
+    def answers_next(self) -> bool:
+        """Whether a part has ended, and the answer follows without a mark of its own."""
+        return self.part is None and self._block > 0 and not self.family.answer_opening
+
     def opens(self, data: bytes) -> bool:
         """Whether `held` and `data` are the beginning of an opening mark, or all of one."""
         text = self._held + data
