@@ -37,7 +37,7 @@ def take_constraint(given: dict[str, Any], namespace: Mapping[str, Any]) -> dict
             return {"constraint": _constraint(name, value, namespace)}
         except InvalidInput as error:
             # A message of the Python functions begins with the name of an argument.
-            said = re.sub(r"^(choices|regex|grammar|returns): ", "", str(error))
+            said = re.sub(r"^(constraint \w+|choices|regex|grammar|returns): ", "", str(error))
             raise type(error)(f"{BY_DEST[name].flag}: {said}") from None
     return {}
 

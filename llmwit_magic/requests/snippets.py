@@ -124,7 +124,11 @@ def _shape_words(constraint: Constraint) -> list[str]:
     if constraint.kind == "regex":
         return [_word("--regex", _SIGN.sub(_printable_sign, constraint.source))]
     source = re.sub("[\n\r\t]", " ", constraint.source)  # in JSON, these stand in no text
-    return [_word("--json-schema", "".join(c if c.isprintable() else _escaped(c) for c in source))]
+    return [
+        _word(
+            "--json-schema", "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in source)
+        )
+    ]
 
 
 _SIGN = re.compile(r"\\?(.)", re.DOTALL)

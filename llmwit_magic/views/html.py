@@ -162,7 +162,7 @@ def _value(result: InferencingResult) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            cell(f"<b>{_one_line(text)}</b>" if not (table.head or place) else _room(text))
+            cell(f"<b>{_one_line(text)}</b>") if not (table.head or place) else _item(text)
             for place, text in enumerate(row)
         )
         + "</tr>\n"
@@ -170,14 +170,18 @@ def _value(result: InferencingResult) -> str:
     )
     headed = head(table.head) if table.head else ""
     notes = quiet(" · ".join(map(escape, table.notes))) if table.notes else ""
+    kind = " llmwit-records" if table.head else ""
     return (
-        f'<div class="llmwit-value"><table style="table-layout:auto;font-size:90%">{headed}{body}'
-        f"</table>{notes}</div>"
+        f'<div class="llmwit-value{kind}"><table style="table-layout:auto;font-size:90%">'
+        f"{headed}{body}</table>{notes}</div>"
     )
 
 
-def _room(text: str) -> str:
-    return roomy(_one_line(text), 5) if len(text) > 11 else _one_line(text)
+def _item(text: str) -> str:
+    """A cell of a value. A short one, such as a date, stays on one line."""
+    if len(text) <= 12:
+        return cell(_one_line(text), ";white-space:nowrap")
+    return cell(roomy(_one_line(text), 6))
 
 
 def _one_line(text: str) -> str:

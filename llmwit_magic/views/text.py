@@ -20,7 +20,7 @@ from ..contract.wit import (
 )
 from ..running.results import Results
 from ..running.run import Run
-from .value_table import table_of
+from .value_table import value_lines
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
@@ -37,8 +37,6 @@ _CONSTRAINTS = {
 }  # fmt: skip
 CONSTRAINT_COLUMNS = 500
 """The most columns of a constraint that is said on a line."""
-VALUE_COLUMNS = 60
-"""The most columns of a cell in the table of a value."""
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
 VALUE_ERROR_COLUMNS = 200
 """The most columns of the reason why an answer has no value. The result keeps all of it."""
@@ -189,22 +187,8 @@ def plain(result: InferencingResult, log_problem: str | None = None) -> str:
     """An answer with its status line. One line stands for the reasoning."""
     lines = [f"── {reasoning_label(result)}, in .reasoning"] if result.reasoning else []
     lines += [visible(result.text)] if result.text else []
-    lines += value_lines(result)
+    lines += value_lines(result.value)
     return "\n".join([*lines, f"── {' · '.join(status_parts(result, log_problem))}"])
-
-
-def value_lines(result: InferencingResult) -> list[str]:
-    """The value of an answer as a table, under a line that says so; empty where there is none."""
-    table = table_of(result.value)
-    if table is None:
-        return []
-    rows = [
-        [short(text, VALUE_COLUMNS) for text in row]
-        for row in ((table.head, *table.rows) if table.head else table.rows)
-    ]
-    widths = [max(width(row[index]) for row in rows) for index in range(len(rows[0]))]
-    lines = ["  ".join(map(filled, row, widths)).rstrip() for row in rows]
-    return ["── value", *lines, *(f"── {note}" for note in table.notes)]
 
 
 def constraint_text(constraint: Constraint) -> str:
@@ -336,7 +320,7 @@ class TerminalView:
             status = " · ".join(status_parts(run.result, run.log_problem))
             say(
                 "\n" * any(self._written.values())
-                + "\n".join([*value_lines(run.result), f"── {status}"])
+                + "\n".join([*value_lines(run.result.value), f"── {status}"])
             )
         sys.stdout.flush()
 

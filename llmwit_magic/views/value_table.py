@@ -9,10 +9,15 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+from ..base.printable import short
+from ..base.widths import filled, width
+
 MAX_ROWS = 20
 MAX_COLUMNS = 8
 MAX_TEXT = 300
-"""The most characters of a cell. The result keeps all of the value."""
+"""The most characters of a cell in HTML. The result keeps all of the value."""
+VALUE_COLUMNS = 60
+"""The most columns of a cell in text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,20 @@ def table_of(value: Any) -> ValueTable | None:
     if isinstance(plain, list) and plain:
         return _of_list(plain)
     return None
+
+
+def value_lines(value: Any) -> list[str]:
+    """The value of an answer as a table, under a line that says so; empty where there is none."""
+    table = table_of(value)
+    if table is None:
+        return []
+    rows = [
+        [short(text, VALUE_COLUMNS) for text in row]
+        for row in ((table.head, *table.rows) if table.head else table.rows)
+    ]
+    widths = [max(width(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = ["  ".join(map(filled, row, widths)).rstrip() for row in rows]
+    return ["── value", *lines, *(f"── {note}" for note in table.notes)]
 
 
 def _of_list(items: Sequence[Any]) -> ValueTable:
