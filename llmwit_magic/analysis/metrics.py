@@ -35,8 +35,11 @@ def metrics_of(metric: Metric | Sequence[Metric] | None) -> dict[str, Metric]:
     return found
 
 
-def metric_name(metric: Metric) -> str:
-    """The name of the function, also of a `functools.partial`; `metric` where it has none."""
+def metric_name(metric: Metric | str) -> str:
+    """The name of the function, also of a `functools.partial`; `metric` where it has none. A column
+    has its own."""
+    if isinstance(metric, str):
+        return metric
     name = getattr(getattr(metric, "func", metric), "__name__", "metric")
     return "metric" if name == "<lambda>" else str(name)
 
@@ -47,7 +50,7 @@ def of_scikit_learn(metric: Metric) -> bool:
     return home.split(".")[0] == "sklearn"
 
 
-def smaller_is_better(metric: Metric) -> bool:
+def smaller_is_better(metric: Metric | str) -> bool:
     """Whether the name ends with `_error` or `_loss`, which scikit-learn minimises
     (https://scikit-learn.org/stable/modules/model_evaluation.html)."""
     return metric_name(metric).endswith(("_error", "_loss"))
@@ -119,7 +122,7 @@ def _column(values: Sequence[Any], index: pandas.Index[Any]) -> pandas.Series[An
 
 def metric_summary(
     frames: Mapping[Any, pandas.DataFrame] | pandas.DataFrame,
-    metric: Metric,
+    metric: Metric | str,
     *,
     by: Any = None,
     value: Any = None,
@@ -130,7 +133,7 @@ def metric_summary(
     `frames` are the answers of each setting by its name; or one DataFrame, in which the columns
     `by` say the setting. `metric` is a function of a value and its row, of which the mean is taken,
     or a metric of scikit-learn, which gets all right answers of a setting (the column `answer`) and
-    all values. `value` is the column of the values: by default `infer_value`, or `infer_text` where
+    all values; or the name of a column of numbers, such as one that `infer_frame(metric=…)` made. `value` is the column of the values: by default `infer_value`, or `infer_text` where
     there is none.
 
     A row for each setting: the metric, `rows`, `judged` (rows with a value of which the metric said
@@ -140,8 +143,10 @@ def metric_summary(
 
     Raises `InvalidInput` for columns that are not there, or where there is no setting.
     """
-    if not callable(metric):
-        raise InvalidInput(f"metric: {type(metric).__name__} is no function: give one")
+    if not callable(metric) and not isinstance(metric, str):
+        raise InvalidInput(
+            f"metric: {type(metric).__name__} is no function: give one, or the name of a column"
+        )
     name = metric_name(metric)
     rows = [
         {"setting": setting, **_judged(frame, name, metric, value, answer)}
@@ -173,24 +178,32 @@ def _settings(
 
 
 def _judged(
-    frame: pandas.DataFrame, name: str, metric: Metric, value: Any, answer: Any
+    frame: pandas.DataFrame, name: str, metric: Metric | str, value: Any, answer: Any
 ) -> dict[str, Any]:
-    if value is None:
-        value = "infer_value" if "infer_value" in frame.columns else "infer_text"
-    values = column_of(frame, value, "value")
+    said: Any
     failed = 0
     try:
-        if of_scikit_learn(metric):
-            truths = column_of(frame, answer, "answer")
+        if not isinstance(metric, str) and of_scikit_learn(metric):
+            values, truths = _values(frame, value), column_of(frame, answer, "answer")
             use = values.notna() & truths.notna()
-            said = metric(truths[use].tolist(), values[use].tolist()) if use.any() else None
+            said = metric(truths[use].tolist(), values[use].tolist()) if use.any() else float("nan")
         else:
-            judged = add_metrics(frame, values, {"m": metric}, answer, "metric ")
-            use = judged["metric m"].notna()
-            said = judged.loc[use, "metric m"].astype(float).mean()
-            if "metric m_error" in judged:
-                failed = int(judged["metric m_error"].notna().sum())
-        number = float("nan") if said is None else float(said)
+            column = metric
+            if not isinstance(metric, str):
+                column = "metric m"
+                frame = add_metrics(frame, _values(frame, value), {"m": metric}, answer, "metric ")
+            judged = column_of(frame, column, "metric")
+            use = judged.notna()
+            said = judged[use].astype(float).mean()
+            if f"{column}_error" in frame:
+                failed = int(frame[f"{column}_error"].notna().sum())
+        number = float(said)
     except (ValueError, TypeError) as error:
         raise InvalidInput(f"metric {name}: {error}") from None
     return {name: number, "rows": len(frame), "judged": int(use.sum()), "failed": failed}
+
+
+def _values(frame: pandas.DataFrame, value: Any) -> pandas.Series[Any]:
+    if value is None:
+        value = "infer_value" if "infer_value" in frame.columns else "infer_text"
+    return column_of(frame, value, "value")

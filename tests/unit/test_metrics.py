@@ -148,6 +148,19 @@ def test_failures_are_counted_and_the_text_is_a_value_too() -> None:
     assert found.loc["one"].tolist() == [1, 3, 2, 1]
 
 
+def test_a_column_that_is_there_can_be_summarised() -> None:
+    """Such as one that a batch's metric made, with the failures beside it."""
+
+    def strict(value: str, row: Any) -> bool:
+        return {"a": True, "b": False}[value]
+
+    frames = {"one": judge(strict, answers("b", "c", None)), "two": judge(strict, answers(*"aab"))}
+    found = metric_summary(frames, "infer_strict")
+    assert found.index.tolist() == ["two", "one"]
+    assert found.loc["one"].tolist() == [0, 3, 1, 1]
+    assert found.loc["two"].tolist() == [pytest.approx(2 / 3), 3, 3, 0]
+
+
 @pytest.mark.parametrize(
     ("frames", "options", "message"),
     [
@@ -157,6 +170,8 @@ def test_failures_are_counted_and_the_text_is_a_value_too() -> None:
         ({"x": FRAME}, {"value": "nope"}, "value: 'nope' is no column"),
         ({"x": FRAME}, {"metric": lambda value, row: "good"}, "metric metric: could not convert"),
         ({"x": FRAME}, {"metric": [is_right]}, "metric: list is no function: give one"),
+        ({"x": FRAME}, {"metric": "nope"}, "metric: 'nope' is no column"),
+        ({"x": FRAME}, {"metric": "label"}, "metric label: could not convert"),
         ({"x": FRAME}, {"metric": sklearn.metrics.mean_absolute_error}, "metric mean_absolute_err"),
     ],
 )
