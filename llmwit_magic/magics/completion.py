@@ -53,7 +53,7 @@ class Completer:
 
     def __init__(
         self, models: Callable[[], Sequence[str]], servers: Callable[[], Sequence[str]],
-        flags: Mapping[str, Mapping[str, bool]], variables: Mapping[str, Any],
+        flags: Mapping[str, Mapping[str, bool]], variables: Callable[[], Mapping[str, Any]],
     ) -> None:  # fmt: skip
         self._local_models, self._servers, self._flags = models, servers, flags
         self._variables = variables
@@ -107,7 +107,7 @@ class Completer:
             return _beginning(list(self._flags[name]), typed)
         if last in _SHAPE_FILES:
             named = [
-                name for name, value in list(self._variables.items())
+                name for name, value in self._variables().items()
                 if not name.startswith("_") and is_shape(value, last[2:].replace("-", "_"))
             ]  # fmt: skip
             paths = _paths(typed, _SHAPE_FILES[last]) if _SHAPE_FILES[last] else ()
@@ -165,7 +165,13 @@ def register(
     unregister(shell)
     if not hasattr(completer, "context_matcher"):
         return
-    find = Completer(models, servers, flags, shell.user_ns)
+
+    def variables() -> dict[str, Any]:
+        """The notebook's own, without those of IPython such as `In`."""
+        names = [name for name in list(shell.user_ns) if name not in shell.user_ns_hidden]
+        return {name: shell.user_ns[name] for name in names}
+
+    find = Completer(models, servers, flags, variables)
 
     @completer.context_matcher()
     def infer_options(context: Any) -> dict[str, Any]:
