@@ -22,6 +22,8 @@ _BLUE = "#0072B2"
 class EvaluationPlot(RunPlot):
     """A matplotlib figure that a notebook shows as an image. `savefig` writes it to a file."""
 
+    file = "evaluation.png"
+
 
 def plot(report: Evaluation) -> EvaluationPlot:
     """The confusion matrix, and beside it the reliability curve where there are probabilities."""

@@ -42,6 +42,9 @@ _UNITS = {column.name: column.unit for column in COLUMNS}
 class RunPlot(Figure):
     """A matplotlib figure that a notebook shows as an image. `savefig` writes it to a file."""
 
+    file = "runs.png"
+    """A name for that file."""
+
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
         with warnings.catch_warnings():
@@ -52,7 +55,7 @@ class RunPlot(Figure):
 
     def __repr__(self) -> str:
         titles = ", ".join(axes.get_title() for axes in self.axes if axes.get_title())
-        return f"<RunPlot of {titles}: .savefig('runs.png') writes it to a file>"
+        return f"<{type(self).__name__} of {titles}: .savefig('{self.file}') writes it to a file>"
 
 
 def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None) -> RunPlot:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.backends.ctransformers import builds
@@ -114,6 +115,19 @@ def on_a_taken_port(session: Session) -> None:
         start_server(session, port=taken.getsockname()[1])
 
 
+def constrained(session: Session, kind: str, source: str) -> None:
+    constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
+    ask(session, write_llama_gguf("m.gguf"), constraint=constraint)
+
+
+def without_llguidance(session: Session) -> None:
+    """A child that finds another module in its place."""
+    Path("llguidance.py").write_text("raise ImportError")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path.cwd()))
+        constrained(session, "regex", "a")
+
+
 def cf(text: str) -> float:
     return 1 / 0
 
@@ -177,6 +191,15 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         s, write_llama_gguf("m.gguf"), "word " * 500, context_length=16)),
     "text": ("PromptTooLong", lambda s: embed(
         s, write_llama_gguf("m.gguf"), ["a", "It is " * 200], context_length=32)),
+    "no llguidance": ("ConstraintNotSupported", without_llguidance),
+    "keyword": ("ConstraintNotSupported", lambda s: constrained(
+        s, "json_schema", '{"not": {"type": "string"}}')),
+    "another file": ("ConstraintNotSupported", lambda s: constrained(
+        s, "json_schema", '{"items": {"$ref": "other.json"}}')),
+    "look-ahead": ("ConstraintNotSupported", lambda s: constrained(s, "regex", "a(?=b)")),
+    "grammar": ("ConstraintNotSupported", lambda s: constrained(s, "grammar", "root ::= word")),
+    "large grammar": ("ConstraintFailed", lambda s: constrained(
+        s, "grammar", 'start: ("a" "b"){1000000}')),
     "backtracking": ("EngineFailed", lambda s: ask(
         s, write_llama_gguf("m.gguf", tied=False, weights="successor",
                             answer=("a" * 12, "a" * 12, "a" * 12, "!")), QUESTION,

@@ -270,6 +270,7 @@ def test_pictures_show_every_count(frame: pandas.DataFrame) -> None:
     assert report.calibration is not None
     assert len(curve.collections[0].get_offsets()) == len(report.calibration.bins)
     assert len(evaluate(frame, probabilities=None).plot().axes) == 1
+    assert repr(report.plot()).endswith(".savefig('evaluation.png') writes it to a file>")
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
