@@ -171,7 +171,7 @@ def defused(text: str) -> str:
 
 # Parquet ------------------------------------------------------------------------
 
-_OF_ANY_TYPE = ("template_options", "value")
+_OF_ANY_TYPE = ("template_options", "value", "choice_scores")
 """The JSON columns whose values are of any type. Parquet has their JSON text."""
 
 
@@ -182,6 +182,9 @@ def _arrow() -> Any:
     except ImportError:
         raise LogError('Parquet needs pyarrow: pip install "llmwit-magic[parquet]"') from None
     return pyarrow
+
+
+_TOKEN_LISTS = ("tokens", "prompt_tokens")
 
 
 def _write_parquet(rows: Sequence[Row], path: Path) -> None:
@@ -196,6 +199,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
         "not_honoured": arrow.list_(text),
+        "prompt_tokens": arrow.list_(arrow.struct(token)),
         "data_spans": arrow.list_(arrow.list_(number)), **dict.fromkeys(_OF_ANY_TYPE, text),
     }  # fmt: skip
     table = arrow.table(
@@ -219,7 +223,7 @@ def _parquet_value(column: Column, value: Any) -> Any:
         return list(value.items())
     if column.name in _OF_ANY_TYPE:
         return json.dumps(value, ensure_ascii=False)
-    return _token_numbers(value, float) if column.name == "tokens" else value
+    return _token_numbers(value, float) if column.name in _TOKEN_LISTS else value
 
 
 def _read_parquet(path: Path) -> Sequence[Row]:
@@ -228,7 +232,8 @@ def _read_parquet(path: Path) -> Sequence[Row]:
         row["tags"] = None if row.get("tags") is None else dict(row["tags"])
         for name in _OF_ANY_TYPE:
             row[name] = None if row.get(name) is None else json.loads(row[name])
-        row["tokens"] = _token_numbers(row.get("tokens"), _json_number)
+        for name in _TOKEN_LISTS:
+            row[name] = _token_numbers(row.get(name), _json_number)
     return rows
 
 

@@ -55,7 +55,15 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "dry_run": ("", True),
     "tune": ("", True),
     "quiet": ("", True),
+    "continuation": ("Paris", "Paris"),
+    "prompt_logprobs": ("", True),
+    "normalize": ("token", "token"),
+    "end_of_text": ("never", "never"),
+    "score": ("", None),
+    "probabilities": ("", True),
 }
+BESIDE = {"prompt_logprobs": "--continuation x ", "probabilities": "--choice a "}
+"""What stands on the line besides, for an option that means nothing alone."""
 
 
 NAMESPACE = {"labels": ["a", "b"], "schema": {"type": "null"}, "rules": 'start: "a"'}
@@ -80,9 +88,12 @@ def test_every_option_sets_its_value(option: Option, flag: str) -> None:
     """Each of its names works, with the value in the next word or after an equals sign."""
     text, wanted = EXAMPLES[option.dest]
     wanted = wanted and flag != option.off_flag if option.is_flag else wanted
-    assert value_of(read(f"{flag} {text}", namespace=NAMESPACE), option.dest) == wanted
+    beside = BESIDE.get(option.dest, "")
+    line = f"{beside}{flag} {text}"
+    assert value_of(read(line, namespace=NAMESPACE), option.dest) == wanted
     if not option.is_flag:
-        assert value_of(read(f"{flag}={text}", namespace=NAMESPACE), option.dest) == wanted
+        line = f"{beside}{flag}={text}"
+        assert value_of(read(line, namespace=NAMESPACE), option.dest) == wanted
 
 
 @pytest.mark.parametrize("name", ["chat", "exact"])
