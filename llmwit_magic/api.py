@@ -282,6 +282,10 @@ def infer_frame(
     dates `datetime64[us]` (those with a zone in UTC, without the zone), texts string, Enums,
     Literals and choices categories, true and false boolean; lists and objects stay what they are.
 
+    `probabilities=True` with `choices` generates nothing: it takes the probability of each choice,
+    as `choose` does, in the columns `infer_p_CHOICE`. The most probable one is `infer_value`.
+    `normalize` and `end_of_text` are those of `choose`; `params` have no effect, and are refused.
+
     `batch` is the runs' `group_id` in the log. By default it is made from template, examples,
     model, params and options. With `resume`, rows that the log has under this name with the same
     prompt, model file and params are taken from there. So the same call goes on after an interrupt
@@ -313,6 +317,8 @@ def infer_frame(
     from .running.resuming import KEPT
     from .running.typed_columns import judged_values, value_columns
 
+    if params and options.get("probabilities"):
+        raise InvalidInput("params: they have no effect on probabilities: leave them out")
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
         raise InvalidInput("model: the list is empty: name at least one model")

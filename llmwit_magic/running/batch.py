@@ -23,7 +23,14 @@ from .batch_rows import BatchRows, Result
 from .frame_requests import NO_EXAMPLES, check_template, row_requests
 from .resuming import KEPT, RESULTS, RESULTS_OF_SOME, EqualRows, KnownRows
 from .session import Session, interruptible
-from .typed_columns import ValueColumns, plain_values, typed_columns, value_columns
+from .typed_columns import (
+    PROBABILITY,
+    ValueColumns,
+    choice_probabilities,
+    plain_values,
+    typed_columns,
+    value_columns,
+)
 from .window import Window, servers_for
 from .workers import worker_count
 
@@ -66,7 +73,7 @@ def run_batch(
     `examples` stand in front of each prompt.
     """
     columns = value_columns(request.constraint)
-    _check(frame, executor, workers, prefix, _names(columns))
+    _check(frame, executor, workers, prefix, _names(columns, request))
     if executor is not None and (concurrency is not None or len(models) > 1):
         given = "several models" if len(models) > 1 else "concurrency"
         raise InvalidInput(f"{given}: an executor has workers instead: leave one of them out")
@@ -119,9 +126,11 @@ def batch_name(template: str, request: Request) -> str:
     return "batch-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
-def _names(columns: ValueColumns) -> list[str]:
+def _names(columns: ValueColumns, request: Request) -> list[str]:
     """The names, without the prefix, of all columns that a batch may add."""
     more = [*columns.types, "value_error"] if columns.types else []
+    if request.constraint is not None and request.probabilities:
+        more += (PROBABILITY + choice for choice in request.constraint.choices)
     return [*RESULTS, *RESULTS_OF_SOME, *more]
 
 
@@ -168,6 +177,8 @@ def _joined(
     if request.constraint is not None:
         values, errors = typed_columns(columns, *plain_values(request.constraint, found))
         added |= values | {"value_error": series(_COLUMNS["value_error"], errors)}
+        if request.probabilities:
+            added |= choice_probabilities(request.constraint, found["choice_scores"])
     joined = frame.copy()
     below = [""] * (frame.columns.nlevels - 1)  # the lower levels, where columns have several
     for name, column in added.items():

@@ -16,10 +16,13 @@ import pandas
 from ..contract.constraint import Constraint
 from ..errors import InvalidInput, one_line
 from ..requests.shapes import TypedConstraint
-from .resuming import KEPT, VALUES
+from .resuming import KEPT
 
 VALUE = "value"
 """The column of an answer that has no fields."""
+PROBABILITY = "p_"
+"""What the columns of the choices' probabilities begin with."""
+_READ = ("text", "value", "value_error")
 _INT64 = range(-(2**63), 2**63)
 _NOTHING: Mapping[str, Any] = {}
 
@@ -84,7 +87,7 @@ def plain_values(
     """
     values: list[Any] = []
     errors: list[str | None] = []
-    for text, value, error in zip(*map(found.__getitem__, ("text", *VALUES)), strict=True):
+    for text, value, error in zip(*map(found.__getitem__, _READ), strict=True):
         try:
             plain = None if value is None else json.loads(value)
         except (ValueError, TypeError):
@@ -121,6 +124,28 @@ def typed_columns(
                 said[place] = said[place] or one_line(f"{name}: {error}")
         found[name] = _series(column, kind.dtype)
     return found, said
+
+
+def choice_probabilities(
+    constraint: Constraint, found: Sequence[str | None]
+) -> dict[str, pandas.Series[Any]]:
+    """A column for each choice with its probability in each row, float64.
+
+    `found` are the values of the log's column `choice_scores`. A row without any has NaN.
+    """
+    rows: list[dict[str, float]] = []
+    for text in found:
+        try:
+            scores = [] if text is None else json.loads(text)
+            rows.append({score["choice"]: score["probability"] for score in scores})
+        except (ValueError, TypeError, KeyError):
+            rows.append({})  # damaged
+    return {
+        PROBABILITY + choice: pandas.Series(
+            [row.get(choice, float("nan")) for row in rows], dtype="float64"
+        )
+        for choice in constraint.choices
+    }
 
 
 def judged_values(

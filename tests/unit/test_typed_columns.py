@@ -24,6 +24,7 @@ from llmwit_magic.requests.shapes import of_choices, of_regex, of_returns
 from llmwit_magic.running.batch import run_batch
 from llmwit_magic.running.resuming import RESULTS
 from llmwit_magic.running.typed_columns import (
+    choice_probabilities,
     judged_values,
     plain_values,
     typed_columns,
@@ -321,3 +322,26 @@ def test_a_damaged_value_of_the_log_is_missing() -> None:
     """What is no JSON there stops no batch."""
     found = {"text": ["yes"], "value": ['"ye'], "value_error": [None]}
     assert plain_values(of_choices(["yes"]), found) == ([None], ["the log has no JSON there"])
+
+
+# Probabilities --------------------------------------------------------------------------
+
+
+def test_each_choice_has_a_column_of_its_probability() -> None:
+    """In the order of the choices; a row that failed, or that is damaged, has none."""
+    scores = json.dumps(
+        [{"choice": "yes", "probability": 0.25}, {"choice": "no", "probability": 0.75}]
+    )
+    found = choice_probabilities(of_choices(["no", "yes"]), [scores, None, "[1]", "{"])
+    assert list(found) == ["p_no", "p_yes"]
+    assert found["p_no"].tolist()[0] == 0.75
+    assert found["p_yes"].isna().tolist() == [False, True, True, True]
+    assert str(found["p_yes"].dtype) == "float64"
+
+
+def test_columns_of_probabilities_that_are_taken_are_refused(session: FakeSession) -> None:
+    """Before anything runs."""
+    frame = pandas.DataFrame({"say": ["x"], "infer_p_no": [1]})
+    request = Request(model="fake", prompt="", constraint=of_choices(["no"]), probabilities=True)
+    with pytest.raises(InvalidInput, match="has a column infer_p_no already"):
+        run_batch(session, frame, "{{say}}", request, progress=False)
