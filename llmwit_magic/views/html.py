@@ -261,16 +261,24 @@ def chart_html(choices: ChoiceProbabilities) -> str:
     shown = ranked(choices)[:CHART_ROWS]
     rows = "".join(
         "<tr>"
-        + cell(roomy(escape(choice_label(each.choice)), 4), ";max-width:20em")
+        + _choice(choice_label(each.choice))
         + cell(share(each.probability), ";text-align:right;white-space:nowrap")
-        + cell(_bar(each.probability), ";width:100%")
+        + cell(_bar(each.probability), ";width:100%;min-width:5em")
         + "</tr>\n"
         for each in shown
     )
     more = len(choices.scores) - len(shown)
     rest = quiet(f"and {more:,} more in .probabilities") if more else ""
-    table = f'<table style="table-layout:auto;width:100%">{head(["choice", "probability", ""])}'
+    style = "table-layout:auto;width:100%;max-width:40em;font-size:90%"
+    table = f'<table style="{style}">{head(["choice", "probability", ""])}'
     return f'<div class="llmwit-chart">{table}{rows}</table>{rest}</div>'
+
+
+def _choice(label: str) -> str:
+    """The cell of a choice. A short one stays on one line."""
+    if len(label) <= 20:
+        return cell(escape(label), ";white-space:nowrap")
+    return cell(roomy(escape(label), 9))
 
 
 def _bar(probability: float) -> str:

@@ -82,7 +82,7 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((False, f"not honoured: {', '.join(result.not_honoured)}"))
     if result.model:
         timings = result.timings
-        parts.append((True, f"{_token_counts(result)} tokens"))
+        parts.append((True, _token_counts(result)))
         if result.score:
             parts += [(True, part) for part in score_parts(result.score)]
         elif result.choices:
@@ -118,13 +118,13 @@ def _token_counts(result: InferencingResult) -> str:
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
     thought = f" ({usage.reasoning_token_count} reasoning)" if result.reasoning else ""
     if result.choices:
-        return f"{_count(usage.prompt_token_count)}{cached} prompt"
+        return f"{_count(usage.prompt_token_count)} prompt tokens{cached}"
     if result.score:
         count = result.score.token_count
-        return f"{_count(usage.prompt_token_count)}{cached} prompt + {count} scored"
+        return f"{_count(usage.prompt_token_count)} prompt{cached} + {count} scored tokens"
     return (
         f"{_count(usage.prompt_token_count)}{cached} + "
-        f"{_count(usage.generated_token_count)}{thought}"
+        f"{_count(usage.generated_token_count)}{thought} tokens"
     )
 
 
