@@ -77,5 +77,5 @@ def _reliability(axes: Any, found: Calibration) -> None:
     axes.set_xlabel("confidence: the probability of the answer")
     axes.set_ylabel("accuracy")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", loc="upper left")
+    axes.legend(fontsize="small", loc="best")
     axes.set_title(f"Reliability: calibration error {figure(found.error)}")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..contract.constraint import Constraint
 from ..errors import ConstraintFailed, ConstraintNotSupported, one_line
 from .constraint_grammars import grammar_of
+from .deep_stack import pool_with_stack
 
 if TYPE_CHECKING:
     from ..models.tokenizers.native import NativeTokenizer
@@ -56,7 +57,11 @@ class ConstraintVocabulary:
         Raises `ConstraintNotSupported` for what llguidance refuses, or would ignore.
         """
         if self._latest is None or self._latest[0] != constraint.hash:
-            self._latest = constraint.hash, self._matcher(constraint)
+            # The library calls itself for each rule that a rule refers to. In an ordinary stack, a
+            # chain of thousands would end the process.
+            with pool_with_stack("llguidance") as pool:
+                matcher = pool.submit(self._matcher, constraint).result()
+            self._latest = constraint.hash, matcher
         # A batch has many runs with one constraint.
         return Mask(self._latest[1].deep_copy(), constraint, self.end_ids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.backends.ctransformers import builds
 from llmwit_magic.engines.backends.ctransformers.builds import Platform
+from llmwit_magic.engines.local import conversation
 from llmwit_magic.engines.server import own_servers
 from llmwit_magic.engines.server.own_servers import OwnServerSpec
 from llmwit_magic.errors import InferenceError
@@ -120,6 +122,13 @@ def constrained(session: Session, kind: str, source: str) -> None:
     ask(session, write_llama_gguf("m.gguf"), constraint=constraint)
 
 
+def slow_constraint(session: Session) -> None:
+    patterns = [{"pattern": f"a.{{{number}}}b"} for number in range(40)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversation, "CONSTRAINT_SECONDS", 2.0)
+        constrained(session, "json_schema", json.dumps({"type": "string", "allOf": patterns}))
+
+
 def without_llguidance(session: Session) -> None:
     """A child that finds another module in its place."""
     Path("llguidance.py").write_text("raise ImportError")
@@ -197,6 +206,7 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "another file": ("ConstraintNotSupported", lambda s: constrained(
         s, "json_schema", '{"items": {"$ref": "other.json"}}')),
     "look-ahead": ("ConstraintNotSupported", lambda s: constrained(s, "regex", "a(?=b)")),
+    "slow constraint": ("ConstraintNotSupported", slow_constraint),
     "grammar": ("ConstraintNotSupported", lambda s: constrained(s, "grammar", "root ::= word")),
     "large grammar": ("ConstraintFailed", lambda s: constrained(
         s, "grammar", 'start: ("a" "b"){1000000}')),
