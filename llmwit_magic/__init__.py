@@ -13,6 +13,8 @@ The functions of the package do the same in Python:
 - `choose(prompt, choices)` returns the probability of each choice.
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
+- `evaluate(df)` compares a column of answers with the right ones.
+- `metric_summary({name: df})` says which setting a metric says the best of.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
@@ -25,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .analysis.evaluation import Evaluation, evaluate
+    from .analysis.metrics import metric_summary
     from .api import (
         ainfer,
         astream,
@@ -67,6 +71,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "score": "api", "choose": "api", "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
+    "evaluate": "analysis.evaluation", "Evaluation": "analysis.evaluation",
+    "metric_summary": "analysis.metrics",
     "read_export": "runlog.export",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
@@ -79,6 +85,7 @@ _HOMES = {
 __all__ = [
     "EmbeddingsResult",
     "EngineFailed",
+    "Evaluation",
     "FinishDetail",
     "FinishReason",
     "InferenceError",
@@ -95,11 +102,13 @@ __all__ = [
     "ainfer",
     "astream",
     "choose",
+    "evaluate",
     "generate_embeddings",
     "infer",
     "infer_frame",
     "llama_server",
     "load_ipython_extension",
+    "metric_summary",
     "read_export",
     "replay",
     "runs",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import pandas
 
+    from .analysis.metrics import Metric
     from .engines.server.own_server import OwnServer
     from .running.replay import Replay
     from .views.tuning import TuningPanel
@@ -242,6 +243,9 @@ def infer_frame(
     model: str | os.PathLike[str] | Sequence[str] | None = None,
     params: InferencingParams | Mapping[str, Any] | None = None,
     *,
+    few_shot: pandas.DataFrame | None = None,
+    answer: Any = "label",
+    metric: Metric | Sequence[Metric] | None = None,
     batch: str | None = None,
     resume: bool = True,
     executor: Executor | None = None,
@@ -265,10 +269,30 @@ def infer_frame(
     `prefix` stands in the place of `infer_`. A row that fails has its error there, and the other
     rows go on.
 
-    `batch` is the runs' `group_id` in the log. By default it is made from template, model, params
-    and options. With `resume`, rows that the log has under this name with the same prompt, model
-    file and params are taken from there. So the same call goes on after an interrupt or a crash.
-    `resume=False` runs all rows again.
+    `few_shot` are worked examples: the template is written for each of their rows, followed by the
+    row's `answer` and a blank line, and they stand in front of each prompt. The answer follows the
+    template at once, so the template's end says whether a space or a line end stands between them.
+    An answer that is no text is written as JSON. Values and answers are data here, too.
+
+    `metric` is a function of a value and its row, or a list of such. Its results are the column
+    `infer_NAME`, where NAME is the function's; a column `infer_NAME_error` says where it raised. A
+    metric of scikit-learn gets the right answer, from the column `answer`, and the value. The value
+    is the text; with a constraint it is the value, such as the instance of a pydantic model.
+
+    `returns`, `choices`, `regex` and `grammar` say what each answer must be, as for `infer`. The
+    values come in typed columns: `infer_NAME` for each field of an object, or else `infer_value`.
+    `infer_value_error` says why a row has no value. Whole numbers are Int64, other numbers float64,
+    dates `datetime64[us]` (those with a zone in UTC, without the zone), texts string, Enums,
+    Literals and choices categories, true and false boolean; lists and objects stay what they are.
+
+    `probabilities=True` with `choices` generates nothing: it takes the probability of each choice,
+    as `choose` does, in the columns `infer_p_CHOICE`. The most probable one is `infer_value`.
+    `normalize` and `end_of_text` are those of `choose`; `params` have no effect, and are refused.
+
+    `batch` is the runs' `group_id` in the log. By default it is made from template, examples,
+    model, params and options. With `resume`, rows that the log has under this name with the same
+    prompt, model file and params are taken from there. So the same call goes on after an interrupt
+    or a crash. `resume=False` runs all rows again.
 
     On a server, `concurrency` runs go on at once: by default twice the server's slots, or 16 where
     it does not say how many it has. The answers come in any order, and are aligned in the end. A
@@ -290,20 +314,36 @@ def infer_frame(
     Raises `InvalidInput` for a template or options that are not valid, what finding the model
     raises, `EngineFailed` where the executor breaks, and `Interrupted`.
     """
+    from .analysis.metrics import add_metrics, check_metrics, metrics_of
     from .running.batch import batch_name, run_batch
+    from .running.frame_requests import NO_EXAMPLES, worked_examples
+    from .running.resuming import KEPT
+    from .running.typed_columns import judged_values, value_columns
 
+    if params and options.get("probabilities"):
+        raise InvalidInput("params: they have no effect on probabilities: leave them out")
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
         raise InvalidInput("model: the list is empty: name at least one model")
     requests = [_request(name, "", params, options) for name in names]
     request, models = requests[0], tuple(dict.fromkeys(one.model for one in requests))
     named = request.model_copy(update={"model": ", ".join(models)})
-    request = request.model_copy(update={"group_id": batch or batch_name(template, named)})
-    return run_batch(
-        current_session(), frame, template, request, models=models,
+    examples = NO_EXAMPLES if few_shot is None else worked_examples(few_shot, template, answer)
+    name = batch or batch_name(f"{examples.text}{template}", named)
+    request = request.model_copy(update={"group_id": name})
+    metrics = metrics_of(metric)
+    if metrics:
+        ours = (*KEPT, *value_columns(request.constraint).types)
+        check_metrics(frame, metrics, answer, prefix, [prefix + name for name in ours])
+    answers = run_batch(
+        current_session(), frame, template, request, models=models, examples=examples,
         resume=resume, executor=executor, workers=workers, concurrency=concurrency,
         deduplicate=deduplicate, progress=progress, prefix=prefix,
     )  # fmt: skip
+    if not metrics:
+        return answers
+    values = judged_values(request.constraint, answers, prefix)
+    return add_metrics(answers, values, metrics, answer, prefix)
 
 
 def replay(

@@ -42,6 +42,9 @@ _UNITS = {column.name: column.unit for column in COLUMNS}
 class RunPlot(Figure):
     """A matplotlib figure that a notebook shows as an image. `savefig` writes it to a file."""
 
+    file = "runs.png"
+    """A name for that file."""
+
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
         with warnings.catch_warnings():
@@ -52,7 +55,7 @@ class RunPlot(Figure):
 
     def __repr__(self) -> str:
         titles = ", ".join(axes.get_title() for axes in self.axes if axes.get_title())
-        return f"<RunPlot of {titles}: .savefig('runs.png') writes it to a file>"
+        return f"<{type(self).__name__} of {titles}: .savefig('{self.file}') writes it to a file>"
 
 
 def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None) -> RunPlot:
@@ -110,7 +113,7 @@ def _word(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:11]}…{text[-11:]}"
 
 
-def _plain(text: str) -> str:
+def without_formula(text: str) -> str:
     """The text, changed so that matplotlib reads no formula in it and a legend does not omit it."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
@@ -160,7 +163,7 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
                 continue  # the legend would have a name without points
             [named[word]] = axes.plot(
                 runs.index.to_numpy(), values,
-                linestyle="", markersize=5, label=_plain(word),
+                linestyle="", markersize=5, label=without_formula(word),
                 marker=_MARKERS[index], color=_COLOURS[index % len(_COLOURS)],
             )  # fmt: skip
         axes.set_title(title)
@@ -177,7 +180,7 @@ def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
 def _finish(part: Any, frame: pandas.DataFrame, by: str) -> None:
     frame = frame[frame["status"] != "running"]
     how = frame["finish_detail"].fillna(frame["status"])
-    how = how.map(lambda word: _plain(_word(word.replace("_", " "))))
+    how = how.map(lambda word: without_formula(_word(word.replace("_", " "))))
     _stacked(part.subplots(), frame, by, how, sorted(how.unique()))
     part.axes[0].set_title("Why runs ended")
 
@@ -241,7 +244,7 @@ def _from_nothing(axes: Axes) -> None:
 
 
 def _name_groups(axes: Axes, groups: Sequence[tuple[str, pandas.DataFrame]], by: str) -> None:
-    names = [_plain(word) for word, _ in groups]
+    names = [without_formula(word) for word, _ in groups]
     slanted = sum(map(len, names)) > 60
     axes.set_xticks(
         range(len(names)), names, rotation=30 if slanted else 0, ha="right" if slanted else "center"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,21 @@ from ..contract.events import Emit, Progress
 from ..contract.request import Request
 from ..engines.content_filters import check_filters
 from ..errors import Interrupted, InvalidInput, warn_unlogged
+from ..requests.interpolation import Filled
 from ..runlog.columns import COLUMNS
 from ..runlog.rows import request_row
 from .batch_rows import BatchRows, Result
-from .frame_requests import check_template, row_requests
-from .resuming import KEPT, RESULTS_OF_SOME, EqualRows, KnownRows
+from .frame_requests import NO_EXAMPLES, check_template, row_requests
+from .resuming import KEPT, RESULTS, RESULTS_OF_SOME, EqualRows, KnownRows
 from .session import Session, interruptible
+from .typed_columns import (
+    PROBABILITY,
+    ValueColumns,
+    choice_probabilities,
+    plain_values,
+    typed_columns,
+    value_columns,
+)
 from .window import Window, servers_for
 from .workers import worker_count
 
@@ -49,6 +58,7 @@ def run_batch(
     request: Request,
     *,
     models: Sequence[str] = (),
+    examples: Filled = NO_EXAMPLES,
     resume: bool = True,
     executor: Executor | None = None,
     workers: int | None = None,
@@ -60,8 +70,10 @@ def run_batch(
     """Run the template over the rows, as `infer_frame` says. `request` has all but the prompt.
 
     `models` are the models that share the rows; by default there is the request's only.
+    `examples` stand in front of each prompt.
     """
-    _check(frame, template, executor, workers, prefix)
+    columns = value_columns(request.constraint)
+    _check(frame, executor, workers, prefix, _names(columns, request))
     if executor is not None and (concurrency is not None or len(models) > 1):
         given = "several models" if len(models) > 1 else "concurrency"
         raise InvalidInput(f"{given}: an executor has workers instead: leave one of them out")
@@ -74,7 +86,9 @@ def run_batch(
     def carry_out(emit: Emit, cancel: threading.Event) -> None:
         known = KnownRows(session.log, request, infos) if resume else None
         equal = EqualRows() if (on_servers if deduplicate is None else deduplicate) else None
-        todo = work.left(row_requests(frame, template, request), known, equal, on_servers, cancel)
+        todo = work.left(
+            row_requests(frame, template, request, examples), known, equal, on_servers, cancel
+        )
         if executor is None:
             Window(session, servers).carry_out(todo, work.ended, work.wait, cancel)
         else:
@@ -95,7 +109,7 @@ def run_batch(
             # In a thread, because an interrupt of this one could come between a run and its row.
             interruptible(carry_out, None)
         warn_unlogged(work.log_problem)
-        return _joined(frame, results, prefix, request.group_id)
+        return _joined(frame, results, prefix, request, columns)
     except KeyboardInterrupt:
         again = "the same call" if resume else "the same call without resume=False"
         raise Interrupted(
@@ -112,13 +126,22 @@ def batch_name(template: str, request: Request) -> str:
     return "batch-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
-def _check(frame: Any, template: Any, executor: Any, workers: int | None, prefix: str) -> None:
+def _names(columns: ValueColumns, request: Request) -> list[str]:
+    """The names, without the prefix, of all columns that a batch may add."""
+    more = [*columns.types, "value_error"] if columns.types else []
+    if request.constraint is not None and request.probabilities:
+        more += (PROBABILITY + choice for choice in request.constraint.choices)
+    return [*RESULTS, *RESULTS_OF_SOME, *more]
+
+
+def _check(
+    frame: Any, executor: Any, workers: int | None, prefix: str, columns: Iterable[str]
+) -> None:
+    """`columns` are the names, without the prefix, of the columns that will be added."""
     import pandas
 
     if not isinstance(frame, pandas.DataFrame):
         raise InvalidInput(f"{type(frame).__name__} is not a DataFrame: give one, with a row a run")
-    if not isinstance(template, str):
-        raise InvalidInput(f"the template is {type(template).__name__}, not text")
     if executor is not None and not isinstance(executor, Executor):
         raise InvalidInput(
             f"executor: {type(executor).__name__} is not a concurrent.futures.Executor (that of a "
@@ -126,7 +149,7 @@ def _check(frame: Any, template: Any, executor: Any, workers: int | None, prefix
         )
     if workers is not None and workers < 1:
         raise InvalidInput(f"workers: {workers} is not valid: it must be a whole number ≥ 1")
-    taken = [prefix + name for name in KEPT if prefix + name in frame.columns]
+    taken = [prefix + name for name in columns if prefix + name in frame.columns]
     if taken:
         raise InvalidInput(
             f"the DataFrame has a column {taken[0]} already: give another prefix=, or drop it"
@@ -134,18 +157,31 @@ def _check(frame: Any, template: Any, executor: Any, workers: int | None, prefix
 
 
 def _joined(
-    frame: pandas.DataFrame, results: Sequence[Result | None], prefix: str, batch: str | None
+    frame: pandas.DataFrame,
+    results: Sequence[Result | None],
+    prefix: str,
+    request: Request,
+    columns: ValueColumns,
 ) -> pandas.DataFrame:
     from ..runlog.frame import series
 
+    nothing = (None,) * len(KEPT)
+    found = {
+        name: [(result or nothing)[place] for result in results] for place, name in enumerate(KEPT)
+    }
+    added = {
+        name: series(_COLUMNS[name], found[name])
+        for name in (*RESULTS, *RESULTS_OF_SOME)
+        if name in RESULTS or any(found[name])
+    }
+    if request.constraint is not None:
+        values, errors = typed_columns(columns, *plain_values(request.constraint, found))
+        added |= values | {"value_error": series(_COLUMNS["value_error"], errors)}
+        if request.probabilities:
+            added |= choice_probabilities(request.constraint, found["choice_scores"])
     joined = frame.copy()
     below = [""] * (frame.columns.nlevels - 1)  # the lower levels, where columns have several
-    nothing = (None,) * len(KEPT)
-    for place, name in enumerate(KEPT):
-        found = [(result or nothing)[place] for result in results]
-        if name in RESULTS_OF_SOME and not any(found):
-            continue
-        values = series(_COLUMNS[name], found)
-        joined[(prefix + name, *below) if below else prefix + name] = values.set_axis(frame.index)
-    joined.attrs["batch"] = batch
+    for name, column in added.items():
+        joined[(prefix + name, *below) if below else prefix + name] = column.set_axis(frame.index)
+    joined.attrs["batch"] = request.group_id
     return joined

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict, TypeAdapter
+
 from ..contract.request import Request
+from ..contract.spans import joined
 from ..errors import InvalidInput
-from ..requests.interpolation import Columns, fill, names_in, python_name
+from ..requests.interpolation import Columns, Filled, fill, names_in, python_name
 from ..requests.line import interpolated
 
 if TYPE_CHECKING:
     import pandas
 
 
-def check_template(frame: pandas.DataFrame, template: str, request: Request) -> None:
-    """Raise `InvalidInput` unless the template names columns of the DataFrame.
+def check_template(frame: pandas.DataFrame, template: Any, request: Request | None = None) -> None:
+    """Raise `InvalidInput` unless the template is a text that names columns of the DataFrame.
 
     The names in the request's system message, stop sequences and tags must be columns too. `row`
     may stand there even if no column has that name: it is the row itself.
     """
+    if not isinstance(template, str):
+        raise InvalidInput(f"the template is {type(template).__name__}, not text")
     columns = list(frame.columns)
-    others = [request.system or "", *request.params.stop]
-    others += (text for pair in request.tags.items() for text in pair)
+    others: list[str] = []
+    if request is not None:
+        others = [request.system or "", *request.params.stop]
+        others += (text for pair in request.tags.items() for text in pair)
     try:
         names = [name for text in (template, *others) for name in names_in(text)]
     except InvalidInput as error:
@@ -42,23 +51,93 @@ def check_template(frame: pandas.DataFrame, template: str, request: Request) -> 
             )
 
 
-def row_requests(
-    frame: pandas.DataFrame, template: str, request: Request
-) -> Iterator[Request | InvalidInput]:
-    """The request of each row with its values put in, or the error that these lead to."""
-    for values in frame.itertuples(index=False, name=None):
-        row = _RowValues(zip(frame.columns, values, strict=True))
-        row.setdefault("row", row)
+NO_EXAMPLES = Filled("", ())
+_PLAIN = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
+"""Makes values that JSON has; without the setting, infinity would become null."""
+
+
+def worked_examples(frame: Any, template: str, answer: Any) -> Filled:
+    """The template with the values of each row, each followed by the row's answer and a blank line.
+
+    `answer` is the column of the answers. The values and the answers are data. Raises
+    `InvalidInput` for what is no DataFrame, for a template that does not fit it, and for a row that
+    lacks a value.
+    """
+    import pandas
+
+    if not isinstance(frame, pandas.DataFrame):
+        raise InvalidInput(f"few_shot: {type(frame).__name__} is not a DataFrame")
+    try:
+        check_template(frame, template)
+    except InvalidInput as error:
+        raise InvalidInput(f"few_shot: {error}") from None
+    if list(frame.columns).count(answer) != 1:
+        raise InvalidInput(
+            f"few_shot: the DataFrame has no column {answer!r} with the answers: name it by answer="
+        )
+    parts: list[str] = []
+    spans: list[tuple[int, int]] = []
+    length = 0
+    for number, row in enumerate(_rows(frame), 1):
         try:
-            yield _request(template, request, row)
+            text, data = fill(template, row)
+            said = answer_text(row[answer])
+        except InvalidInput as error:
+            raise InvalidInput(f"few_shot: row {number}: {error}") from None
+        spans += ((length + start, length + end) for start, end in data)
+        spans.append((length + len(text), length + len(text) + len(said)))
+        parts += (text, said, "\n\n")
+        length += len(text) + len(said) + 2
+    return Filled("".join(parts), joined(spans))
+
+
+def answer_text(value: Any) -> str:
+    """An answer as the model would write it: a text as it is, and all else as JSON.
+
+    A member of an Enum is its value. Instances of pydantic's models and of dataclasses are JSON.
+    Raises `InvalidInput` for a value that no JSON has.
+    """
+    value = value.value if isinstance(value, Enum) else value
+    if isinstance(value, str):
+        return value
+    try:
+        plain = _PLAIN.dump_python(getattr(value, "tolist", lambda: value)(), mode="json")
+        return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+    except Exception as error:  # pydantic raises errors of several classes, and so may the value
+        raise InvalidInput(
+            f"the answer is {type(value).__name__}, which cannot be written as JSON: {error}"
+        ) from None
+
+
+def row_requests(
+    frame: pandas.DataFrame, template: str, request: Request, examples: Filled = NO_EXAMPLES
+) -> Iterator[Request | InvalidInput]:
+    """The request of each row with its values put in, or the error that these lead to.
+
+    `examples` stand in front of each prompt.
+    """
+    for row in _rows(frame):
+        try:
+            yield _request(template, request, row, examples)
         except InvalidInput as error:
             yield error
 
 
-def _request(template: str, request: Request, row: Mapping[str, Any]) -> Request:
-    prompt, data_spans = fill(template, row)
+def _rows(frame: pandas.DataFrame) -> Iterator[_RowValues]:
+    for values in frame.itertuples(index=False, name=None):
+        row = _RowValues(zip(frame.columns, values, strict=True))
+        row.setdefault("row", row)
+        yield row
+
+
+def _request(template: str, request: Request, row: Mapping[str, Any], examples: Filled) -> Request:
+    text, data = fill(template, row)
+    shift = len(examples.text)
+    data_spans = joined([*examples.data, *((start + shift, end + shift) for start, end in data)])
     others = {"system": request.system, "stop": request.params.stop, "tags": request.tags}
-    changes = {"prompt": prompt, "data_spans": data_spans, **interpolated(others, row)}
+    changes = {
+        "prompt": examples.text + text, "data_spans": data_spans, **interpolated(others, row),
+    }  # fmt: skip
     if "stop" in changes:
         changes["params"] = request.with_params(stop=changes.pop("stop")).params
     Request(model="-", **changes)  # raises `InvalidInput`; `model_copy` checks nothing

@@ -22,7 +22,10 @@ RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
 """The columns of the log that a batch adds to its DataFrame."""
 RESULTS_OF_SOME = ("reasoning",)
 """Further ones, which it adds only where a row has a value for them."""
-KEPT = (*RESULTS, *RESULTS_OF_SOME)
+VALUES = ("value", "value_error", "choice_scores")
+"""Further ones, of which it makes the typed columns where the batch has a constraint, and the
+probabilities of choices."""
+KEPT = (*RESULTS, *RESULTS_OF_SOME, *VALUES)
 
 _SAME = ("prompt", "system", "chat", "chat_template", "template_options", "control_tokens",
          "model_type",

@@ -186,23 +186,23 @@ def test_the_log_is_a_typed_table(kernel: Kernel, log_path: Path) -> None:
     assert [row["status"] for row in RunLog(log_path).rows()] == ["ok", "error"]
 
 
-def test_the_example_notebooks_run(default_model_loaded: Path, tmp_path: Path) -> None:
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_notebooks_run(default_model_loaded: Path, tmp_path: Path, path: Path) -> None:
     """Each example, stored without outputs, is executed for real by the README's own script."""
-    root = Path(__file__).parents[2]
-    notebooks = sorted((root / "examples").glob("*.ipynb"))
-    assert notebooks
-    for path in notebooks:
-        stored = nbformat.read(path, as_version=4)
-        assert not any(cell.get("outputs") for cell in stored.cells)
-        done = subprocess.run(
-            [sys.executable, "examples/run.py", str(path), "--to", str(tmp_path)],
-            cwd=root, capture_output=True, text=True, timeout=250,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        assert (tmp_path / path.with_suffix(".html").name).stat().st_size > 100_000
-        assert "tokens" in done.stdout
-        if path.stem == "quickstart":
-            assert "Paris" in done.stdout
+    stored = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in stored.cells)
+    done = subprocess.run(
+        [sys.executable, "examples/run.py", str(path), "--to", str(tmp_path)],
+        cwd=path.parents[1], capture_output=True, text=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert (tmp_path / path.with_suffix(".html").name).stat().st_size > 100_000
+    assert "tokens" in done.stdout
+    if path.stem == "quickstart":
+        assert "Paris" in done.stdout
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])

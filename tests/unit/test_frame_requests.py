@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pandas
 import pytest
 
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import InvalidInput
+from llmwit_magic.running.frame_requests import NO_EXAMPLES, worked_examples
 from llmwit_magic.running.resuming import RESULTS
 from tests.support.batches import FRAME, REQUEST, Echo, run
 from tests.support.fake import FakeSession
@@ -141,3 +146,93 @@ def test_values_are_data(session: FakeSession, engine: Echo) -> None:
     """The spans of a row's values belong to its request."""
     run(session, pandas.DataFrame({"review": ["Nice.<|im_end|>"]}), "Classify: {{review}}!")
     assert engine.requests[0].data_spans == ((10, 25),)
+
+
+# Worked examples -----------------------------------------------------------------------
+
+
+EXAMPLES = pandas.DataFrame({"name": ["Dot", "<s>Eve"], "n": [7, 8], "label": ["yes", "no</s>"]})
+
+
+def test_worked_examples_stand_in_front_of_each_prompt(session: FakeSession, engine: Echo) -> None:
+    """Each is the template with its row's values, its answer and a blank line."""
+    template = "{{name}} ({{row['n']}}): "
+    run(session, template=template, examples=worked_examples(EXAMPLES, template, "label"))
+    front = "Dot (7): yes\n\n<s>Eve (8): no</s>\n\n"
+    assert engine.prompts == [f"{front}{row}: " for row in ("Ada (1)", "Bob (2)", "Cyd (3)")]
+
+
+def test_values_and_answers_of_worked_examples_are_data(session: FakeSession, engine: Echo) -> None:
+    """No control token is recognised in them; the template's own text and blank lines were typed."""
+    template = "{{name}}? "
+    run(session, template=template, examples=worked_examples(EXAMPLES, template, "label"))
+    request = engine.requests[0]
+    data = [request.prompt[start:end] for start, end in request.data_spans]
+    assert data == ["Dot", "yes", "<s>Eve", "no</s>", "Ada"]
+
+
+class Mood(Enum):
+    GOOD = "good"
+
+
+@dataclass
+class Point:
+    x: float
+    day: date
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("a text", "a text"),
+        (Mood.GOOD, "good"),
+        (3, "3"),
+        (numpy.int64(3), "3"),
+        (True, "true"),
+        ({"é": [1, 2.5]}, '{"é": [1, 2.5]}'),
+        (numpy.array([1, 2]), "[1, 2]"),
+        (Point(1.5, date(2026, 11, 26)), '{"x": 1.5, "day": "2026-11-26"}'),
+        (pandas.Timestamp("2026-11-26"), '"2026-11-26T00:00:00"'),
+    ],
+)
+def test_answers_that_are_no_texts_are_json(answer: Any, text: str) -> None:
+    """A model that has to write JSON sees JSON."""
+    frame = pandas.DataFrame({"a": ["A"], "label": pandas.Series([answer], dtype=object)})
+    assert worked_examples(frame, "{{a}}:", "label").text == f"A:{text}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("examples", "template", "message"),
+    [
+        ([("Dot", "yes")], "{{name}}", "few_shot: list is not a DataFrame"),
+        (EXAMPLES.drop(columns="label"), "{{name}}", "no column 'label' with the answers: name it"),
+        (EXAMPLES, "{{other}}", "few_shot: {{other}}: that is no column of the DataFrame"),
+        (EXAMPLES, 3, "few_shot: the template is int, not text"),
+        (
+            EXAMPLES.assign(label=["yes", None]),
+            "{{name}}",
+            "few_shot: row 2: column 'label' has no",
+        ),
+        (EXAMPLES.assign(name=[None, "x"]), "{{name}}", "few_shot: row 1: column 'name' has no"),
+        (
+            EXAMPLES.assign(label=float("inf")),
+            "{{name}}",
+            "row 1: the answer is float, which cannot",
+        ),
+        (
+            EXAMPLES.assign(label=[object, "x"]),
+            "{{name}}",
+            "few_shot: row 1: the answer is type, which",
+        ),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(examples: Any, template: Any, message: str) -> None:
+    """The error names the examples, and comes before anything runs."""
+    with pytest.raises(InvalidInput) as caught:
+        worked_examples(examples, template, "label")
+    assert message in str(caught.value)
+
+
+def test_no_examples_are_none() -> None:
+    """A DataFrame without rows puts nothing in front."""
+    assert worked_examples(EXAMPLES.iloc[:0], "{{name}}", "label") == NO_EXAMPLES
