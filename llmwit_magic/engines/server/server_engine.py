@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import get_args
 
+from ...contract.constraint import ConstraintKind
 from ...contract.engine import Capabilities
 from ...contract.events import Cancelled, Emit, Prepared, Progress
 from ...contract.request import ModelSpec, Request
@@ -20,7 +23,7 @@ from ...contract.wit import (
     FinishDetail,
     ModelInfo,
 )
-from ...errors import EngineFailed, InvalidInput
+from ...errors import ConstraintNotSupported, EngineFailed, InvalidInput
 from .addresses import OWN, Address, ServerConfig, address_of, names_server, own_servers
 from .answers import Ask, Facts, Part
 from .detection import dialect_of
@@ -29,6 +32,11 @@ from .http_client import REPORT, HttpClient
 from .own_servers import OwnServers
 from .streamed_answer import StreamedAnswer
 
+_OF_CONSTRAINTS = re.compile(
+    r"schema|grammar|gbnf|ebnf|regex|pattern|response_format|structured|guided|format",
+    re.IGNORECASE,
+)
+"""What a server speaks of where it refuses a constraint."""
 LATE_SECONDS = 5.0
 """How long a server may take for its counts after the end of its answer."""
 FACTS_SECONDS = 30.0
@@ -62,7 +70,10 @@ class _Known:
 class ServerEngine:
     """Runs models on servers. See `contract.engine.Engine` for its methods."""
 
-    capabilities = Capabilities(exact_seeds=False, runs_at_once=1024)
+    capabilities = Capabilities(
+        exact_seeds=False, runs_at_once=1024,
+        constraints=frozenset(get_args(ConstraintKind)),  # the dialects refuse what they cannot do
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._servers: Mapping[str, ServerConfig] = {}
@@ -170,7 +181,7 @@ class ServerEngine:
             device=known.device(address),
             data_spans=() if request.is_chat else request.data_spans,
             notices=ask.notices,
-            not_honoured=tuple(unmet),
+            not_honoured=(*unmet, *ask.not_honoured),
         )
         return prepared, ask, known.dialect
 
@@ -197,6 +208,8 @@ class ServerEngine:
         except (EngineFailed, TimeoutError):
             if not answer.finished:  # else only counts are missing
                 raise
+        except InvalidInput as error:
+            raise _about_the_constraint(error, request, prepared) from None
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         if not answer.finished:
@@ -232,6 +245,16 @@ def _of_its_form(address: Address) -> Iterator[None]:
             f"{address.host} sent an answer of an unknown form ({type(error).__name__}): is the "
             "kind of the server right?"
         ) from error
+
+
+def _about_the_constraint(
+    error: InvalidInput, request: Request, prepared: Prepared
+) -> InvalidInput:
+    """The error of a refused request, of its own class where the server speaks of the constraint."""
+    held = request.constraint is not None and "constraint" not in prepared.not_honoured
+    if held and type(error) is InvalidInput and _OF_CONSTRAINTS.search(str(error)):
+        return ConstraintNotSupported(str(error))
+    return error
 
 
 def _refuse_local_settings(request: Request, loads: Collection[str]) -> None:

@@ -12,6 +12,7 @@ from ....errors import EngineFailed, InvalidInput, ModelNotFound, PromptTooLong
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
+from .constraint_fields import Telling
 
 SEEDS_OF_32_BITS = 2**32 - 2
 """The greatest seed of servers that take 32 bits: the next one means a random seed."""
@@ -41,10 +42,16 @@ class Dialect(Protocol):
         """The fields of `ModelSpec` that it honours: the others are about loading a model here."""
         ...
 
+    @property
+    def constraints(self) -> Mapping[str, Telling]:
+        """The kinds of constraint that it knows, each with how the server is told of it."""
+        ...
+
     def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         """The fields of the request, or of its params, that this server cannot honour.
 
-        A field whose value asks for nothing, such as a top-k of 0, is none of them.
+        A field whose value asks for nothing, such as a top-k of 0, is none of them. Constraints
+        are looked at by `ask`.
         """
         ...
 
@@ -57,7 +64,8 @@ class Dialect(Protocol):
         ...
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
-        """The request as it is sent. Raises `InvalidInput` for one that cannot be."""
+        """The request as it is sent. Raises `InvalidInput` for one that cannot be, and
+        `ConstraintNotSupported` for a constraint that the server cannot be told."""
         ...
 
     def part(self, event: Any, request: Request) -> Part:
