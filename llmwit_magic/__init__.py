@@ -9,6 +9,8 @@ The functions of the package do the same in Python:
 
 - `infer(model, prompt, params)` returns the result, and `stream(...)` gives it chunk by chunk.
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
+- `score(prompt, continuation)` returns the log-probability of a text, token by token.
+- `choose(prompt, choices)` returns the probability of each choice.
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `tune(prompt)` shows sliders over a prompt.
@@ -26,11 +28,13 @@ if TYPE_CHECKING:
     from .api import (
         ainfer,
         astream,
+        choose,
         generate_embeddings,
         infer,
         infer_frame,
         llama_server,
         replay,
+        score,
         stream,
         tune,
     )
@@ -61,7 +65,7 @@ if TYPE_CHECKING:
 # The module of each public name. It is imported when the name is first used, so that loading the
 # extension stays light.
 _HOMES = {
-    "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
+    "score": "api", "choose": "api", "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
     "read_export": "runlog.export",
     "Request": "contract.request",
@@ -90,6 +94,7 @@ __all__ = [
     "RunNotFound",
     "ainfer",
     "astream",
+    "choose",
     "generate_embeddings",
     "infer",
     "infer_frame",
@@ -98,6 +103,7 @@ __all__ = [
     "read_export",
     "replay",
     "runs",
+    "score",
     "stream",
     "tune",
     "unload_ipython_extension",

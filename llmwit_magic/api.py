@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from .contract.constraint import Constraint
+from .contract.record import shown
 from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec, Request
+from .contract.scores import EndOfText, Normalization
 from .contract.wit import (
     EmbeddingsResult,
     InferencingParams,
@@ -128,6 +132,90 @@ def generate_embeddings(
     request = _request(model, "", None, options)
     checked = [_text(text, number) for number, text in enumerate(wanted, 1)]
     return current_session().embed(request, checked, truncate=truncate)
+
+
+def score(
+    prompt: str,
+    continuation: str,
+    model: str | os.PathLike[str] | None = None,
+    *,
+    prompt_logprobs: bool = False,
+    top_logprobs: int | None = None,
+    **options: Any,
+) -> InferencingResult:
+    """The log-probability of a text as a continuation of a prompt. Nothing is generated.
+
+    `.score` of the result has `logprob`, which is the sum over the tokens in nats, `token_count`
+    and `perplexity`; `.logprob` and `.perplexity` are the same. `.tokens` has each token with its
+    log-probability, its rank and `top_logprobs` alternatives, each after all tokens before it. With
+    `prompt_logprobs`, `.prompt_tokens` has those of the prompt but the first one, which follows
+    nothing.
+
+    The continuation is data: no control token is recognised in it, unless `control_tokens="all"`.
+    It is tokenized by itself, so a space at its beginning counts. With an empty prompt it stands at
+    the beginning of a text. With `chat=True` it is the answer of the assistant. `options` are those
+    of `infer` that say which model reads what: chat, system, chat_template, template_options,
+    model_type, engine, exact, context_length, accept, gpu_layers, device, threads, tags,
+    control_tokens, data_spans.
+
+    Raises `PromptTooLong` where prompt and continuation do not fit into the context, `InvalidInput`
+    for an option that has no effect, and what `infer` raises.
+    """
+    if not isinstance(continuation, str):
+        raise InvalidInput(f"continuation: {shown(continuation)} is not valid: it must be a text")
+    options |= {"prompt_logprobs": prompt_logprobs, "top_logprobs": top_logprobs}
+    return result_of(start(model, prompt, None, continuation=continuation, **_scored(options)))
+
+
+def choose(
+    prompt: str,
+    choices: Sequence[str],
+    model: str | os.PathLike[str] | None = None,
+    *,
+    normalize: Normalization = "sum",
+    end_of_text: EndOfText = "auto",
+    top_logprobs: int | None = None,
+    **options: Any,
+) -> InferencingResult:
+    """The probability of each choice as the continuation of a prompt. Nothing is generated.
+
+    `.probabilities` of the result is a mapping from each choice to its probability; they sum to 1.
+    `.text` is the most probable choice. `.choices` has more: `logprobs`, and in `scores` the tokens
+    of each choice with their log-probabilities.
+
+    The probability of a choice is that of all its tokens, over the sum for all choices. `normalize`
+    changes what is compared: `token` is the log-probability per token, and `empty-prompt` is the
+    log-probability less the one after an empty prompt. Where one choice is the beginning of another,
+    the end of text belongs to each choice; `end_of_text="always"` and `"never"` decide it otherwise.
+
+    The choices are data, and tokenized by themselves, so a space at the beginning counts. With
+    `chat=True` they are answers of the assistant. `options` are those of `score`.
+
+    Raises `InvalidInput` for choices that are empty, equal, or the same tokens, for an option that
+    has no effect, and what `score` raises.
+    """
+    constraint = Constraint(kind="choices", source=json.dumps(_listed(choices), ensure_ascii=False))
+    options |= {"normalize": normalize, "end_of_text": end_of_text, "top_logprobs": top_logprobs}
+    return result_of(
+        start(model, prompt, None, constraint=constraint, probabilities=True, **_scored(options))
+    )
+
+
+def _scored(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a score. Raises `InvalidInput` for one that says how an answer is generated."""
+    for name in options:
+        if name in InferencingParams.model_fields or name in ("params", "content_filters"):
+            raise InvalidInput(f"{name} has no effect on a score: leave it out")
+    return options
+
+
+def _listed(choices: Any) -> list[str]:
+    """The choices as a list. Raises `InvalidInput` for what is none, such as a plain text."""
+    single = isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Iterable)
+    listed = [] if single else list(choices)
+    if not listed or not all(isinstance(choice, str) for choice in listed):
+        raise InvalidInput(f"choices: {shown(choices)} is not valid: it must be a list of texts")
+    return listed
 
 
 def tune(

@@ -29,6 +29,8 @@ class Capabilities:
     runs_at_once: int = 1
     """How many runs on one model go on side by side; further ones wait."""
     embeddings: bool = True
+    scores: bool = False
+    """Whether it scores texts and choices that are given."""
     params: Collection[str] = frozenset(InferencingParams.model_fields)
     """The fields of `InferencingParams` that it honours."""
     constraints: Collection[str] = frozenset()
@@ -55,7 +57,15 @@ class Engine(Protocol):
         ...
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
-        """Hand the run's events to `emit`; the last one is an `End`."""
+        """Hand the run's events to `emit`; the last one is an `End`.
+
+        A request whose `is_scored` is true is scored, by an engine that has `scores`. Nothing is
+        generated then, and the finish detail is `SCORED`. For a `continuation`, the chunks have its
+        text and its tokens with their log-probabilities, each after all tokens before it. With
+        `prompt_logprobs`, chunks before these have the prompt's tokens but the first. For choices
+        with `probabilities`, one chunk has the most probable choice as its text, and the `End` has
+        the `ChoiceProbabilities`.
+        """
         ...
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
@@ -88,12 +98,17 @@ def check_honoured(request: Request, capabilities: Capabilities) -> None:
         if name not in capabilities.params
         and getattr(request.params, name) != getattr(standard, name)
     ]  # fmt: skip
+    if request.is_scored and not capabilities.scores:
+        raise InvalidInput(
+            f"the engine of {request.model} gives no scores: leave out "
+            + ("probabilities" if request.probabilities else "continuation")
+        )
     if request.top_logprobs is not None and not capabilities.log_probabilities:
         wanted.append("top_logprobs")
-    if request.constraint and request.constraint.kind not in capabilities.constraints:
+    held = request.constraint if not request.probabilities else None
+    if held and held.kind not in capabilities.constraints:
         raise ConstraintNotSupported(
-            f"constraint {request.constraint.kind}: the engine of {request.model} cannot honour it: "
-            "leave it out"
+            f"constraint {held.kind}: the engine of {request.model} cannot honour it: leave it out"
         )
     if wanted:
         raise InvalidInput(

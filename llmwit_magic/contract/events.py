@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .scores import ChoiceProbabilities
 from .spans import Spans
 from .wit import (
     DeviceInfo,
@@ -27,11 +28,11 @@ from .wit import (
 class Progress:
     """How far a stage has come.
 
-    `done` and `total` count bytes in the stages `fetch` and `adapt`, and tokens in `prompt`.
+    `done` and `total` count bytes in the stages `fetch` and `adapt`, and tokens in `prompt` and `score`.
     `total` is None where it is not known.
     """
 
-    stage: Literal["fetch", "adapt", "wait", "load", "prompt", "server"]
+    stage: Literal["fetch", "adapt", "wait", "load", "prompt", "score", "server"]
     done: int = 0
     total: int | None = None
     note: str = ""
@@ -46,7 +47,7 @@ class Progress:
             what += f" {on_one_line(self.note)}"
         if not self.total:
             return f"{what}: {self.done / 1e6:,.0f} MB" if self.done else f"{what} …"
-        if self.stage == "prompt":
+        if self.stage in ("prompt", "score"):
             return f"{what}: {self.done:,} of {self.total:,} tokens"
         share = 100 * self.done / self.total
         return f"{what}: {self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB ({share:.0f}%)"
@@ -58,6 +59,7 @@ _STAGES = {
     "wait": "waiting for another run on this model",
     "load": "loading",
     "prompt": "reading the prompt",
+    "score": "scoring",
     "server": "asking the server",
 }
 
@@ -95,6 +97,8 @@ class Chunk:
     """Text of the reasoning. It comes before `text` where a chunk has both."""
     reasoning_token_count: int | None = 0
     """The tokens so far that are not of the answer, counted as in `InferencingUsage`."""
+    prompt_tokens: tuple[TokenInfo, ...] = ()
+    """Tokens of the prompt with their log-probabilities, where a score asked for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,10 @@ class End:
     """What a person should know and the engine could not know before. Each is one line."""
     not_honoured: tuple[str, ...] = ()
     """The fields that turned out not to be honoured, beside those of `Prepared`."""
+    choices: ChoiceProbabilities | None = None
+    """The probabilities of the request's choices, where it asked for them."""
+    exact_score: bool = True
+    """What `Score.exact` says of a text that was scored."""
 
 
 Event = Progress | Prepared | Chunk | End

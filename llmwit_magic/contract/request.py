@@ -1,7 +1,7 @@
 """A request: one prompt with its model, its params and its labels, checked.
 
-Beside its params, a request has five parts: the model, the prompt, the shape of the answer, what is
-recorded, and labels.
+Beside its params, a request has six parts: the model, the prompt, the shape of the answer, what is
+scored in the place of an answer, what is recorded, and labels.
 Each part is a record of its own, and `Request` has the fields of all of them.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_validator
 
 from ..errors import InvalidInput
 from .constraint import Constraint
 from .record import U32, Record, Setting, Text, lists, shown, strings
+from .scores import EndOfText, Normalization
 from .spans import Spans, in_order
 from .urls import checked_model
 from .wit import InferencingParams
@@ -185,6 +186,40 @@ class Shape(Record):
     )
 
 
+class Scored(Record):
+    """What is scored in the place of an answer. Nothing is generated then."""
+
+    continuation: Annotated[Text | None, Setting(metavar="TEXT", escapes=True, per_cell=True)] = (
+        Field(
+            default=None,
+            description="the text to score after the prompt, which is data; nothing is generated",
+        )
+    )
+    prompt_logprobs: Annotated[bool, Setting(per_cell=True)] = Field(
+        default=False,
+        description="with a continuation: the log-probabilities of the prompt's own tokens, too",
+    )
+    probabilities: bool = Field(
+        default=False,
+        description="with choices: the probability of each one, in the place of an answer",
+    )
+    normalize: Annotated[Normalization, Setting("sum, token or empty-prompt")] = Field(
+        default="sum",
+        description="what the probabilities of choices are made of: the log-probability, that per "
+        "token, or that less the one after an empty prompt",
+    )
+    end_of_text: Annotated[EndOfText, Setting("auto, always or never")] = Field(
+        default="auto",
+        description="whether the end of text belongs to each choice; auto: where one choice is the "
+        "beginning of another",
+    )
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether a text or choices are scored, and nothing is generated."""
+        return self.continuation is not None or self.probabilities
+
+
 class Recorded(Record):
     """What is recorded of the answer, and what content filters cut from it."""
 
@@ -207,7 +242,7 @@ class Labels(Record):
     replay_of: int | None = None
 
 
-class Request(ModelSpec, Prompt, Shape, Recorded, Labels):
+class Request(ModelSpec, Prompt, Shape, Scored, Recorded, Labels):
     """One prompt with its model, params and labels. Raises `InvalidInput` for a bad value."""
 
     params: InferencingParams = InferencingParams()
@@ -230,6 +265,22 @@ class Request(ModelSpec, Prompt, Shape, Recorded, Labels):
             accepted = strings(values.get("accept") or ())
             values["accept"] = tuple(dict.fromkeys((*accepted, "context")))
         return values
+
+    @model_validator(mode="after")
+    def _scores_what_is_there(self) -> Self:
+        """Refuse a score that lacks what it is about, or that is about two things."""
+        chosen = self.constraint is not None and self.constraint.kind == "choices"
+        if self.probabilities and not chosen:
+            raise InvalidInput("probabilities: there are no choices: give at least one")
+        if self.continuation is not None and self.constraint is not None:
+            raise InvalidInput(
+                "continuation: a text that is given cannot be held to a constraint: leave one out"
+            )
+        if self.continuation == "":
+            raise InvalidInput("continuation: it is empty: give the text to score")
+        if self.prompt_logprobs and self.continuation is None:
+            raise InvalidInput("prompt_logprobs: they belong to a score: give a continuation")
+        return self
 
     @property
     def spec(self) -> ModelSpec:

@@ -15,6 +15,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import InvalidInput
 from .record import F32, REAL, U32, Record, Seed, Setting, real, shown, strings
+from .scores import ChoiceProbabilities, Score
+from .tokens import TokenAlternative as TokenAlternative
+from .tokens import TokenInfo as TokenInfo
 
 LARGEST_DRAWN_SEED = 2**31 - 1
 """A seed that is drawn is no greater, so that every server takes it."""
@@ -134,6 +137,8 @@ class FinishDetail(StrEnum):
     CONTENT_FILTER = "content_filter"
     CONSTRAINT = "constraint"
     """Nothing can follow: the answer is complete by its constraint."""
+    SCORED = "scored"
+    """All of a given text, or of the choices, has its log-probability; nothing was generated."""
     UNKNOWN = "unknown"
     """A server does not say it. The reason is `STOP`, or `LENGTH` where the server says that."""
 
@@ -149,6 +154,7 @@ _REASONS = {
     FinishDetail.CONTEXT_FULL: FinishReason.LENGTH,
     FinishDetail.CONTENT_FILTER: FinishReason.CONTENT_FILTER,
     FinishDetail.CONSTRAINT: FinishReason.STOP,
+    FinishDetail.SCORED: FinishReason.STOP,
     FinishDetail.UNKNOWN: FinishReason.STOP,
 }
 
@@ -225,40 +231,11 @@ class Timings(Record):
     )
 
 
-class TokenAlternative(Record):
-    """A token that could have been chosen. `id` is None where a server does not say it."""
-
-    id: int | None
-    bytes: bytes
-    logprob: float
-
-
-class TokenInfo(Record):
-    """A generated token. A result has the tokens whose text is part of its text or its reasoning.
-
-    A token of a stop sequence or of what a filter cut is left out. `bytes` has what of the token
-    is part of the text: a mark of reasoning, and the white space beside it, are no part of it. So
-    the bytes of the tokens make up the text. `reasoning` says in which of the two parts they stand.
-    `logprob` is the natural logarithm of the token's probability in the model's own distribution,
-    which is the softmax of the logits before penalty, temperature, top-k and top-p. `rank` is the
-    token's place in that distribution; the likeliest token has rank 0. `id` and `rank` are None
-    where a server does not say them. A constraint changes none of these. `masked_logprob` is the
-    natural logarithm of the token's probability among the tokens that the constraint left, before
-    penalty, temperature, top-k and top-p too; it is None for a token that no constraint had a say
-    in.
-    """
-
-    id: int | None
-    bytes: bytes
-    logprob: float
-    rank: int | None
-    top: tuple[TokenAlternative, ...] = ()
-    reasoning: bool = False
-    masked_logprob: float | None = None
-
-
 class InferencingResult(Record):
     """The outcome of a run. `tokens` is None unless the request asked for log-probabilities.
+
+    Where a given text was scored, it is `text`, and `score` has its log-probability. Where choices
+    were, `choices` has their probabilities, and `text` is the most probable one.
 
     `value` is the answer as a value where the request had a constraint: the choice, the text, or
     what the JSON says. Where there is none, `value` is None and `value_error` says why.
@@ -279,6 +256,15 @@ class InferencingResult(Record):
     context_length: int | None = None
     timings: Timings = Timings()
     tokens: tuple[TokenInfo, ...] | None = None
+    score: Score | None = Field(default=None, description="the score of a text that was given")
+    choices: ChoiceProbabilities | None = Field(
+        default=None, description="the probabilities of choices, where they were asked for"
+    )
+    prompt_tokens: tuple[TokenInfo, ...] | None = Field(
+        default=None,
+        description="the tokens of the prompt, where a score asked for them: all but the first one, "
+        "which follows nothing",
+    )
     prompt: str = ""
     notices: tuple[str, ...] = ()
     not_honoured: tuple[str, ...] = Field(
@@ -292,6 +278,21 @@ class InferencingResult(Record):
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def probabilities(self) -> dict[str, float] | None:
+        """The probability of each choice, where that was asked for."""
+        return self.choices.probabilities if self.choices else None
+
+    @property
+    def logprob(self) -> float | None:
+        """The log-probability of the text that was scored, in nats."""
+        return self.score.logprob if self.score else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """The perplexity of the text that was scored; see `Score`."""
+        return self.score.perplexity if self.score else None
 
 
 class EmbeddingsUsage(Record):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,14 @@ class Sampler:
         cumulative = weights.cumsum()
         place = int(cumulative.searchsorted(self.quantile() * cumulative[-1], side="right"))
         return int(ids[min(place, ids.size - 1)])
+
+
+def log_probability_of_any(logits: Logits, tokens: Collection[int]) -> float:
+    """The log-probability that the next token is one of these, in the model's own distribution."""
+    values = logits.astype(np.float64)
+    differences = values - values.max()
+    wanted = float(np.exp(differences[list(tokens)]).sum())
+    return math.log(wanted / np.exp(differences).sum()) if wanted else -math.inf
 
 
 def log_probabilities(

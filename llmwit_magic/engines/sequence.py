@@ -90,7 +90,7 @@ class Sequence:
             return self.end()
         self.tokens.append(token)
         top = self._top_logprobs
-        info = None if top is None else self._token_info(logits, token, top)
+        info = None if top is None else token_info(self._vocabulary, logits, token, top)
         given = self._stream.push(self._vocabulary.token_bytes(token), info)
         self.seconds["decode"] = time.perf_counter() - self._began
         chunk = self._chunk(given)
@@ -128,19 +128,25 @@ class Sequence:
             self._stream.reasoning_token_count,
         )
 
-    def _token_info(self, logits: Logits, token: int, top: int) -> TokenInfo:
-        logprob, rank, best = log_probabilities(logits, token, top)
-        token_bytes = self._vocabulary.token_bytes
-        return TokenInfo(
-            id=token,
-            bytes=token_bytes(token),
-            logprob=logprob,
-            rank=rank,
-            top=tuple(
-                TokenAlternative(id=other, bytes=token_bytes(other), logprob=value)
-                for other, value in best
-            ),
-        )
+
+def token_info(
+    vocabulary: Vocabulary, logits: Logits, token: int, top: int, shown: bytes | None = None
+) -> TokenInfo:
+    """A token with its log-probability, its rank and `top` alternatives.
+
+    `shown` has the bytes of it that are part of the text, where these are not all.
+    """
+    logprob, rank, best = log_probabilities(logits, token, top)
+    return TokenInfo(
+        id=token,
+        bytes=vocabulary.token_bytes(token) if shown is None else shown,
+        logprob=logprob,
+        rank=rank,
+        top=tuple(
+            TokenAlternative(id=other, bytes=vocabulary.token_bytes(other), logprob=value)
+            for other, value in best
+        ),
+    )
 
 
 def generate(

@@ -99,12 +99,17 @@ def _read_cell(
     fixed |= {name: value for name, value in given.items() if BY_DEST[name].field}
     if not given.get("no_interpolate"):
         fixed |= _filled(fixed, namespace)
+    if given.get("score") and "continuation" not in given:
+        # The whole cell is scored, as a text that stands for itself.
+        fixed |= {"prompt": "", "continuation": fixed["prompt"], "data_spans": ()}
     combinations = [
         dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
     ]
     if len(combinations) > 1:
         fixed["group_id"] = uuid.uuid4().hex[:12]
     requests = [_request(fixed | chosen, given) for chosen in combinations]
+    if requests[0].is_scored:
+        _check_scored(requests[0], given)
     varying = [name for name, values in axes.items() if len(values) > 1]
     if len({request.params.repeat_penalty for request in requests}) > 1:
         varying.append("repeat_penalty")  # it is off only where the temperature is 0
@@ -117,6 +122,20 @@ def _read_cell(
         tune=bool(given.get("tune")),
         quiet=bool(given.get("quiet")),
     )
+
+
+def _check_scored(request: Request, given: Mapping[str, Any]) -> None:
+    """Raise `InvalidInput` for an option of the line that has no effect on a score."""
+    if not request.prompt and request.is_chat:
+        raise InvalidInput(
+            "--score scores the whole cell, which is no chat: write what the user says in the cell, "
+            "and the answer in --continuation"
+        )
+    for option in OPTIONS:
+        if option.dest in given and option.dest in InferencingParams.model_fields:
+            raise InvalidInput(f"{option.flag} has no effect on a score: leave it out")
+    if given.get("tune"):
+        raise InvalidInput("--tune is for answers that are generated: leave out --score")
 
 
 def _axes(given: Mapping[str, Any]) -> dict[str, list[Any]]:

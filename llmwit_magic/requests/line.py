@@ -193,14 +193,16 @@ def in_words_of_the_line(message: str) -> str:
 
 
 def interpolated(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields among `system`, `stop` and `tags` that have `{{…}}`, with the values put in.
+    """The fields among `system`, `continuation`, `stop` and `tags` that have `{{…}}`, with the values put in.
 
     Raises `InvalidInput` as `fill` does.
     """
     found: dict[str, Any] = {}
-    system, stop, tags = fields.get("system"), fields.get("stop") or (), fields.get("tags") or {}
-    if system and "{{" in system:
-        found["system"] = interpolate(system, namespace)
+    stop, tags = fields.get("stop") or (), fields.get("tags") or {}
+    for name in ("system", "continuation"):
+        text = fields.get(name)
+        if text and "{{" in text:
+            found[name] = interpolate(text, namespace)
     if any("{{" in text for text in stop):
         found["stop"] = tuple(interpolate(text, namespace) for text in stop)
     if any("{{" in text for pair in tags.items() for text in pair):

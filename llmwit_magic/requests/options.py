@@ -127,6 +127,9 @@ OPTIONS = (
            "show the prompt and parameters as the model would get them; run nothing", bool),
     Option("tune", ("--tune",),
            "show sliders that run the prompt again with other settings", bool),
+    Option("score", ("--score",),
+           "give the log-probability of the cell's text, and generate nothing; with --continuation "
+           "the cell is the prompt, and that text is scored", bool),
     Option("quiet", ("--quiet",), "show nothing while it runs", bool),
 )  # fmt: skip
 

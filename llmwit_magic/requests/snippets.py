@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..contract.request import DEFAULT_MODEL, Prompt, Request
+from ..contract.request import DEFAULT_MODEL, Prompt, Request, Scored
 from ..contract.wit import InferencingParams
 from .interpolation import literal
 from .options import OPTIONS, Option, unsaid
@@ -31,7 +31,7 @@ def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
             indent=2,
             exclude_none=True,
             include={"model", "prompt", "chat", "system", "params"}
-            | _changed(request, Prompt.model_fields).keys(),
+            | _changed(request, [*Prompt.model_fields, *Scored.model_fields]).keys(),
         ),
         "WAVE": wave_text(request.params),
     }
@@ -39,8 +39,14 @@ def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
 
 def cell_text(request: Request, defaults: Mapping[str, Any]) -> str:
     """The cell that runs this request again, with its seed."""
+    line = option_line(request, defaults)
+    if request.continuation is not None and not request.prompt:
+        # The whole cell is scored. Nothing in it is a control token, so it has no other places.
+        whole = request.model_copy(update={"continuation": None, "prompt": request.continuation})
+        line = f"--score {option_line(whole, defaults)}".rstrip()
+        request = whole
     prompt = _with_places(request) if _has_places(request) else request.prompt
-    return f"%%infer {option_line(request, defaults)}".rstrip() + f"\n{prompt}\n"
+    return f"%%infer {line}".rstrip() + f"\n{prompt}\n"
 
 
 def _has_places(request: Request) -> bool:
@@ -78,6 +84,8 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         standard = DEFAULT_MODEL if option.dest == "model" else option.field.default
         unsaid_values = [standard, defaults.get(option.dest, standard)]
         if option.dest in InferencingParams.model_fields:
+            if request.is_scored:
+                continue  # nothing is generated
             stops, temperature = bool(request.params.stop), request.params.temperature
             unsaid_values = [
                 unsaid(option.dest, other, stops, temperature) for other in unsaid_values
@@ -87,7 +95,7 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         if value is None and "none" not in option.words:
             continue
         words += _option_words(option, value, as_it_is)
-    texts = [request.prompt, request.system or "", *request.params.stop]
+    texts = [request.prompt, request.system or "", request.continuation or "", *request.params.stop]
     texts += (text for pair in request.tags.items() for text in pair)
     if not places and any("{{" in text for text in texts):
         words.append("--no-interpolate")
@@ -151,7 +159,9 @@ _PYTHON_OPTIONS = [
 
 
 def python_text(request: Request) -> str:
-    """The call of `infer` that runs this request again."""
+    """The call of `infer`, `score` or `choose` that runs this request again."""
+    if request.is_scored:
+        return _scored_text(request)
     params = request.params.model_dump(exclude_defaults=True)
     if request.params.temperature == 0:  # the default penalty is another one there
         params["repeat_penalty"] = request.params.repeat_penalty
@@ -159,6 +169,23 @@ def python_text(request: Request) -> str:
     arguments = [repr(request.model), repr(request.prompt), repr(params)]
     arguments += [f"{name}={value!r}" for name, value in options.items()]
     return "from llmwit_magic import infer\n\nresult = infer({})\n".format(", ".join(arguments))
+
+
+def _scored_text(request: Request) -> str:
+    options = _changed(request, [*_PYTHON_OPTIONS, "data_spans"])
+    options |= {"model": request.model}
+    name, what = "score", repr(options.pop("continuation", None))
+    if request.probabilities:
+        assert request.constraint is not None
+        name, what = "choose", repr(list(request.constraint.choices))
+        for field in ("probabilities", "constraint"):
+            options.pop(field, None)
+    arguments = [
+        repr(request.prompt),
+        what,
+        *(f"{key}={value!r}" for key, value in options.items()),
+    ]
+    return f"from llmwit_magic import {name}\n\nresult = {name}({', '.join(arguments)})\n"
 
 
 def wave_text(params: InferencingParams) -> str:

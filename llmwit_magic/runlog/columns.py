@@ -51,8 +51,8 @@ COLUMNS = (
     Column("finish_reason", "text", "stop, length or content_filter",
            otel="gen_ai.response.finish_reasons", few=True),
     Column("finish_detail", "text",
-           "eos, stop_sequence, max_tokens, context_full, content_filter, constraint, or unknown "
-           "where a server does not say it", brief=True, few=True),
+           "eos, stop_sequence, max_tokens, context_full, content_filter, constraint, scored, or "
+           "unknown where a server does not say it", brief=True, few=True),
     Column("stop_sequence", "text", "the stop sequence that was reached", few=True),
     Column("prompt_token_count", "integer", "tokens of the prompt", "tokens",
            otel="gen_ai.usage.input_tokens"),
@@ -87,6 +87,29 @@ COLUMNS = (
     Column("constraint_source", "text", "the choices as a JSON list, the expression, the JSON "
            "schema or the grammar", few=True, field="constraint"),
     Column("constraint_hash", "text", "SHA-256 of constraint_kind and constraint_source", few=True),
+    Column("continuation", "text", "the text that was scored after the prompt; missing: none"),
+    Column("prompt_logprobs", "boolean", "whether the prompt's own tokens were scored, too",
+           few=True),
+    Column("probabilities_requested", "boolean", "whether the choices of constraint_source were "
+           "given probabilities, and nothing was generated", few=True, field="probabilities"),
+    Column("normalize", "text", "what the probabilities of choices are made of: sum (the "
+           "log-probability), token (that per token) or empty-prompt (that less the one after an "
+           "empty prompt)", few=True),
+    Column("end_of_text", "text", "whether the end of text belongs to each choice: auto, always or "
+           "never", few=True),
+    Column("score_logprob", "real", "log-probability of the text that was scored: the sum over its "
+           "tokens", "nats"),
+    Column("score_token_count", "integer", "tokens of that text that have a log-probability",
+           "tokens"),
+    Column("score_perplexity", "real", "exp(-score_logprob / score_token_count)"),
+    Column("score_exact", "boolean", "whether the log-probabilities of a score are the model's own "
+           "for each token", few=True),
+    Column("choice_scores", "json", "for each choice: its probability among the choices, its "
+           "log-probability in nats (logprob), its tokens as in the column tokens, the "
+           "log-probability of the end of text after it (end_logprob), and its log-probability after "
+           "an empty prompt (empty_prompt_logprob)"),
+    Column("prompt_tokens", "json", "the tokens of the prompt but the first one, as in the column "
+           "tokens, where a score asked for them"),
     Column("first_token_seconds", "real", "from the start to the first token", "s",
            otel="gen_ai.response.time_to_first_chunk"),
     Column("tokens_per_second", "real",

@@ -181,6 +181,10 @@ def _arrow() -> Any:
     return pyarrow
 
 
+_JSON_TEXTS = ("template_options", "choice_scores")
+_TOKEN_LISTS = ("tokens", "prompt_tokens")
+
+
 def _write_parquet(rows: Sequence[Row], path: Path) -> None:
     arrow = _arrow()
     number, real, text = arrow.int64(), arrow.float64(), arrow.string()
@@ -194,6 +198,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
         "not_honoured": arrow.list_(text),
         "data_spans": arrow.list_(arrow.list_(number)), "template_options": text,
+        "choice_scores": text, "prompt_tokens": arrow.list_(arrow.struct(token)),
     }  # fmt: skip
     table = arrow.table(
         {
@@ -214,18 +219,21 @@ def _parquet_value(column: Column, value: Any) -> Any:
         return datetime.fromisoformat(value)
     if column.name == "tags":
         return list(value.items())
-    if column.name == "template_options":  # their values are of any type
+    # The values of options are of any type, and the scores of choices are nested deep.
+    if column.name in _JSON_TEXTS:
         return json.dumps(value, ensure_ascii=False)
-    return _token_numbers(value, float) if column.name == "tokens" else value
+    return _token_numbers(value, float) if column.name in _TOKEN_LISTS else value
 
 
 def _read_parquet(path: Path) -> Sequence[Row]:
     rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
     for row in map(_checked, rows):
         row["tags"] = None if row.get("tags") is None else dict(row["tags"])
-        options = row.get("template_options")
-        row["template_options"] = None if options is None else json.loads(options)
-        row["tokens"] = _token_numbers(row.get("tokens"), _json_number)
+        for name in _JSON_TEXTS:
+            text = row.get(name)
+            row[name] = None if text is None else json.loads(text)
+        for name in _TOKEN_LISTS:
+            row[name] = _token_numbers(row.get(name), _json_number)
     return rows
 
 

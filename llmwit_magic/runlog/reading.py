@@ -166,6 +166,24 @@ def _is_tokens(value: Any) -> bool:
     )
 
 
+def _is_choice_scores(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(each, dict)
+            and _is_text(each.get("choice"))
+            and all(_is_logprob(each.get(name)) for name in ("probability", "logprob"))
+            and all(
+                each.get(name) is None or _is_logprob(each[name])
+                for name in ("end_logprob", "empty_prompt_logprob")
+            )
+            and _is_tokens(each.get("tokens"))
+            for each in value
+        )
+    )
+
+
 def _is_token(token: Any) -> bool:
     return (
         isinstance(token, dict)
@@ -194,5 +212,6 @@ LISTS_OF_TEXT = ("stop", "content_filters", "notices", "not_honoured")
 _FITS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS_OF_TEXT, _is_texts),
     "data_spans": _is_spans, "tags": _is_tags, "tokens": _is_tokens,
+    "prompt_tokens": _is_tokens, "choice_scores": _is_choice_scores,
     "template_options": _is_object,
 }  # fmt: skip

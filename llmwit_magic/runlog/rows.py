@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter
 from .._version import __version__
 from ..contract.constraint import Constraint
 from ..contract.request import ContentFilter, Request
+from ..contract.scores import ChoiceProbabilities, ChoiceScore, Score, score_of
 from ..contract.wit import (
     DeviceInfo,
     InferencingParams,
@@ -28,6 +30,7 @@ Row = dict[str, Any]
 JSON_NAMES = tuple(column.name for column in COLUMNS if column.kind == "json")
 # Pydantic writes bytes and infinities in the way of the outermost schema's configuration.
 _TOKENS = TypeAdapter(tuple[TokenInfo, ...], config=TokenInfo.model_config)
+_CHOICES = TypeAdapter(tuple[ChoiceScore, ...], config=ChoiceScore.model_config)
 
 _BY_FIELD = {column.name: column for column in COLUMNS} | {
     column.field: column for column in COLUMNS if column.field
@@ -44,6 +47,10 @@ _KEPT: Mapping[str, Callable[[Request], Any]] = {
     "chat": lambda request: request.is_chat,
     "constraint": lambda request: request.constraint and request.constraint.source,
     "content_filters": lambda request: [filter_name(item) for item in request.content_filters],
+    "prompt_logprobs": lambda request: request.prompt_logprobs or None,
+    "probabilities": lambda request: request.probabilities or None,
+    "normalize": lambda request: request.normalize if request.probabilities else None,
+    "end_of_text": lambda request: request.end_of_text if request.probabilities else None,
     "data_spans": lambda request: request.data_spans or None,
     "template_options": lambda request: request.template_options or None,
 }
@@ -97,6 +104,7 @@ def result_row(
 ) -> Row:
     """The columns of a run that has ended. `prepared`: whether its engine said `Prepared`."""
     model, device, timings, usage = result.model, result.device, result.timings, result.usage
+    scored = result.score or result.choices
     return {
         "text": result.text,
         "reasoning": result.reasoning or None,
@@ -130,10 +138,27 @@ def result_row(
         "rendered_prompt": result.prompt if result.prompt != request.prompt else None,
         "notices": _dump(result.notices) if result.notices else None,
         "not_honoured": _dump(result.not_honoured) if result.not_honoured else None,
-        "tokens": None if result.tokens is None else _TOKENS.dump_json(result.tokens).decode(),
+        "tokens": _token_texts(result.tokens),
+        "score_logprob": _finite(result.logprob),
+        "score_token_count": result.score.token_count if result.score else None,
+        "score_perplexity": _finite(result.perplexity),
+        "score_exact": scored.exact if scored else None,
+        "choice_scores": (
+            _CHOICES.dump_json(result.choices.scores).decode() if result.choices else None
+        ),
+        "prompt_tokens": _token_texts(result.prompt_tokens),
         "error_type": type(error).__name__ if error else None,
         "error_message": str(error) if error else None,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """The number, where a column can hold it. The tokens tell the other ones."""
+    return value if value is None or math.isfinite(value) else None
+
+
+def _token_texts(tokens: tuple[TokenInfo, ...] | None) -> str | None:
+    return None if tokens is None else _TOKENS.dump_json(tokens).decode()
 
 
 # Out of the log -------------------------------------------------------------------
@@ -243,10 +268,36 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
             total=row["total_seconds"],
             tokens_per_second=row["tokens_per_second"],
         ),
-        "tokens": None if row["tokens"] is None else _TOKENS.validate_json(_dump(row["tokens"])),
+        "tokens": _tokens_of(row["tokens"]),
+        "score": _score_of(row),
+        "choices": _choices_of(row),
+        "prompt_tokens": _tokens_of(row["prompt_tokens"]),
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
         "notices": tuple(row["notices"] or ()),
         "not_honoured": tuple(row["not_honoured"] or ()),
         "status": row["status"],
         "run_id": row["run_id"],
     }
+
+
+def _tokens_of(tokens: Any) -> tuple[TokenInfo, ...] | None:
+    return None if tokens is None else _TOKENS.validate_json(_dump(tokens))
+
+
+def _score_of(row: Mapping[str, Any]) -> Score | None:
+    tokens = _tokens_of(row["tokens"])
+    if row["score_token_count"] is None or tokens is None:
+        return None
+    return score_of(tokens, bool(row["score_exact"]))
+
+
+def _choices_of(row: Mapping[str, Any]) -> ChoiceProbabilities | None:
+    if row["choice_scores"] is None:
+        return None
+    scores = _CHOICES.validate_json(_dump(row["choice_scores"]))
+    return ChoiceProbabilities(
+        scores=scores,
+        normalize=row["normalize"],
+        end_of_text=any(each.end_logprob is not None for each in scores),
+        exact=bool(row["score_exact"]),
+    )

@@ -36,14 +36,14 @@ class Replay:
 
     @property
     def identical(self) -> bool:
-        """Whether the reasoning, the text and its end are the same.
+        """Whether the reasoning, the text and its end are the same, and the scores where it has any.
 
         An original that was cut off is identical if it has reasoning or a text, and the new one
         begins with what it has.
         """
         old, new = self.original, self.result
         if old.finish_detail is not None:
-            names = ("reasoning", "text", "finish_detail", "stop_sequence")
+            names = ("reasoning", "text", "finish_detail", "stop_sequence", "score", "choices")
             return all(getattr(old, name) == getattr(new, name) for name in names)
         if old.text:
             return new.reasoning == old.reasoning and new.text.startswith(old.text)
@@ -74,9 +74,23 @@ class Replay:
 def _difference(one: InferencingResult, other: InferencingResult) -> str:
     if one.reasoning != other.reasoning:
         return _place(one.reasoning, other.reasoning, " of the reasoning")
+    if one.text == other.text and one.score and other.score:
+        was, now = one.score.logprob, other.score.logprob
+        return f"the log-probability is {now!r}, and was {was!r}"
+    if one.choices and other.choices:
+        shares = [
+            _shares(result.choices.probabilities) for result in (other, one) if result.choices
+        ]
+        return f"the probabilities are {', and were '.join(shares)}"
     if one.text == other.text:
         return f"the same text, ended by {_ending(other)} and not by {_ending(one)}"
     return _place(one.text, other.text)
+
+
+def _shares(probabilities: Mapping[str, float]) -> str:
+    """The probabilities of the first choices."""
+    shown = [f"{choice!r} {value!r}" for choice, value in list(probabilities.items())[:3]]
+    return ", ".join([*shown, "…"] if len(probabilities) > 3 else shown)
 
 
 def _place(one: str, other: str, of: str = "") -> str:

@@ -26,7 +26,8 @@ KEPT = (*RESULTS, *RESULTS_OF_SOME)
 
 _SAME = ("prompt", "system", "chat", "chat_template", "template_options", "control_tokens",
          "model_type",
-         "context_length_requested", "content_filters", "constraint_hash", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
+         "context_length_requested", "content_filters", "constraint_hash", "continuation",
+         "prompt_logprobs", "probabilities_requested", "normalize", "end_of_text", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
          "seed")  # fmt: skip
 """The columns in which a row of the log must equal a request to be taken for its answer. Beside
 them, the engine and the hash of the model must be the same. Where the engine knows no hash, the

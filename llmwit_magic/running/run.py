@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..base.background import STOP_SECONDS, wait_patiently
 from ..contract.events import Cancelled, Chunk, Emit, End, Event, Prepared, Progress
 from ..contract.request import Request
+from ..contract.scores import score_of
 from ..contract.wit import (
     DeviceInfo,
     Ending,
@@ -65,6 +66,7 @@ class Run:
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._tokens: list[TokenInfo] = []
+        self._prompt_tokens: list[TokenInfo] = []
         self._began = time.perf_counter()
         self._times: dict[str, float] = {}
         self._status: RunStatus = "running"
@@ -157,6 +159,7 @@ class Run:
                 self._texts.append(event.text)
                 self._thoughts.append(event.reasoning)
                 self._tokens.extend(event.tokens)
+                self._prompt_tokens.extend(event.prompt_tokens)
             else:
                 self.end = event
             self.events.append(event)
@@ -314,7 +317,7 @@ class Run:
     def interrupted(self) -> Interrupted:
         """The exception that tells a person where the text so far is kept."""
         place = f"run {self.run_id} of the log" if self.run_id else "the result"
-        count = self.generated_token_count
+        count = len(self._tokens) if self.request.is_scored else self.generated_token_count
         after = "" if count is None else f" after {count} tokens"
         return Interrupted(f"stopped{after}; the text is kept in {place}")
 
@@ -345,7 +348,10 @@ class Run:
                 )
             )
             detail = end.finish_detail if end else None
-            wanted = self.request.top_logprobs is not None
+            scored = self.request.continuation is not None
+            wanted = scored or self.request.top_logprobs is not None
+            with_prompt = self.request.prompt_logprobs
+            prompt_tokens = tuple(self._prompt_tokens) if with_prompt else None
             text, tokens, status = self.text, tuple(self._tokens), self.status
             reasoning = self.reasoning
             total = self._times.get("total")
@@ -373,6 +379,9 @@ class Run:
                 ),
             ),
             tokens=tokens if wanted else None,
+            score=score_of(tokens, end.exact_score) if scored and end and detail else None,
+            choices=end.choices if end else None,
+            prompt_tokens=prompt_tokens,
             prompt=prepared.prompt if prepared else self.request.prompt,
             notices=_both(prepared, end, "notices"),
             not_honoured=_both(prepared, end, "not_honoured"),

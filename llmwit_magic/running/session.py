@@ -91,7 +91,7 @@ class Session:
     def run(self, request: Request, seed: int | None = None, logged: bool = True) -> Run:
         """Start a run and return at once. The caller iterates over it, or waits for it.
 
-        Where the request leaves its seed open, this sets it to `seed`, or else draws one. So the
+        A request that is scored draws no token. Where another one leaves its seed open, this sets it to `seed`, or else draws one. So the
         seed is logged before the run starts. Raises `InvalidInput` for a content filter that cannot
         be used, and for a setting that the engine cannot honour.
         """
@@ -100,7 +100,8 @@ class Session:
             from ..engines.content_filters import check_filters
 
             check_filters(request.content_filters)
-        request = self.with_seed(request, seed)
+        if not request.is_scored:
+            request = self.with_seed(request, seed)
         run = Run(request, self.log if logged else None)
         try:
             with self._lock:

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 
 from ..base.printable import visible
 from ..contract.events import Progress
+from ..contract.scores import ChoiceProbabilities
 from ..contract.wit import InferencingResult, TokenInfo
+from .score_text import CHART_ROWS, choice_label, ranked, share
 from .text import brief_parts, more_parts, reasoning_label
 
 NO_MATH = "mathjax_ignore tex2jax_ignore"
@@ -45,6 +47,8 @@ QUIET = "font-size:85%;opacity:0.8"
 SHADES = ((0.01, "rgba(230,110,0,0.6)"), (0.03, "rgba(230,110,0,0.35)"),
           (0.1, "rgba(230,110,0,0.15)"))  # fmt: skip
 """A probability, and the colour of tokens that are less probable; the darkest colour first."""
+BAR = "rgba(70,130,200,0.75)"
+"""The colour of a bar, which can be told from light and dark backgrounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
     return (
         f'<div class="llmwit llmwit-answer {NO_MATH}"{_data(result, extras)}>'
         f"{reasoning_html(result)}{_text(result)}{_LEGEND if result.tokens else ''}"
+        f"{chart_html(result.choices) if result.choices else ''}"
         f"{_status(result, extras.log_problem)}</div>"
     )
 
@@ -175,7 +180,10 @@ def _tokens(whole: str, tokens: Sequence[TokenInfo]) -> Iterator[str]:
     is between the tokens or after the last one is of no token.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    shown = 0
+    # The first token of a text that was scored may follow nothing. It has no log-probability.
+    joined = b"".join(token.bytes for token in tokens).decode("utf-8", "replace")
+    shown = len(whole) - len(joined) if whole.endswith(joined) else 0
+    yield escape(whole[:shown])
     for token in tokens:
         text = decoder.decode(token.bytes)
         # An empty line stands between two blocks of reasoning.
@@ -211,6 +219,30 @@ _LEGEND = quiet(
     ),
     "llmwit-legend",
 )
+
+
+def chart_html(choices: ChoiceProbabilities) -> str:
+    """A bar chart of the probabilities. It is a table, which screen readers read as one."""
+    shown = ranked(choices)[:CHART_ROWS]
+    rows = "".join(
+        "<tr>"
+        + cell(roomy(escape(choice_label(each.choice)), 4), ";max-width:20em")
+        + cell(share(each.probability), ";text-align:right;white-space:nowrap")
+        + cell(_bar(each.probability), ";width:100%")
+        + "</tr>\n"
+        for each in shown
+    )
+    more = len(choices.scores) - len(shown)
+    rest = quiet(f"and {more:,} more in .probabilities") if more else ""
+    table = f'<table style="table-layout:auto;width:100%">{head(["choice", "probability", ""])}'
+    return f'<div class="llmwit-chart">{table}{rows}</table>{rest}</div>'
+
+
+def _bar(probability: float) -> str:
+    return (
+        f'<div style="background-color:{BAR};height:1em;min-width:1px;'
+        f'width:{100 * probability:.2f}%"></div>'
+    )
 
 
 def _alternatives(token: TokenInfo) -> list[tuple[str, float, bool]]:

@@ -19,6 +19,7 @@ from ..contract.wit import (
 )
 from ..running.results import Results
 from ..running.run import Run
+from .score_text import chart_lines, choices_parts, score_parts
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
@@ -27,6 +28,7 @@ _DETAILS = {
     FinishDetail.CONTEXT_FULL: "context full",
     FinishDetail.CONSTRAINT: "constraint",
     FinishDetail.CONTENT_FILTER: "the rest is left out",
+    FinishDetail.SCORED: "scored",
     FinishDetail.UNKNOWN: "the server does not say why",
 }
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
@@ -55,7 +57,8 @@ def more_parts(result: InferencingResult, log_problem: str | None = None) -> lis
 def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[bool, str]]:
     """All parts of the status line, each with whether it is read first."""
     parts = [(True, badge(result))]
-    if result.finish_detail:
+    scored = result.finish_detail is FinishDetail.SCORED
+    if result.finish_detail and not scored:
         detail = _DETAILS[result.finish_detail]
         if result.stop_sequence is not None:
             detail += f" {json.dumps(result.stop_sequence, ensure_ascii=False)}"
@@ -68,6 +71,10 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
     if result.model:
         timings = result.timings
         parts.append((True, f"{_token_counts(result)} tokens"))
+        if result.score:
+            parts += [(True, part) for part in score_parts(result.score)]
+        elif result.choices:
+            parts += [(brief, part) for brief, part in choices_parts(result.choices)]
         if timings.first_token is not None:
             parts.append((False, f"first token {timings.first_token:.2f} s"))
         if timings.tokens_per_second is not None:
@@ -79,7 +86,9 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
                 if result.device.is_server
                 else f"{model.engine} on {device}"
             )
-        parts += [(False, part) for part in (_model(model), device, f"seed {result.params.seed}")]
+        parts += [(False, part) for part in (_model(model), device)]
+        if not scored:
+            parts.append((False, f"seed {result.params.seed}"))
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
@@ -96,6 +105,11 @@ def _token_counts(result: InferencingResult) -> str:
     usage = result.usage
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
     thought = f" ({usage.reasoning_token_count} reasoning)" if result.reasoning else ""
+    if result.choices:
+        return f"{_count(usage.prompt_token_count)}{cached} prompt"
+    if result.score:
+        count = result.score.token_count
+        return f"{_count(usage.prompt_token_count)}{cached} prompt + {count} scored"
     return (
         f"{_count(usage.prompt_token_count)}{cached} + "
         f"{_count(usage.generated_token_count)}{thought}"
@@ -132,6 +146,8 @@ def notes(results: Sequence[InferencingResult]) -> list[str]:
 
 def badge(result: InferencingResult) -> str:
     """Why a run ended, in a few words."""
+    if result.finish_detail is FinishDetail.SCORED:
+        return _DETAILS[result.finish_detail]
     if result.finish_reason:
         return _BADGES[result.finish_reason]
     return {"running": "running …", "interrupted": "interrupted", "error": "failed",
@@ -170,6 +186,7 @@ def plain(result: InferencingResult, log_problem: str | None = None) -> str:
     """An answer with its status line. One line stands for the reasoning."""
     lines = [f"── {reasoning_label(result)}, in .reasoning"] if result.reasoning else []
     lines += [visible(result.text)] if result.text else []
+    lines += chart_lines(result.choices) if result.choices else []
     return "\n".join([*lines, f"── {' · '.join(status_parts(result, log_problem))}"])
 
 
@@ -252,7 +269,19 @@ def encodable(text: str, encoding: str | None) -> str:
 
 
 _PLAINER = str.maketrans(
-    {"─": "-", "·": "-", "…": "...", "⏎": "\\n", "⇥": "\\t", "⟨": "<", "⟩": ">"}
+    {
+        "█": "#",
+        "▌": "-",
+        "−": "-",
+        "␣": "_",
+        "─": "-",
+        "·": "-",
+        "…": "...",
+        "⏎": "\\n",
+        "⇥": "\\t",
+        "⟨": "<",
+        "⟩": ">",
+    }
 )
 """Plainer forms of our signs, which some encodings lack."""
 
@@ -290,8 +319,10 @@ class TerminalView:
         self._print("answer", answer)
         if done:
             self._ended = run
-            status = " · ".join(status_parts(run.result, run.log_problem))
-            say("\n" * any(self._written.values()) + f"── {status}")
+            result = run.result
+            lines = chart_lines(result.choices) if result.choices else []
+            lines.append(f"── {' · '.join(status_parts(result, run.log_problem))}")
+            say("\n" * any(self._written.values()) + "\n".join(lines))
         sys.stdout.flush()
 
     def _print(self, part: str, text: str) -> None:

@@ -108,6 +108,16 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         }), max_size=2,
     ),
 }  # fmt: skip
+VALUES["prompt_tokens"] = VALUES["tokens"]
+VALUES["choice_scores"] = st.lists(
+    st.fixed_dictionaries({
+        "choice": st.text(min_size=1, max_size=3), "probability": st.floats(0, 1),
+        "logprob": st.floats(max_value=0, allow_nan=False, allow_infinity=False)
+        | st.just("-Infinity"),
+        "tokens": VALUES["tokens"], "end_logprob": st.none() | st.floats(-9, 0),
+        "empty_prompt_logprob": st.none(),
+    }), min_size=1, max_size=2,
+)  # fmt: skip
 ROWS = st.lists(
     st.fixed_dictionaries({
         column.name: st.none() | VALUES[column.name if column.kind == "json" else column.kind]

@@ -123,6 +123,7 @@ def test_the_reasons_of_the_contract() -> None:
         "context_full": FinishReason.LENGTH,
         "content_filter": FinishReason.CONTENT_FILTER,
         "constraint": FinishReason.STOP,
+        "scored": FinishReason.STOP,
         "unknown": FinishReason.STOP,
     }
 

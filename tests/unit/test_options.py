@@ -48,7 +48,14 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "dry_run": ("", True),
     "tune": ("", True),
     "quiet": ("", True),
+    "continuation": ("Paris", "Paris"),
+    "prompt_logprobs": ("", True),
+    "normalize": ("token", "token"),
+    "end_of_text": ("never", "never"),
+    "score": ("", None),
 }
+BESIDE = {"prompt_logprobs": "--continuation x "}
+"""What stands on the line besides, for an option that means nothing alone."""
 
 
 def value_of(cell: Cell, dest: str) -> Any:
@@ -68,9 +75,10 @@ def test_every_option_sets_its_value(option: Option, flag: str) -> None:
     """Each of its names works, with the value in the next word or after an equals sign."""
     text, wanted = EXAMPLES[option.dest]
     wanted = wanted and flag != option.off_flag if option.is_flag else wanted
-    assert value_of(read(f"{flag} {text}"), option.dest) == wanted
+    beside = BESIDE.get(option.dest, "")
+    assert value_of(read(f"{beside}{flag} {text}"), option.dest) == wanted
     if not option.is_flag:
-        assert value_of(read(f"{flag}={text}"), option.dest) == wanted
+        assert value_of(read(f"{beside}{flag}={text}"), option.dest) == wanted
 
 
 @pytest.mark.parametrize("name", ["chat", "exact"])

@@ -28,7 +28,7 @@ OURS = {
     "InferencingUsage": ["reasoning_token_count"],
     "InferencingResult": [
         "reasoning", "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
-        "tokens", "prompt", "notices", "not_honoured", "value", "value_error", "status", "run_id", "log_problem",
+        "tokens", "score", "choices", "prompt_tokens", "prompt", "notices", "not_honoured", "value", "value_error", "status", "run_id", "log_problem",
     ],
 }  # fmt: skip
 # An interrupted or failed run has a result without a finish reason; the default model has no name.

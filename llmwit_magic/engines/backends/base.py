@@ -58,6 +58,13 @@ class Evaluator(Protocol):
         """Append one token to the context."""
         ...
 
+    def go_back(self, length: int) -> bool:
+        """Forget all but the first tokens; there are no logits until the next evaluation.
+
+        Returns False where the model cannot do that. Then the context has to be evaluated again.
+        """
+        ...
+
 
 class Embedder(Protocol):
     """Makes vectors of token ids, by the pooling that the model file asks for."""

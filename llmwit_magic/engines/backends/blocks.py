@@ -89,6 +89,17 @@ class BlockEvaluator(ABC):
         self._check_room(1)
         self._evaluate([token], threads)
 
+    def go_back(self, length: int) -> bool:
+        """Forget all but the first `length` tokens; False where all of them had to be forgotten."""
+        if length == len(self._tokens):
+            return True
+        return self._go_back(length if self.rewinds else 0) == length
+
+    @property
+    @abstractmethod
+    def rewinds(self) -> bool:
+        """Whether the model can go back in its context, and not only to the beginning."""
+
     def _check_room(self, count: int) -> None:
         if len(self._tokens) + count > self.context_length:
             raise EngineFailed(f"the context of {self.context_length} tokens is full")

@@ -14,21 +14,22 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ...base.children import private_pipes, watch_parent
-from ...contract.events import Prepared
+from ...contract.events import Event, Prepared
 from ...contract.request import ContentFilter, Request
 from ...contract.wit import ModelInfo
 from ...errors import InferenceError, InvalidInput
 from ..backends.registry import backend_named
+from ..scoring import GivenText, Scorer
 from ..sequence import generate
 from ..text_parts import TextParts
 from ..threads import AdaptiveThreads, Threads, fixed_threads
 from .embedding import embed
-from .preparation import prepare
+from .preparation import Given, prepare
 from .wire import (
     Answer,
     Broken,
@@ -163,7 +164,7 @@ class Child:
 
     def _prepared(
         self, request: Request
-    ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None]:
+    ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, Given | None]:
         threads = self._threads(request.threads)
         return prepare(self._model, self._info, request, threads, self._tell_rendering)
 
@@ -171,8 +172,12 @@ class Child:
         self._send(Rendering(running))
 
     def _run(self, request: Request, function_count: int) -> None:
-        prepared, ids, evaluator, splitter = self._prepared(request)
+        prepared, ids, evaluator, splitter, given = self._prepared(request)
         self._send(prepared)
+        if given is not None:
+            for event in self._scored(request, ids, evaluator, given):
+                self._send(event)
+            return
         filters: list[ContentFilter] = [*request.content_filters]
         filters += [self._asker(index) for index in range(function_count)]
         events = generate(
@@ -188,6 +193,22 @@ class Child:
         )
         for event in events:
             self._send(event)
+
+    def _scored(
+        self, request: Request, ids: Sequence[int], evaluator: Evaluator, given: Given
+    ) -> Iterator[Event]:
+        scorer = Scorer(
+            evaluator,
+            self._model.tokenizer,
+            ids,
+            threads=self._threads(request.threads),
+            top=request.top_logprobs or 0,
+            report=self._send,
+            cancelled=self._cancelled.is_set,
+        )
+        if isinstance(given, GivenText):
+            return scorer.text(given, request.prompt_logprobs)
+        return scorer.choices(given, self._model.contexts)
 
     def _asker(self, index: int) -> Callable[[str], int | None]:
         """A content filter that asks a function of the kernel, and waits for its verdict."""

@@ -26,7 +26,7 @@ from .pool import Pool
 class LocalEngine:
     """Runs model files with its backends. See `contract.engine.Engine` for its methods."""
 
-    capabilities = Capabilities()
+    capabilities = Capabilities(scores=True)
 
     def __init__(self, backends: Sequence[Backend] = BACKENDS, pool: Pool | None = None) -> None:
         self.pool = pool or Pool()

@@ -13,12 +13,16 @@ from ...contract.wit import ModelInfo
 from ...errors import InvalidInput, PromptTooLong
 from ...models.tokenizers.native import NativeTokenizer
 from ..memory import limited_memory
+from ..scoring import GivenChoices, GivenText
+from .given import given_choices, given_text
 
 if TYPE_CHECKING:
     from ...models.chat import Rendered
     from ..backends.base import Evaluator, Loaded
     from ..reasoning import Splitter
     from ..threads import Threads
+
+Given = GivenText | GivenChoices
 
 TEMPLATE_BYTES = 256 * 2**20
 """Bytes of memory that a chat template may take to write a prompt."""
@@ -30,9 +34,12 @@ def prepare(
     request: Request,
     threads: Threads,
     rendering: Callable[[bool], None],
-) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None]:
-    """The request as it will run, the ids of its prompt, the context that evaluates them, and what
-    keeps the reasoning of the answer apart. The last one is None where the model marks none.
+) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, Given | None]:
+    """The request as it will run, the ids of its prompt, the context that evaluates them, what keeps
+    the reasoning of the answer apart, and what is scored.
+
+    The splitter is None where the model marks no reasoning, and the last one where nothing is
+    scored.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
     ended. Raises `InvalidInput` and `PromptTooLong`.
@@ -44,13 +51,17 @@ def prepare(
         notices.append(f"text, and no control token, in the data: {', '.join(names)}")
     ids = loaded.tokenizer.encode(text, data)
     length = loaded.evaluator.context_length
-    if not ids:
+    given: Given | None = None
+    if request.continuation is not None:
+        given, said = given_text(loaded.tokenizer, request, follows=bool(text))
+        notices += said
+    elif not ids:
         raise InvalidInput("the prompt is empty: the model needs at least one token to continue")
-    if len(ids) >= length:
-        raise PromptTooLong(
-            f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
-            f"included: shorten it{_longer_context(loaded, length)}"
-        )
+    if request.probabilities:
+        empty = _empty_prompt(loaded, request, rendering)
+        given, said = given_choices(loaded.tokenizer, request, empty)
+        notices += said
+    _check_room(loaded, len(ids), given, length)
     evaluator = loaded.contexts.best_for(ids)
     prepared = Prepared(
         prompt=text,
@@ -63,7 +74,37 @@ def prepare(
         data_spans=() if request.is_chat else touched(data, withheld),
         notices=tuple(notices),
     )
-    return prepared, ids, evaluator, splitter
+    return prepared, ids, evaluator, splitter, given
+
+
+def _check_room(loaded: Loaded, prompt: int, given: Given | None, length: int) -> None:
+    """Raise `PromptTooLong` where the tokens do not fit into a context of `length` tokens."""
+    advice = f"shorten it{_longer_context(loaded, length)}"
+    if given is None:
+        if prompt >= length:
+            raise PromptTooLong(
+                f"the prompt has {prompt:,} tokens and the context holds {length:,}, answer "
+                f"included: {advice}"
+            )
+        return
+    texts = [given.ids] if isinstance(given, GivenText) else given.ids.values()
+    longest = max(map(len, texts))
+    if prompt + longest > length:
+        what = "continuation" if isinstance(given, GivenText) else "longest choice"
+        raise PromptTooLong(
+            f"the prompt has {prompt:,} tokens and the {what} {longest:,}, and the context holds "
+            f"{length:,}: {advice}"
+        )
+
+
+def _empty_prompt(
+    loaded: Loaded, request: Request, rendering: Callable[[bool], None]
+) -> Sequence[int]:
+    """The ids of the request's prompt with an empty text in its place, where that is asked for."""
+    if request.normalize != "empty-prompt":
+        return ()
+    text, data, _, _ = _text(loaded, request.model_copy(update={"prompt": ""}), rendering)
+    return loaded.tokenizer.encode(text, data)
 
 
 def _text(

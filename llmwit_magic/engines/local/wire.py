@@ -16,6 +16,7 @@ from typing import Any, get_args
 from ...contract.events import Chunk, End, Prepared, Progress
 from ...contract.record import Record, lists
 from ...contract.request import ModelSpec, Request
+from ...contract.scores import ChoiceProbabilities
 from ...contract.wit import (
     DeviceInfo,
     FinishDetail,
@@ -162,6 +163,10 @@ _KINDS: dict[str, type[Any]] = {
 }
 
 
+def _tokens(tokens: Any) -> tuple[TokenInfo, ...]:
+    return tuple(map(TokenInfo.model_validate, tokens))
+
+
 # A field is made of what JSON has for it, where that is not the value itself.
 _MAKERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "Load": {"info": ModelInfo.model_validate, "spec": ModelSpec.model_validate},
@@ -173,11 +178,12 @@ _MAKERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "device": DeviceInfo.model_validate, "data_spans": lists, "notices": tuple,
         "not_honoured": tuple,
     },
-    "Chunk": {"tokens": lambda tokens: tuple(map(TokenInfo.model_validate, tokens))},
+    "Chunk": {"tokens": _tokens, "prompt_tokens": _tokens},
     "End": {
         "finish_detail": lambda detail: detail and FinishDetail(detail),
         "finish_reason": lambda reason: reason and FinishReason(reason),
         "usage": InferencingUsage.model_validate, "notices": tuple, "not_honoured": tuple,
+        "choices": lambda choices: choices and ChoiceProbabilities.model_validate(choices),
     },
 }  # fmt: skip
 

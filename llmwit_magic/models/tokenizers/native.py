@@ -40,6 +40,10 @@ class NativeTokenizer:
         """
         return self._model.encode_natively(text)
 
+    def encode_continuation(self, text: str, data: Spans = ()) -> list[int]:
+        """The token ids of a text that follows another one: those of `encode`."""
+        return self.encode(text, data)
+
     def withheld(self, text: str, data: Spans) -> list[tuple[int, int]]:
         """An empty list, because no text would be a control token. See `Tokenizer.withheld`."""
         return []

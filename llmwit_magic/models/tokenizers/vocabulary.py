@@ -104,16 +104,24 @@ class Tokenizer(ABC):
             raise InvalidInput(
                 f"the text has a lone surrogate, {text[error.start]!a}, at character {error.start}"
             ) from None
+        ids = self._encode_parts(text, data, after_special=True)
+        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def encode_continuation(self, text: str, data: Spans = ()) -> list[int]:
+        """The token ids of a text that follows another one: `encode` without bos, and without the
+        space that a SentencePiece vocabulary puts in front of a text."""
+        return self._encode_parts(text, data, after_special=False)
+
+    def _encode_parts(self, text: str, data: Spans, *, after_special: bool) -> list[int]:
         ids: list[int] = []
-        after_special = True
         for part in self._split_at_special_tokens(text, data)[0]:
             if isinstance(part, int):
                 ids.append(part)
             else:
                 ids += self._encode_plain(text[slice(*part)], after_special=after_special)
             after_special = isinstance(part, int)
-        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)
         return ids
 
     def withheld(self, text: str, data: Spans) -> list[tuple[int, int]]:

@@ -91,6 +91,10 @@ class CTransformersEvaluator(BlockEvaluator):
             common = min(common, self._complete, complete)
         return common if self._rewinds or common == len(self._tokens) else 0
 
+    @property
+    def rewinds(self) -> bool:
+        return self._rewinds
+
     def _evaluate(self, tokens: Sequence[int], threads: int) -> bool:
         self._check_room(len(tokens))
         check_call(tokens, self.vocabulary_size, threads, " (more never ends)")

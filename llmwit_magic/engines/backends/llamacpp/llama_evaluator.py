@@ -127,6 +127,10 @@ class LlamaEvaluator(BlockEvaluator):
         return self._context.logits
 
     @property
+    def rewinds(self) -> bool:
+        return self._context.rewinds
+
+    @property
     def reusable_length(self) -> int:
         """How many tokens of the context a later prompt may share: exact are whole blocks only."""
         return self._complete if self._exact else len(self._tokens)
