@@ -28,8 +28,10 @@ from .addresses import OWN, Address, ServerConfig, address_of, names_server, own
 from .answers import Ask, Facts, Part
 from .detection import dialect_of
 from .dialects.dialect import Dialect
+from .dialects.token_scores import ServedModel
 from .http_client import REPORT, HttpClient
 from .own_servers import OwnServers
+from .server_scores import ServerScore
 from .streamed_answer import StreamedAnswer
 
 _OF_CONSTRAINTS = re.compile(
@@ -66,12 +68,28 @@ class _Known:
             reason="a server", exact=False,
         )  # fmt: skip
 
+    def prepared(
+        self, address: Address, request: Request, ask: Ask, not_honoured: tuple[str, ...]
+    ) -> Prepared:
+        return Prepared(
+            prompt=ask.prompt,
+            prompt_token_count=ask.prompt_token_count,
+            cached_token_count=None,
+            context_length=ask.context_length,
+            params=request.params,
+            model=self.info(address),
+            device=self.device(address),
+            data_spans=() if request.is_chat else request.data_spans,
+            notices=ask.notices,
+            not_honoured=not_honoured,
+        )
+
 
 class ServerEngine:
     """Runs models on servers. See `contract.engine.Engine` for its methods."""
 
     capabilities = Capabilities(
-        exact_seeds=False, runs_at_once=1024,
+        exact_seeds=False, runs_at_once=1024, scores=True,
         constraints=frozenset(get_args(ConstraintKind)),  # the dialects refuse what they cannot do
     )  # fmt: skip
 
@@ -116,10 +134,15 @@ class ServerEngine:
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         address = address_of(request.model, self.servers)
         with self.own.watched(address, emit) as emit:
+            if request.is_scored:
+                return self.http.run(self._prepare_score(address, request, emit), cancel)[0]
             return self.http.run(self._prepare(address, request, emit), cancel)[0]
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
+        if request.is_scored:
+            self._run_score(address, request, emit, cancel)
+            return
         answer = StreamedAnswer(request, emit, cancel)
         try:
             with self.own.watched(address, emit) as emit:
@@ -128,6 +151,17 @@ class ServerEngine:
             if not answer.prepared:
                 raise
         answer.end()
+
+    def _run_score(
+        self, address: Address, request: Request, emit: Emit, cancel: threading.Event
+    ) -> None:
+        with self.own.watched(address, emit) as watched:
+            prepared, score = self.http.run(self._prepare_score(address, request, watched), cancel)
+            emit(prepared)
+            try:
+                self.http.run(self._score(address, score), cancel)
+            except Cancelled:
+                score.cancelled()
 
     def embed(
         self, request: Request, texts: list[str], truncate: bool, emit: Emit,
@@ -171,19 +205,32 @@ class ServerEngine:
         _refuse_unhonoured(request, unmet, known.dialect.kind)
         with _of_its_form(address):
             ask = await known.dialect.ask(self.http, address, known.facts, request)
-        prepared = Prepared(
-            prompt=ask.prompt,
-            prompt_token_count=ask.prompt_token_count,
-            cached_token_count=None,
-            context_length=ask.context_length,
-            params=request.params,
-            model=known.info(address),
-            device=known.device(address),
-            data_spans=() if request.is_chat else request.data_spans,
-            notices=ask.notices,
-            not_honoured=(*unmet, *ask.not_honoured),
-        )
+        prepared = known.prepared(address, request, ask, (*unmet, *ask.not_honoured))
         return prepared, ask, known.dialect
+
+    async def _prepare_score(
+        self, address: Address, request: Request, emit: Emit
+    ) -> tuple[Prepared, ServerScore]:
+        known = await self._look(address, emit)
+        _refuse_local_settings(request, known.dialect.loads)
+        scores = known.dialect.scores
+        if scores is None:
+            what = "probabilities" if request.probabilities else "continuation"
+            raise InvalidInput(f"{known.dialect.kind} gives no scores: leave out {what}")
+        too_many = (request.top_logprobs or 0) > scores.most_top
+        _refuse_unhonoured(request, ["top_logprobs"] if too_many else [], known.dialect.kind)
+        score = ServerScore(request, ServedModel(self.http, address, known.facts), scores, emit)
+        with _of_its_form(address):
+            await score.prepare()
+        ask = Ask("", {}, score.prompt, len(score.ids), known.facts.context_length,
+                  tuple(score.notices))  # fmt: skip
+        unmet = ("top_logprobs",) if too_many else ()
+        return known.prepared(address, request, ask, unmet), score
+
+    async def _score(self, address: Address, score: ServerScore) -> None:
+        REPORT.set(score.emit)
+        with _of_its_form(address):
+            await score.run()
 
     async def _run(
         self, address: Address, request: Request, emit: Emit, answer: StreamedAnswer

@@ -32,6 +32,7 @@ from .dialect import (
     unhonoured_params,
     unknown_model,
 )
+from .token_scores import LlamaServerScores
 
 _LEAST_PROBABILITIES = 20
 """So many alternatives are asked for at least: one of them is the token itself, as a rule."""
@@ -44,6 +45,10 @@ class LlamaServer:
     counts_end_of_text = True
     loads = ()
     constraints = constraint_fields.LLAMA_SERVER
+
+    @property
+    def scores(self) -> LlamaServerScores:
+        return LlamaServerScores(self.prompt)
 
     def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         wanted = unhonoured_params(request.params, InferencingParams.model_fields)
@@ -71,7 +76,7 @@ class LlamaServer:
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
         held = told(request, facts, self.kind, self.constraints)
-        prompt, ids, notices = await self._prompt(http, address, request)
+        prompt, ids, notices = await self.prompt(http, address, request)
         if not ids:
             raise empty_prompt()
         refuse_too_long(len(ids), facts.context_length)
@@ -113,7 +118,7 @@ class LlamaServer:
             (*notices, *held.notices), splitter, held.not_honoured,
         )  # fmt: skip
 
-    async def _prompt(
+    async def prompt(
         self, http: HttpClient, address: Address, request: Request
     ) -> tuple[str, list[int], list[str]]:
         """The prompt, its token ids, and notices."""

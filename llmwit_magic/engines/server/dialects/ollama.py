@@ -42,6 +42,7 @@ class Ollama:
     counts_end_of_text = True
     loads = ("context_length",)
     constraints = constraint_fields.OLLAMA
+    scores = None
 
     def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         wanted = unhonoured_params(request.params, InferencingParams.model_fields)

@@ -28,6 +28,7 @@ from .dialect import (
     token_info,
     unhonoured_params,
 )
+from .token_scores import SglangScores, TokenScores, VllmScores
 
 _NEUTRAL = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """What the model's own defaults may set, switched off."""
@@ -81,6 +82,8 @@ class OpenAIStyle:
     """The paths where it may say its version and its slots. The first one that is there counts."""
     constraints: Mapping[str, Telling] = field(default_factory=dict)
     """The kinds of constraint that it knows, each with how the server is told of it."""
+    scores: TokenScores | None = None
+    """How it says the log-probabilities of tokens that are given; None: it does not."""
     says_seeds: bool = False
     """Whether it says there that it honours seeds: it does not unless it says so."""
 
@@ -325,13 +328,14 @@ VLLM = OpenAIStyle(
     penalty="repetition_penalty", neutral=_NEUTRAL, most_stops=4,
     stop_place="stop_reason", most_seed=2**63 - 1, counts_end_of_text=True, running_usage=True,
     tokenizer="/tokenize", tokenizes_chats=True, constraints=constraint_fields.VLLM,
+    scores=VllmScores(),
 )  # fmt: skip
 SGLANG = OpenAIStyle(
     "sglang", template_options="chat_template_kwargs", top_k="top_k", top_k_off=-1,
     penalty="repetition_penalty", neutral=_NEUTRAL,
     most_stops=32, stop_place="matched_stop", counts_end_of_text=True, running_usage=True,
     tokenizer="tokenize", spare=1, raw_logprobs=False, about=("/server_info", "/get_server_info"),
-    says_seeds=True, constraints=constraint_fields.SGLANG,
+    says_seeds=True, constraints=constraint_fields.SGLANG, scores=SglangScores(),
 )  # fmt: skip
 LM_STUDIO = OpenAIStyle(
     "lmstudio", top_k="top_k", penalty="repeat_penalty", unlimited=-1, most_logprobs=None,
