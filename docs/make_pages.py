@@ -89,6 +89,7 @@ def servers_table() -> str:
                      *("none" if n is None else str(n) for n in most)])  # fmt: skip
     for name in get_args(ConstraintKind):
         rows.append([f"a constraint: `{name}`", *(_held(kind, name) for kind in DIALECTS)])
+    rows.append(["scores", *("yes" if dialect.scores else "no" for dialect in DIALECTS)])
     loads = ["yes" if "context_length" in dialect.loads else "no" for dialect in DIALECTS]
     rows.append(["`context_length`", *loads])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
