@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from .contract.constraint import Constraint
 from .contract.record import shown
 from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec, Request
 from .contract.scores import EndOfText, Normalization
@@ -18,6 +16,7 @@ from .contract.wit import (
     params_from,
 )
 from .errors import InvalidInput
+from .requests.shapes import KEYWORDS, with_constraint
 from .runlog.log import RunLog
 from .running.run import Run
 from .running.session import current_session
@@ -49,6 +48,10 @@ def infer(
     - `options` are the other fields of `Request`: chat, system, chat_template, template_options,
       model_type, engine, exact, context_length, accept, gpu_layers, device, threads, top_logprobs,
       content_filters, tags, control_tokens, data_spans.
+    - One of four further options says what the answer must be, and `.value` of the result is the
+      answer as a value: `returns` is a pydantic model, a dataclass, a TypedDict, another type such
+      as `list[int]`, or a JSON schema; `choices` is a list of texts or an Enum; `regex` is an
+      expression that the whole answer matches; `grammar` is the text of a grammar.
 
     The prompt counts as typed: the name of a control token in it is that token, except in
     `data_spans`.
@@ -124,7 +127,7 @@ def generate_embeddings(
     cut. Raises `ModelNotSupported` for a pooling that the engine lacks, and `InvalidInput` for
     any other option. Otherwise raises what `infer` does.
     """
-    known = InferencingParams.model_fields.keys() | Request.model_fields.keys()
+    known = InferencingParams.model_fields.keys() | Request.model_fields.keys() | {*KEYWORDS}
     for name in options:
         if name in known - _EMBEDDING_OPTIONS:
             raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
@@ -169,7 +172,7 @@ def score(
 
 def choose(
     prompt: str,
-    choices: Sequence[str],
+    choices: Iterable[Any],
     model: str | os.PathLike[str] | None = None,
     *,
     normalize: Normalization = "sum",
@@ -180,7 +183,8 @@ def choose(
     """The probability of each choice as the continuation of a prompt. Nothing is generated.
 
     `.probabilities` of the result is a mapping from each choice to its probability; they sum to 1.
-    `.text` is the most probable choice. `.choices` has more: `logprobs`, and in `scores` the tokens
+    `.text` is the most probable choice, and `.value` is it as `infer(…, choices=…)` gives it. The
+    choices are a list of texts or an Enum. `.choices` has more: `logprobs`, and in `scores` the tokens
     of each choice with their log-probabilities.
 
     The probability of a choice is that of all its tokens, over the sum for all choices. `normalize`
@@ -194,10 +198,9 @@ def choose(
     Raises `InvalidInput` for choices that are empty, equal, or the same tokens, for an option that
     has no effect, and what `score` raises.
     """
-    constraint = Constraint(kind="choices", source=json.dumps(_listed(choices), ensure_ascii=False))
     options |= {"normalize": normalize, "end_of_text": end_of_text, "top_logprobs": top_logprobs}
     return result_of(
-        start(model, prompt, None, constraint=constraint, probabilities=True, **_scored(options))
+        start(model, prompt, None, choices=choices, probabilities=True, **_scored(options))
     )
 
 
@@ -207,15 +210,6 @@ def _scored(options: Mapping[str, Any]) -> Mapping[str, Any]:
         if name in InferencingParams.model_fields or name in ("params", "content_filters"):
             raise InvalidInput(f"{name} has no effect on a score: leave it out")
     return options
-
-
-def _listed(choices: Any) -> list[str]:
-    """The choices as a list. Raises `InvalidInput` for what is none, such as a plain text."""
-    single = isinstance(choices, str | bytes | Mapping) or not isinstance(choices, Iterable)
-    listed = [] if single else list(choices)
-    if not listed or not all(isinstance(choice, str) for choice in listed):
-        raise InvalidInput(f"choices: {shown(choices)} is not valid: it must be a list of texts")
-    return listed
 
 
 def tune(
@@ -336,7 +330,7 @@ def replay(
 
     session = current_session()
     original = session.log[run_id]
-    changes = {**(params or {}), **options}
+    changes = {**(params or {}), **with_constraint(options)}
     request, notice = replay_request(
         session, original, changes, accept=ALL_ACCEPTED if anyway else accept
     )
@@ -395,7 +389,8 @@ def _request(
     if misplaced:
         raise InvalidInput(f"{misplaced[0]} belongs into params: params={{'{misplaced[0]}': …}}")
     name = os.fspath(model) if model is not None else DEFAULT_MODEL
-    return Request(model=name, prompt=prompt, params=params_from(params), **options)
+    values = with_constraint(options)
+    return Request(model=name, prompt=prompt, params=params_from(params), **values)
 
 
 def _text(text: Any, number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
 from pydantic import model_validator
 
@@ -12,6 +12,7 @@ from ..errors import InvalidInput
 from .record import Record, Setting, Text, shown
 
 ConstraintKind = Literal["choices", "regex", "json_schema", "grammar"]
+CONSTRAINT_KINDS: tuple[ConstraintKind, ...] = get_args(ConstraintKind)
 
 LARGEST_SOURCE = 1_000_000
 """Bytes that the source of a constraint may have in UTF-8."""

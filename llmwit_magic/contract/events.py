@@ -1,7 +1,7 @@
 """What an engine says while it works.
 
 A run's events come in this order: any number of `Progress` (fetch, adapt, wait,
-load), one `Prepared`, any number of `Progress` of the prompt, any number of
+load, constraint), one `Prepared`, any number of `Progress` of the prompt, any number of
 `Chunk`, one `End`. A run that fails raises an error and has no `End`.
 """
 
@@ -32,7 +32,7 @@ class Progress:
     `total` is None where it is not known.
     """
 
-    stage: Literal["fetch", "adapt", "wait", "load", "prompt", "score", "server"]
+    stage: Literal["fetch", "adapt", "wait", "load", "constraint", "prompt", "score", "server"]
     done: int = 0
     total: int | None = None
     note: str = ""
@@ -58,6 +58,7 @@ _STAGES = {
     "adapt": "rewriting for ctransformers",
     "wait": "waiting for another run on this model",
     "load": "loading",
+    "constraint": "preparing the constraint",
     "prompt": "reading the prompt",
     "score": "scoring",
     "server": "asking the server",

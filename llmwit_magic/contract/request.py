@@ -199,7 +199,7 @@ class Scored(Record):
         default=False,
         description="with a continuation: the log-probabilities of the prompt's own tokens, too",
     )
-    probabilities: bool = Field(
+    probabilities: Annotated[bool, Setting(per_cell=True)] = Field(
         default=False,
         description="with choices: the probability of each one, in the place of an answer",
     )

@@ -165,6 +165,8 @@ class Splitter:
         """Whether a mark came before this place, so that white space here belongs to it."""
         self.part: Part | None = None
         """The part that is being written; None before the first one and after a closing."""
+        self.opened = False
+        """Whether a mark has opened the newest part."""
         self._closing: regex.Pattern[bytes] | None = None
         self._follow(family, marks, tail)
 
@@ -178,10 +180,28 @@ class Splitter:
                 self._begin(Part(mark.lastgroup), marked=True)
 
     def _begin(self, part: Part, marked: bool) -> None:
-        self.part, self._block = part, self._block + 1
+        self.part, self._block, self.opened = part, self._block + 1, marked
         # An answer that no mark has opened is closed by none.
         self._closing = self._closings[part] if marked else None
         self._marked = self._marked or marked
+
+    @property
+    def held(self) -> bytes:
+        """The last bytes, of which it is not known whether they are the beginning of a mark."""
+        return self._held
+
+    @property
+    def answers_next(self) -> bool:
+        """Whether a part has ended, and the answer follows without a mark of its own."""
+        return self.part is None and self._block > 0 and not self.family.answer_opening
+
+    def opens(self, data: bytes) -> bool:
+        """Whether `held` and `data` are the beginning of an opening mark, or all of one."""
+        text = self._held + data
+        mark = self._opening.match(text, partial=True)
+        if mark is None or text.isspace():
+            return False
+        return bool(mark.partial) or not text[mark.end() :].strip()
 
     def push(self, data: bytes) -> list[Piece]:
         """Take the bytes of a token in. Returns the pieces that are decided now, in order."""

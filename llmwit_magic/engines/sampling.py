@@ -18,7 +18,7 @@ from numpy.random import PCG64
 from numpy.typing import NDArray
 
 from ..contract.wit import InferencingParams
-from ..errors import EngineFailed
+from ..errors import ConstraintFailed, EngineFailed
 
 Logits = NDArray[np.float32]
 Scores = NDArray[np.floating[Any]]
@@ -51,6 +51,23 @@ def candidates(
     weights = _weights(scores, scores[0], params.temperature)
     kept = _reaching(weights, params.top_p) if params.top_p < 1 else k
     return ids[:kept], weights[:kept]
+
+
+def _candidates_among(
+    allowed: NDArray[np.int64], logits: Logits, context: Sequence[int], params: InferencingParams
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """As `candidates`, over the ids in `allowed` alone. Only these are looked at."""
+    among = logits[allowed]
+    if not among.size or among.max() == -math.inf:
+        raise ConstraintFailed("the model finds each token impossible that the constraint allows")
+    places = []
+    for token in _recent(context, params):
+        place = int(allowed.searchsorted(token))
+        if place < allowed.size and allowed[place] == token:
+            places.append(place)
+    # There are at most as many of them as the penalty looks at.
+    ids, weights = candidates(among, places, params)
+    return allowed[ids], weights
 
 
 def _weights(scores: Scores, highest: float, temperature: float) -> NDArray[np.float64]:
@@ -201,17 +218,25 @@ class Sampler:
             self._raw = self._bits.random_raw(64).tolist()[::-1]
         return (self._raw.pop() >> 11) * 2.0**-53
 
-    def next(self, logits: Logits, context: Sequence[int]) -> int:
+    def next(
+        self, logits: Logits, context: Sequence[int], allowed: NDArray[np.int64] | None = None
+    ) -> int:
         """The id of the next token; see `candidates` for logits and context.
 
-        Raises `EngineFailed` where the logits have a NaN or infinity, or no finite number.
+        `allowed` are the ids among which it is chosen, in ascending order; None allows all. The
+        others count as impossible before penalty, temperature, top-k and top-p. Raises
+        `EngineFailed` where the logits have a NaN or infinity, or no finite number, and
+        `ConstraintFailed` where the model gives no allowed token a probability.
         """
         # The maximum is NaN if any logit is. Minus infinity may occur: it forbids a token.
         if not math.isfinite(logits.max()):
             raise EngineFailed(
                 "the model computed NaN or infinite logits: its file is damaged; fetch it again"
             )
-        ids, weights = candidates(logits, context, self.params)
+        if allowed is None:
+            ids, weights = candidates(logits, context, self.params)
+        else:
+            ids, weights = _candidates_among(allowed, logits, context, self.params)
         if self.params.temperature == 0:
             return int(ids[0])
         cumulative = weights.cumsum()
@@ -225,6 +250,13 @@ def log_probability_of_any(logits: Logits, tokens: Collection[int]) -> float:
     differences = values - values.max()
     wanted = float(np.exp(differences[list(tokens)]).sum())
     return math.log(wanted / np.exp(differences).sum()) if wanted else -math.inf
+
+
+def masked_log_probability(logits: Logits, token: int, allowed: NDArray[np.int64]) -> float:
+    """The logarithm of the softmax over the logits of the allowed tokens alone, for one of them."""
+    values = logits[allowed].astype(np.float64)
+    highest = values.max()
+    return float(logits[token] - highest - np.log(np.exp(values - highest).sum()))
 
 
 def log_probabilities(

@@ -180,7 +180,7 @@ class Scorer:
             logits = evaluator.logits
             for token, following in node.following.items():
                 shown = self._vocabulary.token_bytes(token)
-                following.info = token_info(self._vocabulary, logits, token, self._top, shown)
+                following.info = token_info(self._vocabulary, logits, token, self._top, shown=shown)
             if node.ends:
                 node.end_logprob = log_probability_of_any(logits, self._vocabulary.end_ids)
             # The newest node is walked first, so that its beginning is still in the context.
@@ -207,7 +207,7 @@ class Scorer:
         evaluator.evaluate_next(path[-1], self._threads())
 
     def _info(self, token: int, shown: bytes) -> TokenInfo:
-        return token_info(self._vocabulary, self._evaluator.logits, token, self._top, shown)
+        return token_info(self._vocabulary, self._evaluator.logits, token, self._top, shown=shown)
 
     def _end(self, ended: bool, choices: ChoiceProbabilities | None = None) -> End:
         return End(

@@ -18,12 +18,21 @@ from ..contract.wit import (
     TokenAlternative,
     TokenInfo,
 )
-from .sampling import Logits, Sampler, log_probabilities, refuse_blank
+from ..errors import ConstraintFailed
+from .sampling import (
+    Logits,
+    Sampler,
+    log_probabilities,
+    masked_log_probability,
+    refuse_blank,
+)
 from .text_parts import Given, TextParts
 from .threads import Threads
 
 if TYPE_CHECKING:
+    from .answer_mask import AnswerMask
     from .backends.base import Evaluator
+    from .constraints import Ids
 
 
 class Vocabulary(Protocol):
@@ -40,7 +49,8 @@ class Sequence:
     """One text being generated: logits in, events out, one step at a time.
 
     `top_logprobs` is how many alternatives are recorded with each token and its log-probability.
-    None records nothing. `context_length` is in tokens.
+    None records nothing. `context_length` is in tokens. `mask` says which tokens a constraint
+    allows; without one, each may follow.
     """
 
     def __init__(
@@ -51,6 +61,7 @@ class Sequence:
         stream: TextParts,
         context_length: int,
         top_logprobs: int | None = None,
+        mask: AnswerMask | None = None,
     ) -> None:
         self.tokens = list(prompt)
         """The ids of the prompt and of the generated tokens."""
@@ -65,6 +76,10 @@ class Sequence:
         self._sampler = Sampler(params)
         self._began: float | None = None
         self._finish = FinishDetail.MAX_TOKENS if self._most == 0 else None
+        self._mask = mask
+        self._failure: ConstraintFailed | None = None
+        if mask is not None and self._finish is None and mask.complete:
+            self._finish = FinishDetail.CONSTRAINT
 
     @property
     def generated(self) -> int:
@@ -80,26 +95,50 @@ class Sequence:
         """Choose the next token; `logits` are those of the newest one.
 
         The events are its chunk and, where it is the last token, the end. An end-of-text token
-        has no chunk. Raises `EngineFailed` for logits that no token can be chosen by.
+        has no chunk. Raises `EngineFailed` for logits that no token can be chosen by, and
+        `ConstraintFailed` where no token can follow as the constraint wants it.
         """
         if self._began is None:
             self._began = time.perf_counter()
-        token = self._sampler.next(logits, self.tokens)
+        allowed = None if self._mask is None else self._allowed(self._mask, logits)
+        token = self._sampler.next(logits, self.tokens, allowed)
         if token in self._vocabulary.end_ids:
             self._finish = FinishDetail.EOS
             return self.end()
         self.tokens.append(token)
         top = self._top_logprobs
-        info = None if top is None else token_info(self._vocabulary, logits, token, top)
+        info = None
+        if top is not None:
+            info = token_info(self._vocabulary, logits, token, top, allowed=allowed)
         given = self._stream.push(self._vocabulary.token_bytes(token), info)
         self.seconds["decode"] = time.perf_counter() - self._began
         chunk = self._chunk(given)
-        if self._stream.ended is None:
+        if self._mask is not None and self._stream.ended is None:
+            self._constrain(self._mask, token)
+        if self._stream.ended is None and self._finish is None:
             if self.generated == self._most:
                 self._finish = FinishDetail.MAX_TOKENS
             elif len(self.tokens) >= self._context_length:
                 self._finish = FinishDetail.CONTEXT_FULL
         return [chunk, *self.end()] if self.ended else [chunk]
+
+    def _allowed(self, mask: AnswerMask, logits: Logits) -> Ids | None:
+        if self._failure is not None:
+            raise self._failure
+        allowed = mask.allowed
+        if allowed is None or not allowed.size or allowed[-1] < logits.size:
+            return allowed
+        return allowed[allowed < logits.size]  # the model has no logits for the others
+
+    def _constrain(self, mask: AnswerMask, token: int) -> None:
+        """Tell the mask which token was chosen. A failure is raised at the next step: the text of
+        this token is kept."""
+        try:
+            mask.take(token)
+            if mask.complete:
+                self._finish = FinishDetail.CONSTRAINT
+        except ConstraintFailed as error:
+            self._failure = error
 
     def end(self) -> list[Event]:
         """The rest of the text, and the end. A sequence that has not ended counts as cancelled."""
@@ -130,11 +169,18 @@ class Sequence:
 
 
 def token_info(
-    vocabulary: Vocabulary, logits: Logits, token: int, top: int, shown: bytes | None = None
+    vocabulary: Vocabulary,
+    logits: Logits,
+    token: int,
+    top: int,
+    *,
+    shown: bytes | None = None,
+    allowed: Ids | None = None,
 ) -> TokenInfo:
     """A token with its log-probability, its rank and `top` alternatives.
 
-    `shown` has the bytes of it that are part of the text, where these are not all.
+    `shown` has the bytes of it that are part of the text, where these are not all. `allowed` are the
+    ids that a constraint has left.
     """
     logprob, rank, best = log_probabilities(logits, token, top)
     return TokenInfo(
@@ -145,6 +191,9 @@ def token_info(
         top=tuple(
             TokenAlternative(id=other, bytes=vocabulary.token_bytes(other), logprob=value)
             for other, value in best
+        ),
+        masked_logprob=(
+            None if allowed is None else masked_log_probability(logits, token, allowed)
         ),
     )
 
@@ -158,6 +207,7 @@ def generate(
     *,
     threads: Threads,
     top_logprobs: int | None,
+    mask: AnswerMask | None = None,
     report: abc.Callable[[Progress], None],
     cancelled: abc.Callable[[], bool],
 ) -> abc.Iterator[Event]:
@@ -166,7 +216,8 @@ def generate(
     `threads()` gives the number of threads and is called before each evaluation.
     `report` gets the progress of the prompt. `cancelled()` is called between parts
     of the prompt and between tokens. A cancelled run ends without a finish detail.
-    Raises `EngineFailed` where the model computes no usable logits.
+    Raises `EngineFailed` where the model computes no usable logits, and `ConstraintFailed` where
+    no token can follow as the constraint wants it.
     """
 
     def progress(done: int) -> bool:
@@ -174,7 +225,8 @@ def generate(
         return not cancelled()
 
     started = time.perf_counter()
-    sequence = Sequence(prompt, params, vocabulary, stream, evaluator.context_length, top_logprobs)
+    length = evaluator.context_length
+    sequence = Sequence(prompt, params, vocabulary, stream, length, top_logprobs, mask)
     if not sequence.ended:
         sequence.cached = evaluator.shared_prefix(sequence.tokens)
         report(Progress("prompt", sequence.cached, len(prompt)))

@@ -25,6 +25,7 @@ from ..requests.line import (
     split_line,
 )
 from ..requests.options import BY_DEST, OPTIONS, Option, unsaid
+from ..requests.shape_options import take_constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ def _read_cell(
     # notebook puts a line end after the last line, which nobody typed.
     prompt = cell.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     axes = _axes(given)
-    fixed = dict(defaults) | {"prompt": prompt, "tags": {}}
+    fixed = dict(defaults) | {"prompt": prompt, "tags": {}} | take_constraint(given, namespace)
     fixed |= {name: value for name, value in given.items() if BY_DEST[name].field}
     if not given.get("no_interpolate"):
         fixed |= _filled(fixed, namespace)
@@ -180,6 +181,7 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
     """
     try:
         given = parse(words)
+        shape = take_constraint(given, namespace)
         for dest, value in given.items():
             option = BY_DEST[dest]
             if option.field is None:
@@ -188,7 +190,7 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
                 if len(value) > 1:
                     raise InvalidInput(f"{option.flag}: one value, and no sweep")
                 given[dest] = value[0]
-        return given | interpolated(given, namespace)
+        return given | shape | interpolated(given, namespace)
     except InvalidInput as error:
         raise usage_error(in_words_of_the_line(str(error))) from None
 

@@ -16,6 +16,7 @@ from IPython.core import completer
 from ..contract.wit import STATUSES
 from ..errors import InvalidInput
 from ..requests.line import complete, split_line
+from ..requests.shapes import is_shape
 from ..runlog.columns import NAMES
 
 _CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
@@ -33,6 +34,10 @@ _LOG_VALUES = {
     "--columns": ("all", *NAMES[1:]),
     "--by": NAMES[1:],
 }
+_SHAPE_FILES: Mapping[str, tuple[str, ...]] = {
+    "--choices": (), "--json-schema": (".json",), "--grammar": (".gbnf", ".lark"),
+}  # fmt: skip
+"""The options that name a shape of answers in the notebook, and the endings of its files."""
 _REPLAY_FLAGS = ("--with", "--accept", "--anyway", "--quiet")
 
 
@@ -48,9 +53,10 @@ class Completer:
 
     def __init__(
         self, models: Callable[[], Sequence[str]], servers: Callable[[], Sequence[str]],
-        flags: Mapping[str, Mapping[str, bool]],
+        flags: Mapping[str, Mapping[str, bool]], variables: Callable[[], Mapping[str, Any]],
     ) -> None:  # fmt: skip
         self._local_models, self._servers, self._flags = models, servers, flags
+        self._variables = variables
 
     def _models(self) -> list[str]:
         """What `-m` takes: the local models, and the servers of our own."""
@@ -99,6 +105,13 @@ class Completer:
             if values or self._flags[name].get(last) or (typed and not typed.startswith("-")):
                 return _beginning(values or (), typed)
             return _beginning(list(self._flags[name]), typed)
+        if last in _SHAPE_FILES:
+            named = [
+                name for name, value in self._variables().items()
+                if not name.startswith("_") and is_shape(value, last[2:].replace("-", "_"))
+            ]  # fmt: skip
+            paths = _paths(typed, _SHAPE_FILES[last]) if _SHAPE_FILES[last] else ()
+            return [*_beginning(sorted(named), typed), *paths]
         return complete(words, self._models)
 
     def _of_server(self, typed: str, last: str) -> list[str]:
@@ -152,7 +165,13 @@ def register(
     unregister(shell)
     if not hasattr(completer, "context_matcher"):
         return
-    find = Completer(models, servers, flags)
+
+    def variables() -> dict[str, Any]:
+        """The notebook's own, without those of IPython such as `In`."""
+        names = [name for name in list(shell.user_ns) if name not in shell.user_ns_hidden]
+        return {name: shell.user_ns[name] for name in names}
+
+    find = Completer(models, servers, flags, variables)
 
     @completer.context_matcher()
     def infer_options(context: Any) -> dict[str, Any]:

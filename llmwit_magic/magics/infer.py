@@ -13,6 +13,7 @@ from traitlets import Dict, Enum, Float, Int, List, TraitError, Unicode, observe
 from traitlets.config import Configurable
 
 from ..base.printable import on_one_line, visible
+from ..contract.constraint import Constraint
 from ..contract.events import Prepared
 from ..contract.request import DEFAULT_MODEL, Request
 from ..contract.urls import is_url
@@ -27,6 +28,7 @@ from ..running.session import Session, current_session
 from ..running.window import Ahead
 from ..views import text
 from ..views.opening import open_view, show_progress
+from ..views.score_text import scored_text
 from ..views.view import KINDS, View
 from .cell import Cell, read_cell, usage_error, with_options
 
@@ -256,7 +258,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         for request in cell.requests:
             with show_progress(self.shell) as show:
                 prepared = self.session.prepare(request, show)
-            text.say(dry_run_text(prepared, request.params))
+            scored = scored_text(request)
+            text.say(dry_run_text(prepared, request.params, request.constraint, scored))
 
     def _defaults(self) -> dict[str, Any]:
         """The values, by field of params and request, of what a cell leaves open."""
@@ -310,8 +313,14 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         text.say(on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 
-def dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
-    """What `--dry-run` shows: the prompt, its notices, its tokens, the model and the params."""
+def dry_run_text(
+    prepared: Prepared, params: InferencingParams, constraint: Constraint | None = None,
+    scored: str = "",
+) -> str:  # fmt: skip
+    """What `--dry-run` shows: prompt, notices, tokens, model, params, what the answer must be.
+
+    `scored` says what is scored in the place of an answer. It stands in the place of the params.
+    """
     count, cached, room = (
         prepared.prompt_token_count, prepared.cached_token_count, prepared.context_length,
     )  # fmt: skip
@@ -322,19 +331,21 @@ def dry_run_text(prepared: Prepared, params: InferencingParams) -> str:
     )
     left = (
         ""
-        if count is None or room is None
+        if count is None or room is None or scored
         else f", {room - count:,} of {room:,} left for the answer"
     )
     words = {name: "none" if value is None else json.dumps(value, ensure_ascii=False)
              for name, value in params.model_dump().items()}  # fmt: skip
     if params.seed is None:
         words["seed"] = "drawn when it runs"
+    how = scored or ", ".join(f"{name} {word}" for name, word in words.items())
     lines = [
         *(f"── {notice}" for notice in prepared.notices),
         f"── {counted}{left}",
         f"── {prepared.model.name} on {prepared.device.name}, "
         + ("" if prepared.device.is_server else f"{prepared.device.gpu_layers} GPU layers ")
         + f"({prepared.device.reason})",
-        "── " + ", ".join(f"{name} {word}" for name, word in words.items()),
+        f"── {how}",
+        *([f"── {text.constraint_text(constraint)}"] if constraint else []),
     ]  # fmt: skip
     return "\n".join([visible(prepared.prompt), *map(on_one_line, lines)])

@@ -49,7 +49,7 @@ def _value(option: Option, texts: Sequence[str]) -> Any:
     if option.type is not str or option.words:
         return _number(option, texts[-1])
     if option.escapes:
-        texts = tuple(_unescape(option.flag, text) for text in texts)
+        texts = tuple(unescape(option.flag, text) for text in texts)
     if option.dest == "tags":
         return dict(map(_tag, texts))
     if option.dest == "template_options":
@@ -148,7 +148,7 @@ _ESCAPE = re.compile(
 )
 
 
-def _unescape(flag: str, text: str) -> str:
+def unescape(flag: str, text: str) -> str:
     """The text with Python's escapes decoded. A backslash before anything else stays."""
     try:
         return _ESCAPE.sub(lambda match: _character(match[0]), text)

@@ -118,6 +118,17 @@ def _of_fields() -> Iterator[Option]:
 
 OPTIONS = (
     *_of_fields(),
+    Option("choice", ("--choice",), "a text that the answer may be; give it again for each further one",
+           metavar="TEXT", many=True, escapes=True),
+    Option("choices", ("--choices",), "the texts that the answer may be: a list or an Enum in the notebook",
+           metavar="NAME"),
+    Option("regex", ("--regex",), "a regular expression that the whole answer matches", metavar="R"),
+    Option("json_schema", ("--json-schema",),
+           "the answer is JSON that this allows: a dict, a pydantic model, a dataclass or a TypedDict "
+           "in the notebook, a file with a JSON schema, or the schema itself", metavar="NAME|FILE"),
+    Option("grammar", ("--grammar",),
+           "the answer is what this grammar makes, in the notation of Lark or GBNF: a text in the "
+           "notebook, a file, or the grammar itself", metavar="NAME|FILE"),
     Option("anyway", ("--anyway",), "the name that --accept context had before", bool),
     Option("output", ("-o", "--output"),
            "put the result into this variable; the newest is always in _infer", metavar="NAME"),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..contract.constraint import Constraint
 from ..contract.request import DEFAULT_MODEL, Prompt, Request, Scored
 from ..contract.wit import InferencingParams
 from .interpolation import literal
@@ -31,7 +32,7 @@ def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
             indent=2,
             exclude_none=True,
             include={"model", "prompt", "chat", "system", "params"}
-            | _changed(request, [*Prompt.model_fields, *Scored.model_fields]).keys(),
+            | _changed(request, [*Prompt.model_fields, *Scored.model_fields, "constraint"]).keys(),
         ),
         "WAVE": wave_text(request.params),
     }
@@ -95,6 +96,8 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         if value is None and "none" not in option.words:
             continue
         words += _option_words(option, value, as_it_is)
+    if request.constraint is not None:
+        words += _shape_words(request.constraint)
     texts = [request.prompt, request.system or "", request.continuation or "", *request.params.stop]
     texts += (text for pair in request.tags.items() for text in pair)
     if not places and any("{{" in text for text in texts):
@@ -118,6 +121,30 @@ def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) ->
     if isinstance(value, str):
         return [_word(option.flag, value)]
     return [f"{option.flag} {'none' if value is None else _number(value)}"]
+
+
+def _shape_words(constraint: Constraint) -> list[str]:
+    """The options that state a constraint, with all of it on the line."""
+    if constraint.kind == "choices":
+        return [_word("--choice", choice, escapes=True) for choice in constraint.choices]
+    if constraint.kind == "grammar":
+        return [_word("--grammar", constraint.source, escapes=True)]
+    if constraint.kind == "regex":
+        return [_word("--regex", _SIGN.sub(_printable_sign, constraint.source))]
+    source = re.sub("[\n\r\t]", " ", constraint.source)  # in JSON, these stand in no text
+    return [
+        _word(
+            "--json-schema", "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in source)
+        )
+    ]
+
+
+_SIGN = re.compile(r"\\?(.)", re.DOTALL)
+
+
+def _printable_sign(match: re.Match[str]) -> str:
+    """A character of an expression, or one that is escaped there, as it can stand on a line."""
+    return match[0] if match[1].isprintable() else _escaped(match[1])
 
 
 def _json(value: Any) -> str:
@@ -144,6 +171,8 @@ def _quoted(text: str, escapes: bool = False) -> str:
     plain = text and not any(c.isspace() or c in "'\"\\" for c in text) and text[0] != "-"
     if plain:
         return text
+    if "'" in text and '"' in text:  # quoted parts side by side are one word
+        return "'" + text.replace("'", "'\"'\"'") + "'"
     return f'"{text}"' if "'" in text else f"'{text}'"
 
 
@@ -168,24 +197,35 @@ def python_text(request: Request) -> str:
     options = _changed(request, [*_PYTHON_OPTIONS, "data_spans"])
     arguments = [repr(request.model), repr(request.prompt), repr(params)]
     arguments += [f"{name}={value!r}" for name, value in options.items()]
+    if request.constraint is not None:
+        arguments.append(_python_shape(request.constraint))
     return "from llmwit_magic import infer\n\nresult = infer({})\n".format(", ".join(arguments))
 
 
 def _scored_text(request: Request) -> str:
     options = _changed(request, [*_PYTHON_OPTIONS, "data_spans"])
     options |= {"model": request.model}
-    name, what = "score", repr(options.pop("continuation", None))
+    for field in ("continuation", "probabilities"):
+        options.pop(field, None)
+    name, what = "score", repr(request.continuation)
     if request.probabilities:
         assert request.constraint is not None
         name, what = "choose", repr(list(request.constraint.choices))
-        for field in ("probabilities", "constraint"):
-            options.pop(field, None)
     arguments = [
         repr(request.prompt),
         what,
         *(f"{key}={value!r}" for key, value in options.items()),
     ]
     return f"from llmwit_magic import {name}\n\nresult = {name}({', '.join(arguments)})\n"
+
+
+def _python_shape(constraint: Constraint) -> str:
+    """The argument of `infer` that states a constraint."""
+    if constraint.kind == "choices":
+        return f"choices={list(constraint.choices)!r}"
+    if constraint.kind == "json_schema":
+        return f"returns={json.loads(constraint.source)!r}"
+    return f"{constraint.kind}={constraint.source!r}"
 
 
 def wave_text(params: InferencingParams) -> str:

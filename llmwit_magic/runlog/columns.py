@@ -110,6 +110,9 @@ COLUMNS = (
            "an empty prompt (empty_prompt_logprob)"),
     Column("prompt_tokens", "json", "the tokens of the prompt but the first one, as in the column "
            "tokens, where a score asked for them"),
+    Column("value", "json", "the answer as a value, where there was a constraint: the text, or what "
+           "its JSON says"),
+    Column("value_error", "text", "why an answer with a constraint has no value"),
     Column("first_token_seconds", "real", "from the start to the first token", "s",
            otel="gen_ai.response.time_to_first_chunk"),
     Column("tokens_per_second", "real",

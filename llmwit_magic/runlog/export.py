@@ -171,6 +171,9 @@ def defused(text: str) -> str:
 
 # Parquet ------------------------------------------------------------------------
 
+_OF_ANY_TYPE = ("template_options", "value", "choice_scores")
+"""The JSON columns whose values are of any type. Parquet has their JSON text."""
+
 
 def _arrow() -> Any:
     try:
@@ -181,7 +184,6 @@ def _arrow() -> Any:
     return pyarrow
 
 
-_JSON_TEXTS = ("template_options", "choice_scores")
 _TOKEN_LISTS = ("tokens", "prompt_tokens")
 
 
@@ -197,8 +199,8 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
         "not_honoured": arrow.list_(text),
-        "data_spans": arrow.list_(arrow.list_(number)), "template_options": text,
-        "choice_scores": text, "prompt_tokens": arrow.list_(arrow.struct(token)),
+        "prompt_tokens": arrow.list_(arrow.struct(token)),
+        "data_spans": arrow.list_(arrow.list_(number)), **dict.fromkeys(_OF_ANY_TYPE, text),
     }  # fmt: skip
     table = arrow.table(
         {
@@ -219,8 +221,7 @@ def _parquet_value(column: Column, value: Any) -> Any:
         return datetime.fromisoformat(value)
     if column.name == "tags":
         return list(value.items())
-    # The values of options are of any type, and the scores of choices are nested deep.
-    if column.name in _JSON_TEXTS:
+    if column.name in _OF_ANY_TYPE:
         return json.dumps(value, ensure_ascii=False)
     return _token_numbers(value, float) if column.name in _TOKEN_LISTS else value
 
@@ -229,9 +230,8 @@ def _read_parquet(path: Path) -> Sequence[Row]:
     rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
     for row in map(_checked, rows):
         row["tags"] = None if row.get("tags") is None else dict(row["tags"])
-        for name in _JSON_TEXTS:
-            text = row.get(name)
-            row[name] = None if text is None else json.loads(text)
+        for name in _OF_ANY_TYPE:
+            row[name] = None if row.get(name) is None else json.loads(row[name])
         for name in _TOKEN_LISTS:
             row[name] = _token_numbers(row.get(name), _json_number)
     return rows

@@ -136,7 +136,12 @@ def _is_tags(value: Any) -> bool:
 
 
 def _is_object(value: Any) -> bool:
-    return isinstance(value, dict) and _is_text(json.dumps(value, ensure_ascii=False))
+    return isinstance(value, dict) and _is_encodable(value)
+
+
+def _is_encodable(value: Any) -> bool:
+    """Whether no text in the value has a lone surrogate."""
+    return _is_text(json.dumps(value, ensure_ascii=False))
 
 
 def _is_spans(value: Any) -> bool:
@@ -213,5 +218,5 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS_OF_TEXT, _is_texts),
     "data_spans": _is_spans, "tags": _is_tags, "tokens": _is_tokens,
     "prompt_tokens": _is_tokens, "choice_scores": _is_choice_scores,
-    "template_options": _is_object,
+    "template_options": _is_object, "value": _is_encodable,
 }  # fmt: skip

@@ -138,6 +138,7 @@ def result_row(
         "rendered_prompt": result.prompt if result.prompt != request.prompt else None,
         "notices": _dump(result.notices) if result.notices else None,
         "not_honoured": _dump(result.not_honoured) if result.not_honoured else None,
+        "value_error": result.value_error,
         "tokens": _token_texts(result.tokens),
         "score_logprob": _finite(result.logprob),
         "score_token_count": result.score.token_count if result.score else None,
@@ -275,6 +276,8 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
         "notices": tuple(row["notices"] or ()),
         "not_honoured": tuple(row["not_honoured"] or ()),
+        "value": row["value"],
+        "value_error": row["value_error"],
         "status": row["status"],
         "run_id": row["run_id"],
     }

@@ -31,6 +31,7 @@ from ..runlog.rows import Row, result_row, started_row
 
 if TYPE_CHECKING:
     from ..runlog.log import RunLog
+    from .checked_value import CheckedValue
 
 INTERVAL = 0.055
 """Seconds between two drawings. With the last one, which may come early, that makes at most 20 a
@@ -69,6 +70,8 @@ class Run:
         self._prompt_tokens: list[TokenInfo] = []
         self._began = time.perf_counter()
         self._times: dict[str, float] = {}
+        self._checked: CheckedValue | None = None
+        """The value of the answer, where the run has ended and has a constraint."""
         self._status: RunStatus = "running"
         self._changed = threading.Condition()
         self._watchers: list[Callable[[], None]] = []
@@ -106,6 +109,7 @@ class Run:
             self.error = EngineFailed(f"unexpected {type(error).__name__}: {error}")
             self.error.__cause__ = error
         self._time("total")
+        self._check_value(status)
         try:
             self._complete_row(status)
         finally:
@@ -120,6 +124,13 @@ class Run:
                 self.run_id = self.log.begin(self.row())
         except LogError as error:
             self.log_problem = str(error)
+
+    def _check_value(self, status: Ending) -> None:
+        if self.request.constraint is not None:
+            # Only now: a run without a constraint needs none of this.
+            from .checked_value import checked_value
+
+            self._checked = checked_value(self.request.constraint, self.text, status, self.end)
 
     def _complete_row(self, status: Ending) -> None:
         try:
@@ -328,6 +339,7 @@ class Run:
         if status != "running":
             prepared = self.prepared is not None
             row |= result_row(self.request, self.result, prepared, self.error)
+            row["value"] = self._checked and self._checked.as_json
         return row | {"status": status}
 
     @property
@@ -355,6 +367,8 @@ class Run:
             text, tokens, status = self.text, tuple(self._tokens), self.status
             reasoning = self.reasoning
             total = self._times.get("total")
+            checked = self._checked
+        left_behind = "interrupted" if self.done and self.request.constraint else None
         return InferencingResult(
             text=text,
             finish_reason=(end.finish_reason or detail.reason) if end and detail else None,
@@ -383,6 +397,8 @@ class Run:
             choices=end.choices if end else None,
             prompt_tokens=prompt_tokens,
             prompt=prepared.prompt if prepared else self.request.prompt,
+            value=checked.value if checked else None,
+            value_error=checked.error if checked else left_behind,
             notices=_both(prepared, end, "notices"),
             not_honoured=_both(prepared, end, "not_honoured"),
             status=status,

@@ -19,12 +19,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..base.printable import visible
+from ..base.printable import on_one_line, visible
 from ..contract.events import Progress
 from ..contract.scores import ChoiceProbabilities
 from ..contract.wit import InferencingResult, TokenInfo
 from .score_text import CHART_ROWS, choice_label, ranked, share
 from .text import brief_parts, more_parts, reasoning_label
+from .value_table import table_of
 
 NO_MATH = "mathjax_ignore tex2jax_ignore"
 """Classes that keep MathJax away: a dollar in an answer begins no formula."""
@@ -77,7 +78,7 @@ def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
     return (
         f'<div class="llmwit llmwit-answer {NO_MATH}"{_data(result, extras)}>'
         f"{reasoning_html(result)}{_text(result)}{_LEGEND if result.tokens else ''}"
-        f"{chart_html(result.choices) if result.choices else ''}"
+        f"{chart_html(result.choices) if result.choices else _value(result)}"
         f"{_status(result, extras.log_problem)}</div>"
     )
 
@@ -157,6 +158,40 @@ def _text(result: InferencingResult) -> str:
     return _shown(result.text, _tokens_of(result, False)) if result.text else ""
 
 
+def _value(result: InferencingResult) -> str:
+    """The value of the answer as a table; empty where its text says as much."""
+    table = table_of(result.value)
+    if table is None:
+        return ""
+    body = "".join(
+        "<tr>"
+        + "".join(
+            cell(f"<b>{_one_line(text)}</b>") if not (table.head or place) else _item(text)
+            for place, text in enumerate(row)
+        )
+        + "</tr>\n"
+        for row in table.rows
+    )
+    headed = head(table.head) if table.head else ""
+    notes = quiet(" · ".join(map(escape, table.notes))) if table.notes else ""
+    kind = " llmwit-records" if table.head else ""
+    return (
+        f'<div class="llmwit-value{kind}"><table style="table-layout:auto;font-size:90%">'
+        f"{headed}{body}</table>{notes}</div>"
+    )
+
+
+def _item(text: str) -> str:
+    """A cell of a value. A short one, such as a date, stays on one line."""
+    if len(text) <= 12:
+        return cell(_one_line(text), ";white-space:nowrap")
+    return cell(roomy(_one_line(text), 6))
+
+
+def _one_line(text: str) -> str:
+    return html.escape(on_one_line(text))
+
+
 def _tokens_of(result: InferencingResult, reasoning: bool) -> list[TokenInfo]:
     """The recorded tokens of the reasoning, or those of the answer."""
     return [token for token in result.tokens or () if token.reasoning is reasoning]
@@ -226,16 +261,24 @@ def chart_html(choices: ChoiceProbabilities) -> str:
     shown = ranked(choices)[:CHART_ROWS]
     rows = "".join(
         "<tr>"
-        + cell(roomy(escape(choice_label(each.choice)), 4), ";max-width:20em")
+        + _choice(choice_label(each.choice))
         + cell(share(each.probability), ";text-align:right;white-space:nowrap")
-        + cell(_bar(each.probability), ";width:100%")
+        + cell(_bar(each.probability), ";width:100%;min-width:5em")
         + "</tr>\n"
         for each in shown
     )
     more = len(choices.scores) - len(shown)
     rest = quiet(f"and {more:,} more in .probabilities") if more else ""
-    table = f'<table style="table-layout:auto;width:100%">{head(["choice", "probability", ""])}'
+    style = "table-layout:auto;width:100%;max-width:40em;font-size:90%"
+    table = f'<table style="{style}">{head(["choice", "probability", ""])}'
     return f'<div class="llmwit-chart">{table}{rows}</table>{rest}</div>'
+
+
+def _choice(label: str) -> str:
+    """The cell of a choice. A short one stays on one line."""
+    if len(label) <= 20:
+        return cell(escape(label), ";white-space:nowrap")
+    return cell(roomy(escape(label), 9))
 
 
 def _bar(probability: float) -> str:

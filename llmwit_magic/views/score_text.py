@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from ..base.printable import on_one_line, short
 from ..base.widths import filled, width
+from ..contract.request import Request
 from ..contract.scores import ChoiceProbabilities, ChoiceScore, Score
 
+LARGEST_SHOWN = 500
+"""The most columns of a text that is to be scored, on one line."""
 LABEL_COLUMNS = 40
 """The most columns of a choice in a chart."""
 CHART_ROWS = 20
@@ -67,3 +72,17 @@ def chart_lines(choices: ChoiceProbabilities) -> list[str]:
         lines.append(f"{filled(label, widest)}  {share(each.probability):>8}  {bar}".rstrip())
     more = len(choices.scores) - len(shown)
     return [*lines, f"… and {more:,} more in .probabilities"] if more else lines
+
+
+def scored_text(request: Request) -> str:
+    """What a request scores in the place of an answer; empty where it does not."""
+    if request.continuation is not None:
+        return (
+            f"scores {json.dumps(short(request.continuation, LARGEST_SHOWN), ensure_ascii=False)}"
+        )
+    if request.probabilities:
+        return (
+            f"probabilities of choices: normalize {request.normalize}, "
+            f"end_of_text {request.end_of_text}"
+        )
+    return ""

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from ..base.printable import on_one_line, short, visible
 from ..base.widths import filled, width
+from ..contract.constraint import Constraint
 from ..contract.events import Progress
 from ..contract.wit import (
     DeviceInfo,
@@ -20,6 +21,7 @@ from ..contract.wit import (
 from ..running.results import Results
 from ..running.run import Run
 from .score_text import chart_lines, choices_parts, score_parts
+from .value_table import value_lines
 
 _DETAILS = {
     FinishDetail.EOS: "end of text",
@@ -31,7 +33,15 @@ _DETAILS = {
     FinishDetail.SCORED: "scored",
     FinishDetail.UNKNOWN: "the server does not say why",
 }
+_CONSTRAINTS = {
+    "choices": "the answer is one of", "regex": "the answer matches",
+    "json_schema": "the answer is JSON of the schema", "grammar": "the answer is made by the grammar",
+}  # fmt: skip
+CONSTRAINT_COLUMNS = 500
+"""The most columns of a constraint that is said on a line."""
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
+VALUE_ERROR_COLUMNS = 200
+"""The most columns of the reason why an answer has no value. The result keeps all of it."""
 TABLE_COLUMNS = 60
 """The most columns of an answer in a table. The result keeps all of it."""
 
@@ -65,12 +75,14 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((True, detail))
     if result.finish_detail is FinishDetail.MAX_TOKENS and result.reasoning and not result.text:
         parts.append((True, "no answer yet: give more --max-tokens"))
+    if result.value_error is not None and result.status == "ok":
+        parts.append((True, f"no value: {short(result.value_error, VALUE_ERROR_COLUMNS)}"))
     parts += [(True, notice) for notice in result.notices]
     if result.not_honoured:
         parts.append((False, f"not honoured: {', '.join(result.not_honoured)}"))
     if result.model:
         timings = result.timings
-        parts.append((True, f"{_token_counts(result)} tokens"))
+        parts.append((True, _token_counts(result)))
         if result.score:
             parts += [(True, part) for part in score_parts(result.score)]
         elif result.choices:
@@ -106,13 +118,13 @@ def _token_counts(result: InferencingResult) -> str:
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
     thought = f" ({usage.reasoning_token_count} reasoning)" if result.reasoning else ""
     if result.choices:
-        return f"{_count(usage.prompt_token_count)}{cached} prompt"
+        return f"{_count(usage.prompt_token_count)} prompt tokens{cached}"
     if result.score:
         count = result.score.token_count
-        return f"{_count(usage.prompt_token_count)}{cached} prompt + {count} scored"
+        return f"{_count(usage.prompt_token_count)} prompt{cached} + {count} scored tokens"
     return (
         f"{_count(usage.prompt_token_count)}{cached} + "
-        f"{_count(usage.generated_token_count)}{thought}"
+        f"{_count(usage.generated_token_count)}{thought} tokens"
     )
 
 
@@ -138,6 +150,11 @@ def _device(device: DeviceInfo) -> str:
 def notes(results: Sequence[InferencingResult]) -> list[str]:
     """The lines under a table of several runs: notices of their prompts, and runs not logged."""
     said = list(dict.fromkeys(notice for result in results for notice in result.notices))
+    without = [result.value_error for result in results if result.value_error]
+    if without:
+        said.append(
+            f"{len(without)} of {len(results)} runs have no value: {short(without[-1], 80)}"
+        )
     problems = [result.log_problem for result in results if result.log_problem]
     if problems:
         said.append(f"{len(problems)} of {len(results)} runs not logged: {problems[-1]}")
@@ -186,8 +203,17 @@ def plain(result: InferencingResult, log_problem: str | None = None) -> str:
     """An answer with its status line. One line stands for the reasoning."""
     lines = [f"── {reasoning_label(result)}, in .reasoning"] if result.reasoning else []
     lines += [visible(result.text)] if result.text else []
-    lines += chart_lines(result.choices) if result.choices else []
+    lines += chart_lines(result.choices) if result.choices else value_lines(result.value)
     return "\n".join([*lines, f"── {' · '.join(status_parts(result, log_problem))}"])
+
+
+def constraint_text(constraint: Constraint) -> str:
+    """What an answer must be, on one line."""
+    if constraint.kind == "choices":
+        said = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in constraint.choices)
+    else:
+        said = constraint.source
+    return f"{_CONSTRAINTS[constraint.kind]} {short(said, CONSTRAINT_COLUMNS)}"
 
 
 def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
@@ -320,7 +346,7 @@ class TerminalView:
         if done:
             self._ended = run
             result = run.result
-            lines = chart_lines(result.choices) if result.choices else []
+            lines = chart_lines(result.choices) if result.choices else value_lines(result.value)
             lines.append(f"── {' · '.join(status_parts(result, run.log_problem))}")
             say("\n" * any(self._written.values()) + "\n".join(lines))
         sys.stdout.flush()

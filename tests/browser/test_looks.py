@@ -122,3 +122,44 @@ def test_the_views_are_readable_and_fit(open_notebook: Open, looks: str) -> None
     assert faults(failed.locator(".llmwit-answer")) == []
     # The page itself never scrolls sideways.
     assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+
+
+VALUES = """from llmwit_magic import InferencingResult, InferencingUsage
+def shown(text, value, **more):
+    return InferencingResult(text=text, finish_reason="stop", finish_detail="constraint",
+                             usage=InferencingUsage(), value=value, **more)
+record = {"name": "Ada Lovelace", "amount": 1843.5, "due": "2026-12-01", "paid": False,
+          "lines": [{"item": "notes on the engine", "price": 1800}, {"item": "post", "price": 43.5}],
+          "note": "to be paid by the end of the year, " * 6}"""
+VALUE_CELLS = (
+    VALUES,
+    "import json; shown(json.dumps(record), record)",
+    "rows = [record | {'name': f'person {n}', 'unbroken': 'x' * 200} for n in range(25)]\n"
+    "shown('[…]', rows)",
+    "shown('12', None, value_error=\"not valid: '12' is none of the choices\")",
+)
+
+
+def test_values_are_readable_and_fit(open_notebook: Open, looks: str) -> None:
+    """A record is a table under its answer; a list of records scrolls in its own box."""
+    notebook = open_notebook(*VALUE_CELLS, width=480 if looks == "narrow" else 1000)
+    page = notebook.page
+    notebook.run(1)
+    record, rows, without = notebook.run(2), notebook.run(3), notebook.run(4)
+    for output in (record, rows):
+        value = output.locator(".llmwit-value")
+        assert_readable(*value.locator("td, th").all()[:20], *value.locator(".llmwit-status").all())
+        box = value.bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= page.viewport_size["width"]
+        assert faults(output) == []
+    assert record.locator("th[scope=row]").all_inner_texts()[:2] == ["name", "amount"]
+    assert rows.locator("th[scope=col]").all_inner_texts()[:2] == ["name", "amount"]
+    if looks == "narrow":  # a box that scrolls can be reached with the keyboard
+        expect(rows.locator(".llmwit-value")).to_have_attribute("aria-label", "value")
+    expect(without.locator(".llmwit-status")).to_contain_text("no value: not valid: '12' is none")
+    record.scroll_into_view_if_needed()
+    notebook.picture(f"value_{looks}")
+    without.scroll_into_view_if_needed()
+    notebook.picture(f"values_{looks}")
+    assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0

@@ -177,6 +177,11 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         s, write_llama_gguf("m.gguf"), "word " * 500, context_length=16)),
     "text": ("PromptTooLong", lambda s: embed(
         s, write_llama_gguf("m.gguf"), ["a", "It is " * 200], context_length=32)),
+    "score effect": ("InvalidInput", lambda s: api.score("a", "b", temperature=0)),
+    "nothing in front": ("InvalidInput", lambda s: ask(
+        s, write_llama_gguf("m.gguf"), "", continuation="a")),
+    "long score": ("PromptTooLong", lambda s: ask(
+        s, write_llama_gguf("m.gguf"), "word", continuation=" word" * 200)),
     "backtracking": ("EngineFailed", lambda s: ask(
         s, write_llama_gguf("m.gguf", tied=False, weights="successor",
                             answer=("a" * 12, "a" * 12, "a" * 12, "!")), QUESTION,

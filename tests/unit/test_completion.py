@@ -13,6 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from llmwit_magic.magics import completion, extension, infer
+from tests.support.constrained import Invoice, Mood, Point
 from tests.support.fake import FakeEngine, FakeSession
 
 
@@ -141,3 +142,32 @@ def test_help_is_shown(shell: Any, name: str, capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert f"%{name}" in out
     assert ("--grep" if name == "infer_log" else "--with") in out
+
+
+@has_matchers
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("%%infer --choices ", ["Mood", "labels"]),
+        ("%%infer --choices la", ["labels"]),
+        ("%%infer --choices ./", []),
+        ("%%infer --json-schema ", ["Invoice", "Mood", "Point", "schema"]),
+        ("%%infer --json-schema ./", ["./models/", "./shape.json"]),
+        ("%%infer --grammar r", ["rules", "rules.gbnf"]),
+        ("%%infer --grammar ./", ["./models/", "./rules.gbnf"]),
+        ("%infer_replay 1 --with --choices l", ["labels"]),
+        ("%%infer --choice ", []),
+        ("%%infer --regex ", []),
+        ("%%infer --cho", ["--choice", "--choices"]),
+    ],
+)
+def test_shapes_of_answers(shell: Any, tmp_path: Path, code: str, expected: list[str]) -> None:
+    """Variables that can be one, and files with the endings of one."""
+    for name in ("shape.json", "rules.gbnf", "notes.md"):
+        (tmp_path / name).touch()
+    shell.user_ns |= {
+        "labels": ["a"], "Mood": Mood, "Invoice": Invoice, "Point": Point, "rules": 'start: "a"',
+        "schema": {"type": "object"}, "_hidden": ["a"], "numbers": [1.5], "nothing": [],
+        "settings": {"a": 1}, "plain": int,
+    }  # fmt: skip
+    assert offered(shell, code) == expected

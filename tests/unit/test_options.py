@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.magics.cell import Cell, with_options
 from llmwit_magic.requests.options import DEFAULTS, OPTIONS, Option
+from llmwit_magic.requests.shape_options import OPTIONS_OF_SHAPES
 from tests.support.cells import read
 
 
@@ -42,6 +44,11 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "threads": ("1", 1),
     "top_logprobs": ("5", 5),
     "model_type": ("gpt2", "gpt2"),
+    "choice": ("yes", Constraint(kind="choices", source='["yes"]')),
+    "choices": ("labels", Constraint(kind="choices", source='["a", "b"]')),
+    "regex": ("a+", Constraint(kind="regex", source="a+")),
+    "json_schema": ("schema", Constraint(kind="json_schema", source='{"type": "null"}')),
+    "grammar": ("rules", Constraint(kind="grammar", source='start: "a"')),
     "output": ("answer", "answer"),
     "tags": ("a=b", {"a": "b"}),
     "no_interpolate": ("", None),
@@ -53,13 +60,19 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "normalize": ("token", "token"),
     "end_of_text": ("never", "never"),
     "score": ("", None),
+    "probabilities": ("", True),
 }
-BESIDE = {"prompt_logprobs": "--continuation x "}
+BESIDE = {"prompt_logprobs": "--continuation x ", "probabilities": "--choice a "}
 """What stands on the line besides, for an option that means nothing alone."""
+
+
+NAMESPACE = {"labels": ["a", "b"], "schema": {"type": "null"}, "rules": 'start: "a"'}
 
 
 def value_of(cell: Cell, dest: str) -> Any:
     request = cell.requests[0]
+    if dest in OPTIONS_OF_SHAPES:
+        return request.constraint
     if dest == "anyway":
         return request.takes_long_context
     for holder in (request.params, request, cell):
@@ -76,9 +89,11 @@ def test_every_option_sets_its_value(option: Option, flag: str) -> None:
     text, wanted = EXAMPLES[option.dest]
     wanted = wanted and flag != option.off_flag if option.is_flag else wanted
     beside = BESIDE.get(option.dest, "")
-    assert value_of(read(f"{beside}{flag} {text}"), option.dest) == wanted
+    line = f"{beside}{flag} {text}"
+    assert value_of(read(line, namespace=NAMESPACE), option.dest) == wanted
     if not option.is_flag:
-        assert value_of(read(f"{beside}{flag}={text}"), option.dest) == wanted
+        line = f"{beside}{flag}={text}"
+        assert value_of(read(line, namespace=NAMESPACE), option.dest) == wanted
 
 
 @pytest.mark.parametrize("name", ["chat", "exact"])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ...base.children import private_pipes, watch_parent
-from ...contract.events import Event, Prepared
+from ...contract.events import Event, Prepared, Progress
 from ...contract.request import ContentFilter, Request
 from ...contract.wit import ModelInfo
 from ...errors import InferenceError, InvalidInput
@@ -52,7 +52,9 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
+    from ..answer_mask import AnswerMask
     from ..backends.base import Evaluator, Loaded
+    from ..constraints import ConstraintVocabulary
     from ..reasoning import Splitter
 
 
@@ -75,6 +77,7 @@ class Child:
         self._answers = answers
         self._loaded: Loaded | None = None
         self._info = ModelInfo(name="")
+        self._constraints: ConstraintVocabulary | None = None
         self._adaptive = AdaptiveThreads()
         self._pending: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._verdicts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -164,15 +167,27 @@ class Child:
 
     def _prepared(
         self, request: Request
-    ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, Given | None]:
+    ) -> tuple[
+        Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None, Given | None
+    ]:
         threads = self._threads(request.threads)
-        return prepare(self._model, self._info, request, threads, self._tell_rendering)
+        rendering, constraints = self._tell_rendering, self._constraint_vocabulary
+        return prepare(self._model, self._info, request, threads, rendering, constraints)
+
+    def _constraint_vocabulary(self) -> ConstraintVocabulary:
+        """The vocabulary for constraints, made for the first run that has one."""
+        if self._constraints is None:
+            from ..constraints import ConstraintVocabulary
+
+            self._send(Progress("constraint"))
+            self._constraints = ConstraintVocabulary(self._model.tokenizer)
+        return self._constraints
 
     def _tell_rendering(self, running: bool) -> None:
         self._send(Rendering(running))
 
     def _run(self, request: Request, function_count: int) -> None:
-        prepared, ids, evaluator, splitter, given = self._prepared(request)
+        prepared, ids, evaluator, splitter, mask, given = self._prepared(request)
         self._send(prepared)
         if given is not None:
             for event in self._scored(request, ids, evaluator, given):
@@ -188,6 +203,7 @@ class Child:
             TextParts(prepared.params.stop, filters, splitter),
             threads=self._threads(request.threads),
             top_logprobs=request.top_logprobs,
+            mask=mask,
             report=self._send,
             cancelled=self._cancelled.is_set,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...base.background import GRACE_SECONDS, in_background
 from ...base.filesystem import current_folder
+from ...contract.constraint import CONSTRAINT_KINDS
 from ...contract.engine import Capabilities
 from ...contract.events import Cancelled, Emit, Prepared, Progress
 from ...contract.request import ModelSpec, Request
@@ -26,7 +27,7 @@ from .pool import Pool
 class LocalEngine:
     """Runs model files with its backends. See `contract.engine.Engine` for its methods."""
 
-    capabilities = Capabilities(scores=True)
+    capabilities = Capabilities(constraints=CONSTRAINT_KINDS, scores=True)
 
     def __init__(self, backends: Sequence[Backend] = BACKENDS, pool: Pool | None = None) -> None:
         self.pool = pool or Pool()

@@ -18,7 +18,9 @@ from .given import given_choices, given_text
 
 if TYPE_CHECKING:
     from ...models.chat import Rendered
+    from ..answer_mask import AnswerMask
     from ..backends.base import Evaluator, Loaded
+    from ..constraints import ConstraintVocabulary
     from ..reasoning import Splitter
     from ..threads import Threads
 
@@ -34,15 +36,16 @@ def prepare(
     request: Request,
     threads: Threads,
     rendering: Callable[[bool], None],
-) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, Given | None]:
-    """The request as it will run, the ids of its prompt, the context that evaluates them, what keeps
-    the reasoning of the answer apart, and what is scored.
-
-    The splitter is None where the model marks no reasoning, and the last one where nothing is
-    scored.
+    constraints: Callable[[], ConstraintVocabulary],
+) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None, Given | None]:
+    """The request as it will run, the ids of its prompt, the context that evaluates them, what
+    keeps the reasoning of the answer apart, the mask of its constraint, and what is scored. The
+    splitter is None where the model marks no reasoning, the mask is None where no constraint holds
+    an answer, and the last one is None where nothing is scored.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
-    ended. Raises `InvalidInput` and `PromptTooLong`.
+    ended. `constraints()` gives the model's vocabulary for constraints. Raises `InvalidInput`,
+    `PromptTooLong` and `ConstraintNotSupported`.
     """
     text, data, notices, splitter = _text(loaded, request, rendering)
     withheld = loaded.tokenizer.withheld(text, data)
@@ -62,6 +65,12 @@ def prepare(
         given, said = given_choices(loaded.tokenizer, request, empty)
         notices += said
     _check_room(loaded, len(ids), given, length)
+    mask = None
+    if request.constraint is not None and given is None:
+        from ..answer_mask import AnswerMask
+
+        vocabulary = constraints()
+        mask = AnswerMask(vocabulary.mask(request.constraint), vocabulary, splitter)
     evaluator = loaded.contexts.best_for(ids)
     prepared = Prepared(
         prompt=text,
@@ -74,7 +83,7 @@ def prepare(
         data_spans=() if request.is_chat else touched(data, withheld),
         notices=tuple(notices),
     )
-    return prepared, ids, evaluator, splitter, given
+    return prepared, ids, evaluator, splitter, mask, given
 
 
 def _check_room(loaded: Loaded, prompt: int, given: Given | None, length: int) -> None:

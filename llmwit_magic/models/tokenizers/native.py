@@ -52,5 +52,13 @@ class NativeTokenizer:
         """The bytes that a token stands for."""
         return self._model.token_bytes_natively(token_id)
 
+    def text_tokens(self) -> list[bytes]:
+        """The bytes of each token; empty for the one that ends a text."""
+        return [b"" if i in self.end_ids else self.token_bytes(i) for i in range(len(self))]
+
+    def encode_part(self, text: str) -> list[int]:
+        """The token ids of a text in the middle of another one."""
+        return self._model.encode_natively(text)
+
     def __len__(self) -> int:
         return self._model.vocabulary_size

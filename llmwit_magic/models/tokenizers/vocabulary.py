@@ -172,6 +172,20 @@ class Tokenizer(ABC):
             return bytes.fromhex(byte[1].decode())
         return self._decode_normal(token_id)
 
+    def text_tokens(self) -> list[bytes]:
+        """The bytes of each token that text may have; empty for a control token and an unused one."""
+        control = {token_id for _, token_id, _, is_control in self._special if is_control}
+        control |= self.end_ids
+        unfit = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)
+        return [
+            b"" if token_id in control or token_type in unfit else self.token_bytes(token_id)
+            for token_id, token_type in enumerate(self._types)
+        ]
+
+    def encode_part(self, text: str) -> list[int]:
+        """The token ids of a text in the middle of another one; nothing in it is a special token."""
+        return self._encode_plain(text, after_special=False)
+
     def __len__(self) -> int:
         return len(self._tokens)
 

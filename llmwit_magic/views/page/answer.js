@@ -69,6 +69,8 @@ function makeAnswer(view) {
   if (text) keepReachable(text, `answer${of}`);
   const thoughts = view.querySelector(".llmwit-thoughts");
   if (thoughts) keepReachable(thoughts, `reasoning${of}`);
+  const value = view.querySelector(".llmwit-value");
+  if (value) makeValue(value, `value${of}`);
   const forms = {};
   if (text) forms.text = () => (view.dataset.raw ? JSON.parse(view.dataset.raw) : text.textContent);
   for (const [name, form] of Object.entries(JSON.parse(view.dataset.forms ?? "{}"))) {
@@ -85,6 +87,21 @@ function makeAnswer(view) {
     tools.append(thumb(view, 1, "👍", "good answer"), thumb(view, -1, "👎", "bad answer"), note);
   }
   if (tools.childElementCount) view.append(tools);
+}
+
+// The value of an answer: its keys, or the names over its records, become headings.
+function makeValue(box, name) {
+  const rows = [...box.querySelector("table").rows];
+  const records = box.classList.contains("llmwit-records");
+  const cells = records ? [...rows[0].cells] : rows.map((row) => row.cells[0]);
+  for (const cell of cells) {
+    const heading = element("th", "");
+    heading.scope = records ? "col" : "row";
+    heading.style.cssText = cell.style.cssText;
+    heading.append(...cell.childNodes);
+    cell.replaceWith(heading);
+  }
+  keepReachable(box, name);
 }
 
 // The text of the answer, and not that of the reasoning.
