@@ -102,6 +102,7 @@ def test_twenty_warm_answers_are_valid(
     assert {answer.finish_reason for answer in answers} == {"stop"}
     assert ended in {answer.finish_detail for answer in answers}
     assert len({answer.text for answer in answers}) > 2
+    assert {answer.value_error for answer in answers} == {None}
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)

@@ -235,6 +235,10 @@ def test_a_server_that_ignores_the_constraint_ends_as_it_says(speaking: Start, a
     assert (result.text, result.finish_reason, result.finish_detail) == (
         " Paris. It is big.", "stop", "eos",
     )  # fmt: skip
+    assert result.value is None
+    assert (result.value_error or "").startswith("not valid")
+    server.text = ["no", "."]
+    assert (ask(server, CHOICES).value, ask(server, CHOICES).finish_detail) == ("no.", "eos")
 
 
 def test_half_a_record_is_a_length_or_an_error(speaking: Start, ask: Ask) -> None:
@@ -242,6 +246,9 @@ def test_half_a_record_is_a_length_or_an_error(speaking: Start, ask: Ask) -> Non
     server.text = ['{"a"', ": 1", "2}"]
     cut = ask(server, SCHEMA, params={"max_tokens": 2})
     assert (cut.text, cut.finish_reason, cut.finish_detail) == ('{"a": 1', "length", "max_tokens")
+    assert (cut.value, cut.value_error) == (None, "cut by max tokens")
+    whole = ask(server, SCHEMA)
+    assert (whole.value, whole.value_error) == ({"a": 12}, None)
     server.cut = 0.3
     with pytest.raises(EngineFailed, match="the text so far is kept"):
         ask(server, SCHEMA)
