@@ -30,6 +30,7 @@ EXPRESSIONS = (
     r"\D{3}\S{2}\W",
     r"\x41\u00e9[é-ü]{2}\.?",
     r"(a|b)?(ab|ba){1,4}|c{5}",
+    r"(?is)[^a-y\d]{2}.é[b-d]x",
 )
 SCHEMA: dict[str, Any] = {
     "type": "object",

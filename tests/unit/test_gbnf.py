@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from llmwit_magic.engines.server.dialects.gbnf import of_choices, of_regex
+from llmwit_magic.engines.server.dialects.expression_grammar import of_regex
+from llmwit_magic.engines.server.dialects.gbnf import of_choices
 from llmwit_magic.errors import ConstraintNotSupported
 
 
@@ -48,6 +49,10 @@ def test_many_choices_make_a_short_grammar() -> None:
         ("(a?)?", '("a"?)'),
         ("", '""'),
         (r"\w", r"[0-9A-Z\x5Fa-z]"),
+        (r"(?i)a1[b-d]", r'[aA] "1" [b-dBCD]'),
+        (r"(?i)[^é]", r"[^\xE9\xC9]"),
+        (r"(?s).\.", r'. "\x2E"'),
+        (r"(?is)é", r"[\xE9\xC9]"),
         (r"\W", r"[^0-9A-Z\x5Fa-z\x80-\U0010FFFF]"),
         (r"[^\S]", r"[^\x00-\x08\x0E-\x1F\x21-\U0010FFFF]"),
     ],
@@ -69,7 +74,7 @@ def test_opposites_leave_out_all_that_unicode_counts() -> None:
     [
         ("(?=a)b", "a look-ahead"), ("(?!a)b", "a look-ahead"), ("(?<=a)b", "a look-behind"),
         ("(?<!a)b", "a look-behind"), (r"(a)\1", r"\1"), (r"\bfoo", r"\b"), (r"\p{L}", r"\p"),
-        ("(?i)a", "flags"), ("a++", "possessive"), ("a**", "a repetition of a repetition"),
+        ("a(?i)", "flags"), ("(?x)a", "flags"), ("(?m)a", "flags"), ("a++", "possessive"), ("a**", "a repetition of a repetition"),
         ("*a", "nothing to repeat"), ("(", "a ( without its )"), (")", "a ) without its ("),
         ("[a", "a class without an end"), ("[z-a]", "backwards"), ("[[:alpha:]]", r"write \["),
         ("[a&&b]", "an operation on classes"), ("a{2,1}", "less than nothing"),

@@ -12,7 +12,8 @@ from ....contract.constraint import Constraint
 from ....contract.request import Request
 from ....errors import ConstraintNotSupported
 from ..answers import Facts
-from . import gbnf
+from .expression_grammar import of_regex
+from .gbnf import of_choices
 from .schema_checks import check_known_to_llama_server, strict_objection
 
 
@@ -82,11 +83,11 @@ without an end. Another one passes over this, and has a layout of its own."""
 
 
 def _llama_choices(constraint: Constraint, request: Request, facts: Facts) -> Told:
-    return Told({"grammar": gbnf.of_choices(constraint.choices)})
+    return Told({"grammar": of_choices(constraint.choices)})
 
 
 def _llama_regex(constraint: Constraint, request: Request, facts: Facts) -> Told:
-    return Told({"grammar": gbnf.of_regex(constraint.source)})
+    return Told({"grammar": of_regex(constraint.source)})
 
 
 def _llama_schema(constraint: Constraint, request: Request, facts: Facts) -> Told:
