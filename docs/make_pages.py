@@ -12,12 +12,15 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.report import details, summary
+from llmwit_magic.contract.constraint import Constraint, ConstraintKind
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.server.answers import Facts
 from llmwit_magic.engines.server.detection import DIALECTS
+from llmwit_magic.engines.server.dialects.dialect import Dialect
+from llmwit_magic.errors import ConstraintNotSupported
 from llmwit_magic.runlog.columns import COLUMNS
 from llmwit_magic.runlog.frame import DTYPES
 from llmwit_magic.runlog.schema import VERSION
@@ -84,9 +87,30 @@ def servers_table() -> str:
         ]  # fmt: skip
         rows.append([f"the most `top_logprobs` of {what}",
                      *("none" if n is None else str(n) for n in most)])  # fmt: skip
+    for name in get_args(ConstraintKind):
+        rows.append([f"a constraint: `{name}`", *(_held(kind, name) for kind in DIALECTS)])
+    rows.append(["scores", *("yes" if dialect.scores else "no" for dialect in DIALECTS)])
     loads = ["yes" if "context_length" in dialect.loads else "no" for dialect in DIALECTS]
     rows.append(["`context_length`", *loads])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+_SOURCES = {"choices": '["a"]', "json_schema": "{}", "regex": "a", "grammar": 'root ::= "a"'}
+"""For each kind of constraint, one that every server knows that knows its kind."""
+
+
+def _held(dialect: Dialect, name: ConstraintKind) -> str:
+    """Whether the server holds answers to such a constraint."""
+    if name not in dialect.constraints:
+        return "no"
+    constraint, said = Constraint(kind=name, source=_SOURCES[name]), "yes"
+    for chat, without in ((True, "no"), (False, "chats")):
+        request = Request(model="m", prompt="p", chat=chat, constraint=constraint)
+        try:
+            dialect.constraints[name](constraint, request, Facts(version="", model="m"))
+        except ConstraintNotSupported:
+            said = without
+    return "not promised" if dialect.kind == "other" else said
 
 
 def with_figures(path: Path, figures: str) -> str:

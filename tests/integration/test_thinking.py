@@ -10,9 +10,10 @@ from typing import Any
 import pandas
 import pytest
 
+from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import FinishDetail, InferencingResult
-from llmwit_magic.errors import InvalidInput
+from llmwit_magic.errors import ConstraintNotSupported, InvalidInput
 from llmwit_magic.running.batch import run_batch
 from llmwit_magic.running.replay import Replay, replay_request
 from llmwit_magic.running.session import Session
@@ -222,3 +223,22 @@ def test_a_llama_server_is_split_as_a_local_engine(model: Any, ask: Any) -> None
             assert (there.reasoning, there.text) == (here.reasoning, here.text)
             assert there.finish_detail == here.finish_detail
             assert here.prompt.endswith("<think>")
+
+
+def test_a_llama_server_holds_its_first_token_to_a_constraint(model: Any, ask: Any) -> None:
+    """So there is no reasoning. Where the template has opened that, the answer would stand in it."""
+    choices = Constraint(kind="choices", source='["Paris?!", "London"]')
+    closed, opened = {"enable_thinking": False}, {"opened": 1}
+    with running_llama_server(model(THINKS, ("<think>", "</think>"))) as server:
+        held = ask(server.url, constraint=choices)
+        assert (held.reasoning, held.text, held.finish_detail) == ("", "Paris?!", "constraint")
+        assert held.notices == (
+            "llama-server holds the answer to the constraint from its first token: no reasoning",
+        )
+        assert ask(server.url, constraint=choices, template_options=closed).text == "Paris?!"
+        with pytest.raises(ConstraintNotSupported, match="would hold the reasoning to it"):
+            ask(server.url, constraint=choices, template_options=opened)
+        options = {"template_options": opened, "accept": "unsupported"}
+        accepted = ask(server.url, constraint=choices, **options)
+        assert accepted.not_honoured == ("constraint",)
+        assert accepted.reasoning == "Let me see it!!"

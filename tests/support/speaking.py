@@ -7,6 +7,7 @@ source: see the dialects in `llmwit_magic/engines/server/dialects/`.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -56,7 +57,13 @@ class SpeakingHandler(BaseHTTPRequestHandler):
         elif self.path in server.plain:
             self.json(server.plain[self.path])
         elif self.path in ("/tokenize", "/v1/tokenize") and server.kind in ("vllm", "sglang"):
-            self.json({"count": words(body), "max_model_len": CONTEXT, "tokens": []})
+            ids = server.ids(str(body.get("prompt") or ""))
+            self.json({"count": words(body), "max_model_len": CONTEXT, "tokens": ids})
+        elif self.path == "/v1/completions" and "prompt_logprobs" in body:
+            listed = server.prompt_logprobs(body["prompt"], body["prompt_logprobs"])
+            self.json({"choices": [{"text": " x", "prompt_logprobs": listed}]})
+        elif self.path == "/generate" and server.kind == "sglang":
+            self.json({"text": "", "meta_info": server.input_logprobs(body)})
         elif self.path == "/api/show":
             self.json({"details": {"quantization_level": "Q4_0"}})
         elif self.path == "/api/generate" and "prompt" not in body:
@@ -133,6 +140,7 @@ class SpeakingServer(ThreadingHTTPServer):
         self.kind = kind
         self.text = [" Paris", ".", " It", " is", " big", "."]
         self.thoughts: list[str] = []
+        self.vocabulary: list[str] = []
         self.usage = True
         self.logprobs = True
         self.truncates = False
@@ -179,6 +187,53 @@ class SpeakingServer(ThreadingHTTPServer):
 
     def handle_error(self, request: object, address: object) -> None:
         """Clients that close streams are what the tests are about."""
+
+    # Tokens that are given ----------------------------------------------------------
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of the words of a text, each with the space in front of it. `é` is two tokens."""
+        found = []
+        for word in re.findall(r"é|\s*[^\sé]+", text):
+            for piece in ("é1", "é2") if word == "é" else (word,):
+                if piece not in self.vocabulary:
+                    self.vocabulary.append(piece)
+                found.append(self.vocabulary.index(piece))
+        return found
+
+    def logprob(self, token: int) -> float:
+        return -0.25 * (token + 1)
+
+    def said(self, token: int) -> str:
+        """A token as a text: within a character that is none."""
+        return {"é1": "\ufffd", "é2": "é"}.get(self.vocabulary[token], self.vocabulary[token])
+
+    def prompt_logprobs(self, ids: list[int], top: int) -> list[Any]:
+        """What vLLM says: for each token but the first, the likeliest tokens and that one."""
+        listed: list[Any] = [None]
+        for token in ids[1:]:
+            shown = dict.fromkeys([*range(min(top, len(self.vocabulary))), token])
+            listed.append(
+                {
+                    str(other): {
+                        "logprob": self.logprob(other), "rank": other + 1,
+                        "decoded_token": self.said(other),
+                    }
+                    for other in shown
+                }
+            )  # fmt: skip
+        return listed
+
+    def input_logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+        """What SGLang says of the same."""
+        ids, top = body["input_ids"], body["top_logprobs_num"]
+        said = [[self.logprob(token), token, self.said(token)] for token in ids]
+        said[0][0] = None  # type: ignore[call-overload]
+        likeliest = range(min(top, len(self.vocabulary)))
+        tops = [[self.logprob(token), token, self.said(token)] for token in likeliest]
+        return {
+            "input_token_logprobs": said,
+            "input_top_logprobs": [None, *[tops] * (len(ids) - 1)],
+        }
 
     # What each kind says ----------------------------------------------------------
 

@@ -55,6 +55,8 @@ class Ask:
     notices: tuple[str, ...] = ()
     splitter: Splitter | None = None
     """What keeps the reasoning apart, where the server does not do it."""
+    not_honoured: tuple[str, ...] = ()
+    """The settings that turned out not to be honoured, beside those of `Dialect.not_honoured`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Part:
     finish_detail: FinishDetail | None = None
     """Set where the server says that as well."""
     stop_sequence: str | None = None
+    held: bool = False
+    """Set at the end where the server says that it held the answer to a grammar."""
     last: bool = False
     """Whether nothing follows."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import get_args
 
+from ...contract.constraint import ConstraintKind
 from ...contract.engine import Capabilities
 from ...contract.events import Cancelled, Emit, Prepared, Progress
 from ...contract.request import ModelSpec, Request
@@ -20,15 +23,22 @@ from ...contract.wit import (
     FinishDetail,
     ModelInfo,
 )
-from ...errors import EngineFailed, InvalidInput
+from ...errors import ConstraintNotSupported, EngineFailed, InvalidInput
 from .addresses import OWN, Address, ServerConfig, address_of, names_server, own_servers
 from .answers import Ask, Facts, Part
 from .detection import dialect_of
 from .dialects.dialect import Dialect
+from .dialects.token_scores import ServedModel
 from .http_client import REPORT, HttpClient
 from .own_servers import OwnServers
+from .server_scores import ServerScore
 from .streamed_answer import StreamedAnswer
 
+_OF_CONSTRAINTS = re.compile(
+    r"schema|grammar|gbnf|ebnf|regex|pattern|response_format|structured|guided|format",
+    re.IGNORECASE,
+)
+"""What a server speaks of where it refuses a constraint."""
 LATE_SECONDS = 5.0
 """How long a server may take for its counts after the end of its answer."""
 FACTS_SECONDS = 30.0
@@ -58,11 +68,30 @@ class _Known:
             reason="a server", exact=False,
         )  # fmt: skip
 
+    def prepared(
+        self, address: Address, request: Request, ask: Ask, not_honoured: tuple[str, ...]
+    ) -> Prepared:
+        return Prepared(
+            prompt=ask.prompt,
+            prompt_token_count=ask.prompt_token_count,
+            cached_token_count=None,
+            context_length=ask.context_length,
+            params=request.params,
+            model=self.info(address),
+            device=self.device(address),
+            data_spans=() if request.is_chat else request.data_spans,
+            notices=ask.notices,
+            not_honoured=not_honoured,
+        )
+
 
 class ServerEngine:
     """Runs models on servers. See `contract.engine.Engine` for its methods."""
 
-    capabilities = Capabilities(exact_seeds=False, runs_at_once=1024)
+    capabilities = Capabilities(
+        exact_seeds=False, runs_at_once=1024, scores=True,
+        constraints=frozenset(get_args(ConstraintKind)),  # the dialects refuse what they cannot do
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._servers: Mapping[str, ServerConfig] = {}
@@ -105,10 +134,15 @@ class ServerEngine:
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         address = address_of(request.model, self.servers)
         with self.own.watched(address, emit) as emit:
+            if request.is_scored:
+                return self.http.run(self._prepare_score(address, request, emit), cancel)[0]
             return self.http.run(self._prepare(address, request, emit), cancel)[0]
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
+        if request.is_scored:
+            self._run_score(address, request, emit, cancel)
+            return
         answer = StreamedAnswer(request, emit, cancel)
         try:
             with self.own.watched(address, emit) as emit:
@@ -117,6 +151,17 @@ class ServerEngine:
             if not answer.prepared:
                 raise
         answer.end()
+
+    def _run_score(
+        self, address: Address, request: Request, emit: Emit, cancel: threading.Event
+    ) -> None:
+        with self.own.watched(address, emit) as watched:
+            prepared, score = self.http.run(self._prepare_score(address, request, watched), cancel)
+            emit(prepared)
+            try:
+                self.http.run(self._score(address, score), cancel)
+            except Cancelled:
+                score.cancelled()
 
     def embed(
         self, request: Request, texts: list[str], truncate: bool, emit: Emit,
@@ -160,19 +205,32 @@ class ServerEngine:
         _refuse_unhonoured(request, unmet, known.dialect.kind)
         with _of_its_form(address):
             ask = await known.dialect.ask(self.http, address, known.facts, request)
-        prepared = Prepared(
-            prompt=ask.prompt,
-            prompt_token_count=ask.prompt_token_count,
-            cached_token_count=None,
-            context_length=ask.context_length,
-            params=request.params,
-            model=known.info(address),
-            device=known.device(address),
-            data_spans=() if request.is_chat else request.data_spans,
-            notices=ask.notices,
-            not_honoured=tuple(unmet),
-        )
+        prepared = known.prepared(address, request, ask, (*unmet, *ask.not_honoured))
         return prepared, ask, known.dialect
+
+    async def _prepare_score(
+        self, address: Address, request: Request, emit: Emit
+    ) -> tuple[Prepared, ServerScore]:
+        known = await self._look(address, emit)
+        _refuse_local_settings(request, known.dialect.loads)
+        scores = known.dialect.scores
+        if scores is None:
+            what = "probabilities" if request.probabilities else "continuation"
+            raise InvalidInput(f"{known.dialect.kind} gives no scores: leave out {what}")
+        too_many = (request.top_logprobs or 0) > scores.most_top
+        _refuse_unhonoured(request, ["top_logprobs"] if too_many else [], known.dialect.kind)
+        score = ServerScore(request, ServedModel(self.http, address, known.facts), scores, emit)
+        with _of_its_form(address):
+            await score.prepare()
+        ask = Ask("", {}, score.prompt, len(score.ids), known.facts.context_length,
+                  tuple(score.notices))  # fmt: skip
+        unmet = ("top_logprobs",) if too_many else ()
+        return known.prepared(address, request, ask, unmet), score
+
+    async def _score(self, address: Address, score: ServerScore) -> None:
+        REPORT.set(score.emit)
+        with _of_its_form(address):
+            await score.run()
 
     async def _run(
         self, address: Address, request: Request, emit: Emit, answer: StreamedAnswer
@@ -197,6 +255,8 @@ class ServerEngine:
         except (EngineFailed, TimeoutError):
             if not answer.finished:  # else only counts are missing
                 raise
+        except InvalidInput as error:
+            raise _about_the_constraint(error, request, prepared) from None
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         if not answer.finished:
@@ -232,6 +292,16 @@ def _of_its_form(address: Address) -> Iterator[None]:
             f"{address.host} sent an answer of an unknown form ({type(error).__name__}): is the "
             "kind of the server right?"
         ) from error
+
+
+def _about_the_constraint(
+    error: InvalidInput, request: Request, prepared: Prepared
+) -> InvalidInput:
+    """The error of a refused request, of its own class where the server speaks of the constraint."""
+    held = request.constraint is not None and "constraint" not in prepared.not_honoured
+    if held and type(error) is InvalidInput and _OF_CONSTRAINTS.search(str(error)):
+        return ConstraintNotSupported(str(error))
+    return error
 
 
 def _refuse_local_settings(request: Request, loads: Collection[str]) -> None:

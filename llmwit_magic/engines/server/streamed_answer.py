@@ -41,6 +41,8 @@ class StreamedAnswer:
         self._counts_end = False
         self._texts = 0
         self._ending = Part()
+        self._text: list[str] = []
+        """The answer so far, where its end may be that of a choice."""
         self._seconds: dict[str, float] = {}
         self._asked = self._first = 0.0
 
@@ -124,7 +126,10 @@ class StreamedAnswer:
             self._seconds["decode"] = now - self._first
             if part.generated_token_count is None:
                 self._counts["generated"] = None
-            self._emit(self._chunk(part))
+            chunk = self._chunk(part)
+            if self._request.constraint is not None:
+                self._text.append(chunk.text)
+            self._emit(chunk)
         if part.finish_reason or part.finish_detail:
             self.finished, self._ending = True, part
 
@@ -195,6 +200,8 @@ class StreamedAnswer:
             last = Chunk(rest, generated, tokens, thoughts, self._thinking_count)
         if last.text or last.tokens or last.reasoning:
             self._emit(last)
+        if detail is FinishDetail.EOS and self._is_whole_choice("".join((*self._text, last.text))):
+            detail = FinishDetail.CONSTRAINT
         usage = InferencingUsage(
             prompt_token_count=self._counts["prompt"],
             generated_token_count=generated,
@@ -207,6 +214,13 @@ class StreamedAnswer:
                 notices=tuple(self._notices()), not_honoured=self._not_honoured(),
             )
         )  # fmt: skip
+
+    def _is_whole_choice(self, text: str) -> bool:
+        """Whether nothing could follow: the answer was held to choices, and none goes on from it."""
+        constraint = self._request.constraint
+        if constraint is None or not self._ending.held:
+            return False
+        return [choice for choice in constraint.choices if choice.startswith(text)] == [text]
 
     def _refuse_cut_prompt(self) -> None:
         room = self.prepared.context_length if self.prepared else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ....contract.request import Request
 from ....contract.wit import InferencingParams, TokenAlternative, TokenInfo
@@ -12,6 +12,10 @@ from ....errors import EngineFailed, InvalidInput, ModelNotFound, PromptTooLong
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
+from .constraint_fields import Telling
+
+if TYPE_CHECKING:
+    from .token_scores import TokenScores
 
 SEEDS_OF_32_BITS = 2**32 - 2
 """The greatest seed of servers that take 32 bits: the next one means a random seed."""
@@ -41,10 +45,21 @@ class Dialect(Protocol):
         """The fields of `ModelSpec` that it honours: the others are about loading a model here."""
         ...
 
+    @property
+    def constraints(self) -> Mapping[str, Telling]:
+        """The kinds of constraint that it knows, each with how the server is told of it."""
+        ...
+
+    @property
+    def scores(self) -> TokenScores | None:
+        """How it says the log-probabilities of tokens that are given; None where it does not."""
+        ...
+
     def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         """The fields of the request, or of its params, that this server cannot honour.
 
-        A field whose value asks for nothing, such as a top-k of 0, is none of them.
+        A field whose value asks for nothing, such as a top-k of 0, is none of them. Constraints
+        are looked at by `ask`.
         """
         ...
 
@@ -57,7 +72,8 @@ class Dialect(Protocol):
         ...
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
-        """The request as it is sent. Raises `InvalidInput` for one that cannot be."""
+        """The request as it is sent. Raises `InvalidInput` for one that cannot be, and
+        `ConstraintNotSupported` for a constraint that the server cannot be told."""
         ...
 
     def part(self, event: Any, request: Request) -> Part:
@@ -134,11 +150,16 @@ def refuse_marks(request: Request) -> None:
     else:
         texts = [request.prompt[start:end] for start, end in request.data_spans]
     for text in texts:
-        if match := _MARKS.search(text):
-            raise InvalidInput(
-                f"the prompt's data has {match[0]!r}, which the server may take for a control "
-                "token: take it out, or --control-tokens all sends it as it is"
-            )
+        refuse_mark(text)
+
+
+def refuse_mark(text: str, what: str = "the prompt's data") -> None:
+    """Raise `InvalidInput` where a text that is data has the form of a control token in it."""
+    if match := _MARKS.search(text):
+        raise InvalidInput(
+            f"{what} has {match[0]!r}, which the server may take for a control token: take it out, "
+            "or --control-tokens all sends it as it is"
+        )
 
 
 def messages_of(request: Request) -> list[dict[str, str]]:

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ....contract.request import Request
 from ....contract.spans import Spans
 from ....contract.wit import FinishDetail, InferencingParams
 from ....errors import InvalidInput
+from ...reasoning import Part as Written
 from ...reasoning import Splitter, family_of, splitter_for
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
+from . import constraint_fields
+from .constraint_fields import Told, refused_or_accepted, told
 from .dialect import (
     SEEDS_OF_32_BITS,
     empty_prompt,
@@ -27,6 +31,7 @@ from .dialect import (
     unhonoured_params,
     unknown_model,
 )
+from .token_scores import LlamaServerScores
 
 _LEAST_PROBABILITIES = 20
 """So many alternatives are asked for at least: one of them is the token itself, as a rule."""
@@ -38,6 +43,11 @@ class LlamaServer:
     kind = "llama-server"
     counts_end_of_text = True
     loads = ()
+    constraints = constraint_fields.LLAMA_SERVER
+
+    @property
+    def scores(self) -> LlamaServerScores:
+        return LlamaServerScores(self.prompt)
 
     def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         wanted = unhonoured_params(request.params, InferencingParams.model_fields)
@@ -64,7 +74,8 @@ class LlamaServer:
         return list(dict.fromkeys(map(str, names)))
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
-        prompt, ids, notices = await self._prompt(http, address, facts, request)
+        held = told(request, facts, self.kind, self.constraints)
+        prompt, ids, notices = await self.prompt(http, address, facts, request)
         if not ids:
             raise empty_prompt()
         refuse_too_long(len(ids), facts.context_length)
@@ -72,6 +83,8 @@ class LlamaServer:
             request.params,
             await self._splitter(http, address, facts, request, prompt),
         )
+        if held.fields and splitter is not None:
+            held = _after_reasoning(held, request, splitter)
         body = {
             "prompt": ids,
             "stream": True,
@@ -90,18 +103,21 @@ class LlamaServer:
             "min_p": 0.0, "typical_p": 1.0, "top_n_sigma": -1.0, "dynatemp_range": 0.0,
             "presence_penalty": 0.0, "frequency_penalty": 0.0, "dry_multiplier": 0.0,
             "xtc_probability": 0.0, "mirostat": 0, "ignore_eos": False, "n_keep": 0,
-            "grammar": "", "cache_prompt": True, "return_tokens": True,
+            "cache_prompt": True, "return_tokens": True,
             "post_sampling_probs": False, "timings_per_token": True,
+            # Else the server's own default would count. A grammar beside a schema hides the schema.
+            **(held.fields or {"grammar": ""}),
         }  # fmt: skip
         if request.top_logprobs is not None:
             body["n_probs"] = max(request.top_logprobs, _LEAST_PROBABILITIES)
         if splitter is not None:  # else it leaves out control tokens, as marks may be
             body["preserved_tokens"] = list(splitter.family.mark_names)
         return Ask(
-            "/completion", body, prompt, len(ids), facts.context_length, tuple(notices), splitter
-        )
+            "/completion", body, prompt, len(ids), facts.context_length,
+            (*notices, *held.notices), splitter, held.not_honoured,
+        )  # fmt: skip
 
-    async def _prompt(
+    async def prompt(
         self, http: HttpClient, address: Address, facts: Facts, request: Request
     ) -> tuple[str, list[int], list[str]]:
         """The prompt, its token ids, and notices."""
@@ -227,7 +243,24 @@ class LlamaServer:
         known["cached_token_count"] = (event.get("timings") or {}).get("cache_n")
         if not event.get("stop"):
             return Part(**known)
-        return Part(**known | _ending(event, request), last=True)
+        held = bool((event.get("generation_settings") or {}).get("grammar"))
+        return Part(**known | _ending(event, request), held=held, last=True)
+
+
+def _after_reasoning(held: Told, request: Request, splitter: Splitter) -> Told:
+    """What is sent to a model that thinks: llama-server holds its first token to the constraint.
+
+    Raises `ConstraintNotSupported` where the template has opened the reasoning: the answer would
+    stand in it.
+    """
+    if splitter.part is Written.REASONING:
+        return refused_or_accepted(
+            request,
+            "llama-server would hold the reasoning to it, which this model's template begins; switch "
+            "that off, as by --template-option enable_thinking=false",
+        )
+    said = "llama-server holds the answer to the constraint from its first token: no reasoning"
+    return replace(held, notices=(*held.notices, said))
 
 
 def _with_bytes(item: Mapping[str, Any]) -> Mapping[str, Any]:

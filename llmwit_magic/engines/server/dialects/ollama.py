@@ -14,6 +14,8 @@ from ....contract.wit import FinishDetail, FinishReason, InferencingParams
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
+from . import constraint_fields
+from .constraint_fields import told
 from .dialect import (
     SEEDS_OF_32_BITS,
     empty_prompt,
@@ -39,6 +41,8 @@ class Ollama:
     kind = "ollama"
     counts_end_of_text = True
     loads = ("context_length",)
+    constraints = constraint_fields.OLLAMA
+    scores = None
 
     def not_honoured(self, request: Request, facts: Facts) -> list[str]:
         wanted = unhonoured_params(request.params, InferencingParams.model_fields)
@@ -76,6 +80,7 @@ class Ollama:
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
         refuse_marks(request)
+        held = told(request, facts, self.kind, self.constraints)
         if not request.prompt and not request.is_chat:
             raise empty_prompt()
         length = request.context_length or facts.context_length
@@ -102,15 +107,20 @@ class Ollama:
                 # A Modelfile may set these.
                 "min_p": 0.0, "typical_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
             },
+            **held.fields,
         }  # fmt: skip
         if request.top_logprobs is not None:
             body |= {"logprobs": True, "top_logprobs": min(request.top_logprobs, MOST_LOGPROBS)}
         if request.is_chat:
             body["messages"] = messages_of(request)
-            return Ask("/api/chat", body, request.prompt, None, length)
+            return Ask(
+                "/api/chat", body, request.prompt, None, length, not_honoured=held.not_honoured
+            )
         # Without a template there are no thoughts to keep apart.
         body |= {"prompt": request.prompt, "raw": True, "think": False}
-        return Ask("/api/generate", body, request.prompt, None, length)
+        return Ask(
+            "/api/generate", body, request.prompt, None, length, not_honoured=held.not_honoured
+        )
 
     def part(self, event: Mapping[str, Any], request: Request) -> Part:
         message = event.get("message") or {}

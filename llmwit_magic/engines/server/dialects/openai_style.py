@@ -15,6 +15,8 @@ from ....errors import InvalidInput
 from ..addresses import Address
 from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
+from . import constraint_fields
+from .constraint_fields import Telling, told
 from .dialect import (
     SEEDS_OF_32_BITS,
     empty_prompt,
@@ -26,6 +28,7 @@ from .dialect import (
     token_info,
     unhonoured_params,
 )
+from .token_scores import SglangScores, TokenScores, VllmScores
 
 _NEUTRAL = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """What the model's own defaults may set, switched off."""
@@ -77,6 +80,10 @@ class OpenAIStyle:
     """The field of a chat for max tokens."""
     about: tuple[str, ...] = ("/version",)
     """The paths where it may say its version and its slots. The first one that is there counts."""
+    constraints: Mapping[str, Telling] = field(default_factory=dict)
+    """The kinds of constraint that it knows, each with how the server is told of it."""
+    scores: TokenScores | None = None
+    """How it says the log-probabilities of tokens that are given; None: it does not."""
     says_seeds: bool = False
     """Whether it says there that it honours seeds: it does not unless it says so."""
 
@@ -126,6 +133,7 @@ class OpenAIStyle:
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
         refuse_marks(request)
+        held = told(request, facts, self.kind, self.constraints)
         if not request.is_chat and not self.completions:
             raise InvalidInput(f"{address.host} has chats only: give --chat")
         if not request.prompt and not request.is_chat:
@@ -141,6 +149,7 @@ class OpenAIStyle:
             "temperature": params.temperature,
             "top_p": params.top_p,
             **self.neutral,
+            **held.fields,
         }
         if self.running_usage:
             body["stream_options"]["continuous_usage_stats"] = True
@@ -155,7 +164,8 @@ class OpenAIStyle:
         most = self._most_tokens(address, facts, request, count)
         if most is not None:
             body[self.limit if request.is_chat else "max_tokens"] = most
-        known = (request.prompt, count, facts.context_length, self._notices(request))
+        notices = (*self._notices(request), *held.notices)
+        known = (request.prompt, count, facts.context_length, notices, None, held.not_honoured)
         if request.is_chat:
             body |= self._chat(request)
             if request.top_logprobs is not None and self.most_logprobs is not None:
@@ -317,20 +327,23 @@ VLLM = OpenAIStyle(
     "vllm", template_options="chat_template_kwargs", top_k="top_k",
     penalty="repetition_penalty", neutral=_NEUTRAL, most_stops=4,
     stop_place="stop_reason", most_seed=2**63 - 1, counts_end_of_text=True, running_usage=True,
-    tokenizer="/tokenize", tokenizes_chats=True,
+    tokenizer="/tokenize", tokenizes_chats=True, constraints=constraint_fields.VLLM,
+    scores=VllmScores(),
 )  # fmt: skip
 SGLANG = OpenAIStyle(
     "sglang", template_options="chat_template_kwargs", top_k="top_k", top_k_off=-1,
     penalty="repetition_penalty", neutral=_NEUTRAL,
     most_stops=32, stop_place="matched_stop", counts_end_of_text=True, running_usage=True,
     tokenizer="tokenize", spare=1, raw_logprobs=False, about=("/server_info", "/get_server_info"),
-    says_seeds=True,
+    says_seeds=True, constraints=constraint_fields.SGLANG, scores=SglangScores(),
 )  # fmt: skip
 LM_STUDIO = OpenAIStyle(
     "lmstudio", top_k="top_k", penalty="repeat_penalty", unlimited=-1, most_logprobs=None,
     neutral={"presence_penalty": 0.0, "frequency_penalty": 0.0},
+    constraints=constraint_fields.LM_STUDIO,
 )  # fmt: skip
 OPENAI = OpenAIStyle(
-    "openai", limit="max_completion_tokens", most_seed=2**63 - 1, most_completion_logprobs=5
-)
-OTHER = OpenAIStyle("other")
+    "openai", limit="max_completion_tokens", most_seed=2**63 - 1, most_completion_logprobs=5,
+    constraints=constraint_fields.OPENAI,
+)  # fmt: skip
+OTHER = OpenAIStyle("other", constraints=constraint_fields.OTHER)
