@@ -15,10 +15,10 @@ from ...models.tokenizers.native import NativeTokenizer
 from ..memory import limited_memory
 
 if TYPE_CHECKING:
+    from ...contract.constraint import Constraint
     from ...models.chat import Rendered
     from ..answer_mask import AnswerMask
     from ..backends.base import Evaluator, Loaded
-    from ..constraints import ConstraintVocabulary
     from ..reasoning import Splitter
     from ..threads import Threads
 
@@ -32,15 +32,15 @@ def prepare(
     request: Request,
     threads: Threads,
     rendering: Callable[[bool], None],
-    constraints: Callable[[], ConstraintVocabulary],
+    mask_of: Callable[[Constraint, Splitter | None], AnswerMask],
 ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None]:
     """The request as it will run, the ids of its prompt, the context that evaluates them, what
     keeps the reasoning of the answer apart, and the mask of its constraint. The splitter is None
     where the model marks no reasoning, and the mask is None without a constraint.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
-    ended. `constraints()` gives the model's vocabulary for constraints. Raises `InvalidInput`,
-    `PromptTooLong` and `ConstraintNotSupported`.
+    ended. `mask_of(constraint, splitter)` makes the mask. Raises `InvalidInput`, `PromptTooLong`
+    and `ConstraintNotSupported`.
     """
     text, data, notices, splitter = _text(loaded, request, rendering)
     withheld = loaded.tokenizer.withheld(text, data)
@@ -56,12 +56,8 @@ def prepare(
             f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
             f"included: shorten it{_longer_context(loaded, length)}"
         )
-    mask = None
-    if request.constraint is not None:
-        from ..answer_mask import AnswerMask
-
-        vocabulary = constraints()
-        mask = AnswerMask(vocabulary.mask(request.constraint), vocabulary, splitter)
+    constraint = request.constraint
+    mask = None if constraint is None else mask_of(constraint, splitter)
     evaluator = loaded.contexts.best_for(ids)
     prepared = Prepared(
         prompt=text,
