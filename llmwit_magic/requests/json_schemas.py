@@ -14,16 +14,17 @@ from functools import cache
 from typing import Any, NoReturn
 
 from ..errors import ConstraintNotSupported, InvalidInput
+from .expressions import NotValid, finds
 
 CHECK_SECONDS = 2.0
-"""Seconds that the check of an answer, or one search of an expression, may take."""
+"""Seconds that the check of an answer by a schema may take."""
+FORMATS = ("date", "email", "ipv4", "ipv6", "uuid")
+"""The formats that are checked. For others `jsonschema` needs packages that may be there or not."""
+LARGEST_CHECKED = 2_000
+"""The most objects and lists of a schema that is itself checked. That takes about a second."""
 MISSING = 'a JSON schema needs jsonschema: pip install "llmwit-magic[constraints]"'
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
-
-
-class NotValid(ValueError):
-    """An answer is not what it must be. The message says where and why."""
 
 
 def parsed(text: str) -> Any:
@@ -73,12 +74,15 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def check_schema(schema: Any) -> None:
     """Raise `InvalidInput` unless this is a JSON schema by the draft that it names.
 
-    The default is draft 2020-12. Raises `ConstraintNotSupported` where `jsonschema` is missing.
+    The default is draft 2020-12. A larger schema than `LARGEST_CHECKED` is left to the engine.
+    Raises `ConstraintNotSupported` where `jsonschema` is missing.
     """
     try:
         from jsonschema.exceptions import SchemaError
     except ImportError:
         raise ConstraintNotSupported(MISSING) from None
+    if _is_large(schema):
+        return
     try:
         # Without formats: expressions of JSON schemas are not Python's.
         _draft(schema).check_schema(schema, format_checker=None)
@@ -88,9 +92,20 @@ def check_schema(schema: Any) -> None:
         raise InvalidInput("the JSON schema is not valid: it is nested too deep") from None
 
 
+def _is_large(schema: Any) -> bool:
+    count, left = 0, [schema]
+    while left and count <= LARGEST_CHECKED:
+        item = left.pop()
+        if isinstance(item, dict | list):
+            count += 1
+            left += item.values() if isinstance(item, dict) else item
+    return count > LARGEST_CHECKED
+
+
 def check_value(value: Any, schema: Any) -> None:
     """Raise `NotValid` unless the schema allows the value, and where that cannot be found out."""
     try:
+        from jsonschema import FormatChecker
         from jsonschema.exceptions import best_match
         from referencing import Registry
     except ImportError:
@@ -100,12 +115,14 @@ def check_value(value: Any, schema: Any) -> None:
         schema = {key: item for key, item in schema.items() if key != "$schema"}
     token = _deadline.set(time.monotonic() + CHECK_SECONDS)
     try:
-        validator = kind(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
+        validator = kind(schema, registry=Registry(), format_checker=FormatChecker(FORMATS))
         error = best_match(validator.iter_errors(value))
     except TimeoutError:
         raise NotValid(f"the check by the schema takes over {CHECK_SECONDS:g} s") from None
     except RecursionError:
         raise NotValid("the check by the schema has no end") from None
+    except NotValid:
+        raise
     except Exception as error:  # a schema from a log or a server may be none
         raise NotValid(f"it cannot be checked: {type(error).__name__}: {error}") from None
     finally:
@@ -157,7 +174,7 @@ def _bounded(draft: Any) -> Any:
 def _pattern(validator: Any, expression: str, value: Any, schema: Any) -> Iterator[Any]:
     from jsonschema import ValidationError
 
-    if validator.is_type(value, "string") and not _found(expression, value):
+    if validator.is_type(value, "string") and not finds(expression, value, _deadline.get()):
         yield ValidationError(f"{_shortened(repr(value))} does not match {expression!r}")
 
 
@@ -168,12 +185,5 @@ def _pattern_properties(
         return
     for expression, inner in patterns.items():
         for key, item in value.items():
-            if _found(expression, key):
+            if finds(expression, key, _deadline.get()):
                 yield from validator.descend(item, inner, path=key, schema_path=expression)
-
-
-def _found(expression: str, text: str) -> bool:
-    import regex
-
-    left = max(_deadline.get() - time.monotonic(), 0.001)
-    return bool(regex.search(expression, text, timeout=min(left, CHECK_SECONDS)))

@@ -19,7 +19,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from ..contract.constraint import Constraint
 from ..contract.record import shown
 from ..errors import InvalidInput
-from .json_schemas import NotValid, check_schema
+from .expressions import NotValid
+from .json_schemas import check_schema
 
 KEYWORDS = ("returns", "choices", "regex", "grammar")
 """The arguments of the Python functions that state what the answer must be."""

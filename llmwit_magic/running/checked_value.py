@@ -9,14 +9,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import regex
-
 from ..base.printable import on_one_line
 from ..contract.constraint import Constraint
 from ..contract.events import End
 from ..contract.wit import Ending, FinishDetail, FinishReason
 from ..errors import one_line
-from ..requests.json_schemas import CHECK_SECONDS, NotValid, check_value, parsed
+from ..requests.expressions import NotValid, matches
+from ..requests.json_schemas import check_value, parsed
 from ..requests.shapes import TypedConstraint
 
 _CUT = {
@@ -69,7 +68,7 @@ def _value(constraint: Constraint, text: str) -> CheckedValue:
     plain: Any = text
     if constraint.kind == "choices" and text not in constraint.choices:
         raise NotValid(f"{_shown(text)} is none of the choices")
-    if constraint.kind == "regex" and not _matches(constraint.source, text):
+    if constraint.kind == "regex" and not matches(constraint.source, text):
         raise NotValid(f"{_shown(text)} does not match the expression")
     if constraint.kind == "json_schema":
         plain = parsed(text)
@@ -80,12 +79,3 @@ def _value(constraint: Constraint, text: str) -> CheckedValue:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "…")
-
-
-def _matches(expression: str, text: str) -> bool:
-    try:
-        return regex.fullmatch(expression, text, timeout=CHECK_SECONDS) is not None
-    except TimeoutError:
-        raise NotValid(f"the check by the expression takes over {CHECK_SECONDS:g} s") from None
-    except (regex.error, ValueError, KeyError, RecursionError, MemoryError) as error:
-        raise NotValid(f"it cannot be checked: {str(error) or type(error).__name__}") from None

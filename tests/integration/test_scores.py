@@ -192,6 +192,8 @@ def test_rows_and_replays(asked: Asked) -> None:
     assert row["score_token_count"] == text.score.token_count
     assert row["score_perplexity"] == text.score.perplexity
     assert row["seed"] is None
+    with pytest.raises(InvalidInput, match="temperature has no effect on a score"):
+        replay_request(asked.session, log[text.run_id or 0], {"temperature": 0})
     other, _ = replay_request(asked.session, log[text.run_id or 0], {"continuation": " the bee"})
     run = asked.session.run(other)
     assert run.wait(50)

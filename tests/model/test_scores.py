@@ -15,6 +15,7 @@ from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
 from llmwit_magic.running.session import Session
 from tests.support.apart import python_apart
+from tests.support.kernel import Kernel
 from tests.support.numpy_model import NumpyModel
 
 pytestmark = pytest.mark.timeout(200)
@@ -125,6 +126,28 @@ def test_the_difference_from_float32(
     print(f"{engine}: differences of {len(differences)} probabilities from float32: "
           f"largest {max(differences):.3f}, mean {sum(differences) / len(differences):.3f}")  # fmt: skip
     assert max(differences) < 0.15
+
+
+def test_cells(kernel: Kernel) -> None:
+    """A score, a continuation and choices, in a notebook's cells."""
+    reply = kernel.run("%%infer --score\nThe capital of France is Paris, and the sea is cheese.")
+    assert reply.status == "ok", reply.error
+    assert "scored tokens · log-probability −" in reply.text
+    reply = kernel.run("%%infer --continuation ' Paris' --top-logprobs 2\nThe capital of France is")
+    assert reply.status == "ok", reply.error
+    assert reply.text.startswith(" Paris\n── scored · 5 prompt")
+    reply = kernel.run(
+        "%%infer --choice ' London' --choice ' Paris' --probabilities\nThe capital of France is"
+    )
+    assert reply.status == "ok", reply.error
+    assert [line.split()[0] for line in reply.text.splitlines()[1:3]] == ["␣Paris", "␣London"]
+    told = kernel.run(
+        "from llmwit_magic import choose, runs, score\n"
+        "print(runs[-1].probabilities == _infer.probabilities, _infer.value, "
+        "choose('The capital of France is', [' Paris', ' London']).text, "
+        "score('The capital of France is', ' Paris').logprob == runs[2].logprob)"
+    )
+    assert told.stdout.split() == ["True", "Paris", "Paris", "True"], told.error
 
 
 def encoded(path: Path, prompt: str) -> list[int]:

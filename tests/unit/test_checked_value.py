@@ -16,9 +16,9 @@ from llmwit_magic.contract.events import Chunk, End
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import FinishDetail, FinishReason, InferencingUsage
 from llmwit_magic.errors import EngineFailed, InvalidInput
+from llmwit_magic.requests import expressions
 from llmwit_magic.requests.shapes import with_constraint
 from llmwit_magic.runlog.export import read_export
-from llmwit_magic.running import checked_value
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.results import Results
 from tests.support.constrained import Invoice, Mood, ObedientEngine, Point, finished
@@ -66,7 +66,7 @@ def test_values(options: dict[str, Any], answer: str, value: Any) -> None:
     [
         ({"choices": ["yes", "no"]}, "yes ", "not valid: 'yes ' is none of the choices"),
         ({"regex": r"\d+"}, "12\n", r"not valid: '12\n' does not match the expression"),
-        ({"regex": r"[[:foo:]"}, "12", "not valid: it cannot be checked"),
+        ({"regex": r"[[:foo:]"}, "12", "not valid: the expression cannot be checked"),
         ({"regex": r"(a|aa)+$"}, "a" * 60 + "b", "the check by the expression takes over"),
         ({"returns": Invoice}, '{"name": "Ada"', "not valid: it is not JSON"),
         ({"returns": Invoice}, '{"name": "Ada", "amount": "2"}', "not valid: $.amount: '2' is not"),
@@ -79,7 +79,7 @@ def test_answers_that_are_not_valid(
     options: dict[str, Any], answer: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine may promise what it does not keep. The reason is one line."""
-    monkeypatch.setattr(checked_value, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(expressions, "MATCH_SECONDS", 0.2)
     found = outcome(answer, **options)
     assert said in found
     assert found.isprintable()

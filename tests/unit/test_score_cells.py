@@ -18,7 +18,7 @@ from llmwit_magic.requests.snippets import forms
 from llmwit_magic.running.replay import Replay
 from llmwit_magic.views.html import ELEMENTS, html_of
 from llmwit_magic.views.score_text import CHART_ROWS, chart_lines, choice_label, share
-from llmwit_magic.views.text import encodable, plain
+from llmwit_magic.views.text import encodable, plain, plain_table
 from tests.support.cells import one, refused
 from tests.support.fake import FakeEngine, FakeSession, prepared, run_of
 from tests.support.hostile import HOSTILE
@@ -49,6 +49,7 @@ def scored(
 
 
 ASKED = Request(model="m", prompt="p", continuation="ab")
+CHOSEN = one("-m m --choice a --choice b --probabilities")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +148,7 @@ def test_what_a_call_is_refused_for() -> None:
         (lambda: api.score("p", "c", content_filters=("a",)), "content_filters has no effect"),
         (lambda: api.score("p", None), "continuation: None is not valid"),  # type: ignore[arg-type]
         (lambda: api.score("p", ""), "continuation: it is empty"),
+        (lambda: api.tune("p", continuation="c"), "tune is for answers that are generated"),
         (lambda: api.choose("p", "yes"), "choices: 'yes' is no list of texts"),
         (lambda: api.choose("p", []), "choices: "),
         (lambda: api.choose("p", ["", "a"]), "choices: '' is no choice"),
@@ -180,6 +182,15 @@ def test_the_line_under_a_score() -> None:
     assert (result.logprob, result.probabilities) == (-4, None)
 
 
+def test_scores_side_by_side() -> None:
+    """A sweep over models shows what each score came to."""
+    text = plain_table([scored(ASKED, a=-1.0, b=-3.0), scored(CHOSEN, choices_of(a=-0.5, b=-2.0))])
+    _, first, second = text.splitlines()
+    assert "scored: log-probability −4.00" in first
+    assert "5 + 2" in first
+    assert "scored: a 81.8%" in second
+
+
 def test_the_first_token_of_a_text_is_shown_without_a_shade() -> None:
     """It has no log-probability where nothing is in front of it. The others keep their places."""
     result = scored(ASKED.model_copy(update={"continuation": "The sea"}), **{" sea": -9.0})
@@ -202,16 +213,13 @@ def test_a_replay_of_another_score_differs() -> None:
     assert "the probabilities are 'a' 0.73" in replay.verdict
 
 
-CHOSEN = one("-m m --choice a --choice b --probabilities")
-
-
 def test_a_bar_chart_in_text() -> None:
     """The most probable choice first; a space that counts is a sign."""
     lines = chart_lines(choices_of(**{" no": -2.0, "yes": -0.5, "": -20.0}))
     assert [line.split()[0] for line in lines[:2]] == ["yes", "␣no"]
     assert lines[0].count("█") > 3 * lines[1].count("█") > 0
-    assert (choice_label("  a b "), share(0.5), share(1e-7), share(0)) == (
-        "␣␣a b␣", "50.0%", "1.0e-05%", "0.0%",
+    assert (choice_label("  a b "), share(0.5), share(0.00013), share(1e-7)) == (
+        "␣␣a b␣", "50.0%", "0.013%", "1e-05%",
     )  # fmt: skip
     many = choices_of(**{f"c{number}": -float(number) for number in range(50)})
     assert len(chart_lines(many)) == CHART_ROWS + 1

@@ -22,8 +22,8 @@ from typing_extensions import TypedDict
 from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import ConstraintNotSupported, InvalidInput
-from llmwit_magic.requests import json_schemas, shapes
-from llmwit_magic.requests.json_schemas import NotValid
+from llmwit_magic.requests import expressions, json_schemas, shapes
+from llmwit_magic.requests.expressions import NotValid
 from tests.support.constrained import Invoice, Mood, Point
 
 
@@ -302,6 +302,49 @@ def test_what_a_schema_does_not_allow(
 ) -> None:
     """The message says where. No check goes on for ever, and nothing is fetched."""
     monkeypatch.setattr(json_schemas, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(expressions, "MATCH_SECONDS", 0.2)
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("it was fetched"))
     with pytest.raises(NotValid, match=re.escape(said)):
         json_schemas.check_value(value, schema)
+
+
+def test_a_large_schema_is_read_in_bounded_time() -> None:
+    """Its check takes a time that grows with its size. The engine refuses what it does not take."""
+    nested: Any = {"type": "strng"}
+    for _ in range(12):
+        nested = {"anyOf": [nested, nested]}
+    assert schema_of(nested) == nested
+
+
+# Expressions --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "a{100000000}", "((a{1000}){1000}){1000}", "(?:(?:[ab]{999,}){999}){999}", r"(\d{400}){400}",
+        "a{99999999999999999999}", "[" * 200_000, "a|" * 400_000, "(" * 2_000 + "a" + ")" * 2_000,
+        "(?:" * 30_000, "[[:foo:]",
+    ],
+    ids=lambda expression: expression[:20],
+)  # fmt: skip
+def test_expressions_that_are_too_large_to_check(expression: str) -> None:
+    """The library would write their repetitions out, and fill the memory of the kernel."""
+    with pytest.raises(NotValid, match="the expression"):
+        expressions.matches(expression, "a")
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        (r"[a-z]{1,100}( [a-z]{1,100}){0,500}", "ab cd"),
+        (r"\d{4}-\d\d(\(\d{3}\)){20}", "2026-11" + "(123)" * 20),
+        (r"(?P<x>[^\]{}]{1000})", "x" * 1000),
+        (r"a{,5}{", "aa{"),
+    ],
+)
+def test_ordinary_repetitions_are_checked(expression: str, text: str) -> None:
+    """Ranges are not written out, and counts side by side add up."""
+    assert expressions.matches(expression, text)
+    assert expressions.finds(expression, f"- {text} -")
+    assert not expressions.matches(expression, f"- {text} -")
