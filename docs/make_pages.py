@@ -12,10 +12,10 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from benchmarks.report import details, summary
-from llmwit_magic.contract.constraint import Constraint, ConstraintKind
+from llmwit_magic.contract.constraint import CONSTRAINT_KINDS, Constraint, ConstraintKind
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.server.answers import Facts
 from llmwit_magic.engines.server.detection import DIALECTS
@@ -87,7 +87,7 @@ def servers_table() -> str:
         ]  # fmt: skip
         rows.append([f"the most `top_logprobs` of {what}",
                      *("none" if n is None else str(n) for n in most)])  # fmt: skip
-    for name in get_args(ConstraintKind):
+    for name in CONSTRAINT_KINDS:
         rows.append([f"a constraint: `{name}`", *(_held(kind, name) for kind in DIALECTS)])
     rows.append(["scores", *("yes" if dialect.scores else "no" for dialect in DIALECTS)])
     loads = ["yes" if "context_length" in dialect.loads else "no" for dialect in DIALECTS]

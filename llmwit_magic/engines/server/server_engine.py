@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import get_args
 
-from ...contract.constraint import ConstraintKind
+from ...contract.constraint import CONSTRAINT_KINDS
 from ...contract.engine import Capabilities
 from ...contract.events import Cancelled, Emit, Prepared, Progress
 from ...contract.request import ModelSpec, Request
 from ...contract.wit import (
-    LARGEST_DRAWN_SEED,
     DeviceInfo,
     EmbeddingsResult,
     EmbeddingsUsage,
     FinishDetail,
     ModelInfo,
 )
-from ...errors import ConstraintNotSupported, EngineFailed, InvalidInput
+from ...errors import EngineFailed, InvalidInput
 from .addresses import OWN, Address, ServerConfig, address_of, names_server, own_servers
 from .answers import Ask, Facts, Part
 from .detection import dialect_of
@@ -33,12 +30,8 @@ from .http_client import REPORT, HttpClient
 from .own_servers import OwnServers
 from .server_scores import ServerScore
 from .streamed_answer import StreamedAnswer
+from .unmet_settings import about_the_constraint, refuse_local_settings, refuse_unhonoured
 
-_OF_CONSTRAINTS = re.compile(
-    r"schema|grammar|gbnf|ebnf|regex|pattern|response_format|structured|guided|format",
-    re.IGNORECASE,
-)
-"""What a server speaks of where it refuses a constraint."""
 LATE_SECONDS = 5.0
 """How long a server may take for its counts after the end of its answer."""
 FACTS_SECONDS = 30.0
@@ -90,7 +83,7 @@ class ServerEngine:
 
     capabilities = Capabilities(
         exact_seeds=False, runs_at_once=1024, scores=True,
-        constraints=frozenset(get_args(ConstraintKind)),  # the dialects refuse what they cannot do
+        constraints=frozenset(CONSTRAINT_KINDS),  # the dialects refuse what they cannot do
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -200,9 +193,9 @@ class ServerEngine:
         self, address: Address, request: Request, emit: Emit
     ) -> tuple[Prepared, Ask, Dialect]:
         known = await self._look(address, emit)
-        _refuse_local_settings(request, known.dialect.loads)
+        refuse_local_settings(request, known.dialect.loads)
         unmet = known.dialect.not_honoured(request, known.facts)
-        _refuse_unhonoured(request, unmet, known.dialect.kind)
+        refuse_unhonoured(request, unmet, known.dialect.kind)
         with _of_its_form(address):
             ask = await known.dialect.ask(self.http, address, known.facts, request)
         prepared = known.prepared(address, request, ask, (*unmet, *ask.not_honoured))
@@ -212,13 +205,13 @@ class ServerEngine:
         self, address: Address, request: Request, emit: Emit
     ) -> tuple[Prepared, ServerScore]:
         known = await self._look(address, emit)
-        _refuse_local_settings(request, known.dialect.loads)
+        refuse_local_settings(request, known.dialect.loads)
         scores = known.dialect.scores
         if scores is None:
             what = "probabilities" if request.probabilities else "continuation"
             raise InvalidInput(f"{known.dialect.kind} gives no scores: leave out {what}")
         too_many = (request.top_logprobs or 0) > scores.most_top
-        _refuse_unhonoured(request, ["top_logprobs"] if too_many else [], known.dialect.kind)
+        refuse_unhonoured(request, ["top_logprobs"] if too_many else [], known.dialect.kind)
         score = ServerScore(request, ServedModel(self.http, address, known.facts), scores, emit)
         with _of_its_form(address):
             await score.prepare()
@@ -256,7 +249,7 @@ class ServerEngine:
             if not answer.finished:  # else only counts are missing
                 raise
         except InvalidInput as error:
-            raise _about_the_constraint(error, request, prepared) from None
+            raise about_the_constraint(error, request, prepared) from None
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         if not answer.finished:
@@ -292,47 +285,3 @@ def _of_its_form(address: Address) -> Iterator[None]:
             f"{address.host} sent an answer of an unknown form ({type(error).__name__}): is the "
             "kind of the server right?"
         ) from error
-
-
-def _about_the_constraint(
-    error: InvalidInput, request: Request, prepared: Prepared
-) -> InvalidInput:
-    """The error of a refused request, of its own class where the server speaks of the constraint."""
-    held = request.constraint is not None and "constraint" not in prepared.not_honoured
-    if held and type(error) is InvalidInput and _OF_CONSTRAINTS.search(str(error)):
-        return ConstraintNotSupported(str(error))
-    return error
-
-
-def _refuse_local_settings(request: Request, loads: Collection[str]) -> None:
-    """Raise `InvalidInput` for a setting that is about loading a model here."""
-    fields = ("model_type", "engine", "context_length", "gpu_layers", "device", "threads",
-              "chat_template")  # fmt: skip
-    for name in fields:
-        if name not in loads and getattr(request, name) != Request.model_fields[name].default:
-            raise InvalidInput(
-                f"{name}: a server has loaded its model already, and cannot honour it: leave it out"
-            )
-
-
-def _refuse_unhonoured(request: Request, unmet: list[str], kind: str) -> None:
-    """Raise `InvalidInput` for a setting that a person gave and the server cannot honour.
-
-    A value that is the contract's default was not asked for by a person, and a seed may have been
-    drawn. The row of the log says that these were not honoured.
-    """
-    if "unsupported" in request.accept:
-        return
-    standard = type(request.params)(temperature=request.params.temperature)
-    for name in unmet:
-        if name in ("top_logprobs", "template_options"):
-            given = True
-        elif name == "seed":
-            given = (request.params.seed or 0) > LARGEST_DRAWN_SEED
-        else:
-            given = getattr(request.params, name) != getattr(standard, name)
-        if given:
-            raise InvalidInput(
-                f"{name}: {kind} cannot honour it: leave it out, or --accept unsupported runs "
-                "without it"
-            )
