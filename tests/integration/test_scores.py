@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmwit_magic.contract.constraint import Constraint
-from llmwit_magic.contract.events import Chunk, Prepared
+from llmwit_magic.contract.events import Chunk, Prepared, Progress
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
 from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
@@ -115,6 +115,28 @@ def test_choices_are_what_each_is_alone(asked: Asked, engine: str, repeated: int
     reverse = asked(prompt, engine=engine, choices=texts[::-1], top_logprobs=1)
     assert reverse.probabilities == found.probabilities
     assert found.text == reverse.text == found.choices.best
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_choices_begin_with_is_evaluated_once(asked: Asked, engine: str) -> None:
+    """Beside the prompt, each beginning that something follows is evaluated once."""
+    texts = [" the sea", " the house", " the", " a robot", " a robot and a house"]
+    source = str(texts).replace("'", '"')
+    run = asked.session.run(
+        Request(model=str(asked.model), prompt=PROMPT, gpu_layers=0, engine=engine,
+                constraint=Constraint(kind="choices", source=source), probabilities=True)
+    )  # fmt: skip
+    assert run.wait(50)
+    assert run.result.choices
+    ids = [tuple(token.id for token in each.tokens) for each in run.result.choices.scores]
+    # Each choice is evaluated whole, since the end of text belongs to it here.
+    assert run.result.choices.end_of_text
+    beginnings = {each[:length] for each in ids for length in range(1, len(each) + 1)}
+    assert len(beginnings) < sum(map(len, ids))
+    steps = [e for e in run.events if isinstance(e, Progress) and e.stage == "score"]
+    assert [(step.done, step.total) for step in steps] == [
+        (number, len(beginnings)) for number in range(1, len(beginnings) + 1)
+    ]
 
 
 def test_the_end_of_text_belongs_to_choices_that_begin_others(asked: Asked) -> None:
