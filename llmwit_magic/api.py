@@ -227,8 +227,11 @@ def tune(
     from .requests.snippets import forms
     from .views.tuning import TuningPanel
 
+    request = _request(model, prompt, params, options)
+    if request.is_scored:
+        raise InvalidInput("tune is for answers that are generated: a score has no settings to try")
     return TuningPanel(
-        current_session(), _request(model, prompt, params, options),
+        current_session(), request,
         lambda request: forms(request, {}),
         SLIDERS,
     )  # fmt: skip

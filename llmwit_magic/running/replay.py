@@ -139,6 +139,8 @@ def replay_request(
             "replay_of": original.run_id,
         }
     )
+    if request.is_scored and params:
+        raise InvalidInput(f"{next(iter(params))} has no effect on a score: leave it out")
     if "model" in changes or original.model is None:
         return request, ""
     if original.device.is_server:
