@@ -128,6 +128,10 @@ OPTIONS = (
     Option("tune", ("--tune",),
            "show sliders that run the prompt again with other settings", bool),
     Option("quiet", ("--quiet",), "show nothing while it runs", bool),
+    Option("render", ("--render",),
+           "how the finished answer is shown on a page; auto: as Markdown with --chat",
+           metavar="markdown|text|auto", words={word: word for word in ("markdown", "text", "auto")},
+           valid="markdown, text or auto"),
 )  # fmt: skip
 
 DEFAULTS = tuple(option.dest for option in OPTIONS if option.field and not option.per_cell)

@@ -239,6 +239,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "tokens": None if row["tokens"] is None else _TOKENS.validate_json(_dump(row["tokens"])),
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
+        "chat": bool(row["chat"]),
         "notices": tuple(row["notices"] or ()),
         "not_honoured": tuple(row["not_honoured"] or ()),
         "status": row["status"],

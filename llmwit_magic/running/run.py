@@ -374,6 +374,7 @@ class Run:
             ),
             tokens=tokens if wanted else None,
             prompt=prepared.prompt if prepared else self.request.prompt,
+            chat=self.request.is_chat,
             notices=_both(prepared, end, "notices"),
             not_honoured=_both(prepared, end, "not_honoured"),
             status=status,

@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "dry_run": ("", True),
     "tune": ("", True),
     "quiet": ("", True),
+    "render": ("markdown", "markdown"),
 }
 
 
