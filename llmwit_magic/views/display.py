@@ -25,10 +25,11 @@ STOP = "the notebook's own Stop ends it"
 def answer_html(result: InferencingResult, extras: Extras, rendering: str) -> str:
     """An answer as HTML, as text or as Markdown."""
     if is_markdown(rendering, result):
-        from .markdown import markdown_html
+        from .markdown import is_plain, markdown_html
 
         markup, problem = markdown_html(result.text)
-        extras = replace(extras, markdown=markup, unrendered=problem)
+        if not is_plain(markup, result.text):
+            extras = replace(extras, markdown=markup, unrendered=problem)
     return html_of(result, extras)
 
 

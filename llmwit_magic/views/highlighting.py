@@ -12,7 +12,7 @@ from pygments.token import Comment, Generic
 _LANGUAGES = """
     bash c c# c++ cpp cs csharp css diff docker dockerfile go html ini java javascript js json
     julia kotlin latex lua make makefile perl py python python3 r rb rs ruby rust scala sh shell sql
-    swift tex toml ts typescript xml yaml yml zsh
+    swift tex toml ts typescript xml yaml zsh
 """
 LANGUAGES = frozenset(_LANGUAGES.split())
 """The languages that are coloured. A model names the language, so not every lexer may be tried."""

@@ -99,6 +99,14 @@ def markdown_html(text: str) -> tuple[str, str]:
     return f'<div class="{name}" style="overflow-wrap:break-word">{markup}</div>', ""
 
 
+def is_plain(markup: str, text: str) -> bool:
+    """Whether the HTML of an answer says no more than its text, so that the text may be shown."""
+    for known in (_TAGS["paragraph_open"], _TAGS["paragraph_close"], _BREAK):
+        markup = markup.replace(known, " ")
+    inside = re.sub(r'^<div class="llmwit-markdown[^>]*>|</div>$', "", markup)
+    return "<" not in inside and html.unescape(inside).split() == visible(text).split()
+
+
 def _parser() -> MarkdownIt:
     """A parser of CommonMark with tables, formulas and lines through text.
 

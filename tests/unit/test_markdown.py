@@ -265,6 +265,16 @@ def test_where_markdown_is_shown(
     assert plain(result).startswith("**a**\n── ")
 
 
+@pytest.mark.parametrize(
+    ("text", "has_marks"),
+    [("Paris it is!\n\n2 < 3 & $5", False), ("a *b*", True), ("1. a", True), ("&lt;", True),
+     (r"\*a\*", True), ("# a", True), ("$a$", True), ("---", True), ("~~a~~", True), ("a\n\n    b", True)],
+)  # fmt: skip
+def test_an_answer_without_marks_is_text(text: str, has_marks: bool) -> None:
+    """There is nothing to switch to, so no text is folded under it."""
+    assert ("<details" in answer_html(result_of(text), Extras(), "markdown")) is has_marks
+
+
 def test_an_empty_answer_is_no_markdown() -> None:
     """There is nothing to show, and nothing to fold."""
     assert "<details" not in answer_html(result_of(""), Extras(), "markdown")
