@@ -266,6 +266,9 @@ class InferencingResult(Record):
         "which follows nothing",
     )
     prompt: str = ""
+    chat: bool = Field(
+        default=False, description="whether the prompt was put into the model's chat template"
+    )
     notices: tuple[str, ...] = ()
     not_honoured: tuple[str, ...] = Field(
         default=(), description="the settings that the engine could not honour"

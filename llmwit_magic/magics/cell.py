@@ -33,7 +33,7 @@ class Cell:
     """A cell after reading: its requests, and what to do with their results.
 
     `varying` are the params and options that differ in a sweep. `output` is the variable for the
-    result.
+    result. `render` is how the answer is shown, or None where the line does not say it.
     """
 
     requests: tuple[Request, ...]
@@ -43,6 +43,7 @@ class Cell:
     dry_run: bool
     tune: bool
     quiet: bool
+    render: str | None
 
 
 def with_options(function: Any) -> Any:
@@ -122,6 +123,7 @@ def _read_cell(
         dry_run=bool(given.get("dry_run")),
         tune=bool(given.get("tune")),
         quiet=bool(given.get("quiet")),
+        render=given.get("render"),
     )
 
 

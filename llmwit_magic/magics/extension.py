@@ -94,15 +94,18 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
     """
 
     def answer(result: InferencingResult) -> str:
-        from ..views.html import Extras, html_of
+        from ..views.display import answer_html
+        from ..views.html import Extras
 
         if isinstance(result, LoggedRun):  # it shows as it did when it ran, with its buttons
             if reach_of(shell) is Reach.LIVE:
                 from ..views.live import page_for
 
                 page_for(result.log)
-            return html_of(result, Extras(result.log.path, None, magics.forms(result.request)))
-        return html_of(result)
+            extras = Extras(result.log.path, None, magics.forms(result.request))
+        else:
+            extras = Extras()
+        return answer_html(result, extras, magics.render)
 
     def replayed(replay: Replay) -> str:
         from ..views.comparison import replay_html

@@ -29,7 +29,7 @@ from ..running.window import Ahead
 from ..views import text
 from ..views.opening import open_view, show_progress
 from ..views.score_text import scored_text
-from ..views.view import KINDS, View
+from ..views.view import KINDS, RENDERINGS, View
 from .cell import Cell, read_cell, usage_error, with_options
 
 RESULT_NAME = "_infer"
@@ -80,6 +80,12 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     )
     view = Enum(
         KINDS, "auto", help="how runs are shown: auto, widget, html (no widgets), or text"
+    ).tag(config=True)
+    render = Enum(
+        RENDERINGS,
+        "auto",
+        help="how finished answers are shown on a page: markdown, text, or auto (Markdown with "
+        "--chat, unless log-probabilities are recorded)",
     ).tag(config=True)
     max_loaded_models = Int(2, min=1, help="models kept in memory").tag(config=True)
     kept_prompts = Int(
@@ -206,7 +212,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                 for run in ahead:
                     if view is None and not cell.quiet:
                         # Only now, so that widgets are imported while the engine starts.
-                        view = self._open_view(cell)
+                        view = self.open_view(len(cell.requests), cell.varying, cell.render)
                     run.follow(view.draw if view else lambda run: None)
         finally:
             runs = ahead.runs
@@ -224,14 +230,18 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
 
         page_for(self.session.log)
 
-    def _open_view(self, cell: Cell) -> View:
+    def open_view(
+        self, total: int = 1, varying: tuple[str, ...] = (), rendering: str | None = None
+    ) -> View:
+        """The view that the settings of the notebook choose. `rendering` is what the line says."""
         return open_view(
             self.view,
             self.shell,
             self.session.log,
             self.forms,
-            total=len(cell.requests),
-            varying=cell.varying,
+            total=total,
+            varying=varying,
+            rendering=rendering or self.render,
         )
 
     def _keep(self, cell: Cell, value: InferencingResult | Results) -> None:

@@ -19,7 +19,7 @@ from ..requests.line import in_words_of_the_line, split_line
 from ..runlog.columns import NAMES
 from ..running.replay import Replay, replay_request
 from ..running.results import Results
-from ..views.opening import open_view, show_progress
+from ..views.opening import show_progress
 from ..views.text import say
 from .cell import is_variable, read_changes, usage_error
 from .infer import RESULT_NAME, InferMagics
@@ -176,7 +176,7 @@ class LogMagics(Magics):
                 )
         except InvalidInput as error:
             raise usage_error(in_words_of_the_line(str(error))) from None
-        view = None if quiet else open_view(infer.view, self.shell, session.log, infer.forms)
+        view = None if quiet else infer.open_view()
         run = session.run(request)
         try:
             with run:

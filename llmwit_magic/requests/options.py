@@ -142,6 +142,10 @@ OPTIONS = (
            "give the log-probability of the cell's text, and generate nothing; with --continuation "
            "the cell is the prompt, and that text is scored", bool),
     Option("quiet", ("--quiet",), "show nothing while it runs", bool),
+    Option("render", ("--render",),
+           "how the finished answer is shown on a page; auto: as Markdown with --chat",
+           metavar="markdown|text|auto", words={word: word for word in ("markdown", "text", "auto")},
+           valid="markdown, text or auto"),
 )  # fmt: skip
 
 DEFAULTS = tuple(option.dest for option in OPTIONS if option.field and not option.per_cell)

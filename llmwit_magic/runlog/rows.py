@@ -285,6 +285,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "choices": _choices_of(row),
         "prompt_tokens": _tokens_of(row["prompt_tokens"]),
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
+        "chat": bool(row["chat"]),
         "notices": tuple(row["notices"] or ()),
         "not_honoured": tuple(row["not_honoured"] or ()),
         "value": row["value"],

@@ -399,6 +399,7 @@ class Run:
             prompt=prepared.prompt if prepared else self.request.prompt,
             value=checked.value if checked else None,
             value_error=checked.error if checked else left_behind,
+            chat=self.request.is_chat,
             notices=_both(prepared, end, "notices"),
             not_honoured=_both(prepared, end, "not_honoured"),
             status=status,

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from IPython.display import display
 
+from ..contract.wit import InferencingResult
 from ..runlog.log import RunLog
 from ..running.results import Results
 from ..running.run import Run
 from .comparison import comparison_html
 from .html import Extras, html_of, progress_html, unfinished_html
 from .text import plain, plain_table, unfinished_text
-from .view import Forms
+from .view import Forms, is_markdown
 
 REDRAW_SECONDS = 1.0
 """Time between two updates of an output. Each update takes away what a person has selected."""
 STOP = "the notebook's own Stop ends it"
 
 
+def answer_html(result: InferencingResult, extras: Extras, rendering: str) -> str:
+    """An answer as HTML, as text or as Markdown."""
+    if is_markdown(rendering, result):
+        from .markdown import is_plain, markdown_html
+
+        markup, problem = markdown_html(result.text)
+        if not is_plain(markup, result.text):
+            extras = replace(extras, markdown=markup, unrendered=problem)
+    return html_of(result, extras)
+
+
 class FinalView:
     """Shows nothing while the run goes on, and the answer when it has ended."""
 
-    def __init__(self, total: int, log: RunLog, forms: Forms) -> None:
+    def __init__(self, total: int, log: RunLog, forms: Forms, rendering: str = "auto") -> None:
         self._total, self._log, self._forms = total, log, forms
+        self._rendering = rendering
         self._run: Run | None = None
 
     def draw(self, run: Run) -> None:
@@ -44,14 +58,15 @@ class FinalView:
     def _answer(self, run: Run) -> dict[str, str]:
         result, problem = run.result, run.log_problem
         extras = Extras(self._log.path, problem, self._forms(run.request))
-        return {"text/html": html_of(result, extras), "text/plain": plain(result, problem)}
+        markup = answer_html(result, extras, self._rendering)
+        return {"text/html": markup, "text/plain": plain(result, problem)}
 
 
 class DisplayView(FinalView):
     """One output that is updated in place while the run goes on."""
 
-    def __init__(self, total: int, log: RunLog, forms: Forms) -> None:
-        super().__init__(total, log, forms)
+    def __init__(self, total: int, log: RunLog, forms: Forms, rendering: str = "auto") -> None:
+        super().__init__(total, log, forms, rendering)
         self._done: set[int] = set()
         self._handle: Any = None
         self._last: dict[str, str] | None = None

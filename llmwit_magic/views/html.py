@@ -37,8 +37,8 @@ MAX_UNSCROLLED = 20_000
 ELEMENTS = frozenset({"div", "pre", "span", "b", "table", "tr", "td"})
 """The elements of finished views. nbconvert's sanitizer lets all of them through."""
 FOLDED = frozenset({"details", "summary"})
-"""The elements of reasoning, which is folded. That sanitizer writes their tags as text, so they have
-no attributes. JupyterLab's keeps them."""
+"""The elements of what is folded: reasoning, and the text of an answer that is shown as Markdown.
+That sanitizer writes their tags as text, so they have no attributes. JupyterLab's keeps them."""
 TEXT = (
     "margin:0;padding:0;white-space:pre-wrap;overflow-wrap:break-word;word-break:normal;"
     "background-color:transparent;font-family:system-ui,sans-serif"
@@ -56,13 +56,17 @@ BAR = "rgba(70,130,200,0.75)"
 class Extras:
     """What a view shows besides the result.
 
-    These are the log with the run, the reason why a run is not logged, and the forms in which its
-    request can be copied.
+    These are the log with the run, the reason why a run is not logged, the forms in which its
+    request can be copied, and the answer as Markdown.
     """
 
     log_path: str = ""
     log_problem: str | None = None
     forms: Mapping[str, str] = field(default_factory=dict)
+    markdown: str = ""
+    """The answer as HTML of Markdown (`markdown.py`); empty where it is shown as text."""
+    unrendered: str = ""
+    """Why an answer that should be Markdown is shown as text."""
 
 
 NO_EXTRAS = Extras()
@@ -77,7 +81,7 @@ def html_of(result: InferencingResult, extras: Extras = NO_EXTRAS) -> str:
     """An answer with its status line. The data attributes hold what its buttons need."""
     return (
         f'<div class="llmwit llmwit-answer {NO_MATH}"{_data(result, extras)}>'
-        f"{reasoning_html(result)}{_text(result)}{_LEGEND if result.tokens else ''}"
+        f"{reasoning_html(result)}{_answer(result, extras)}"
         f"{chart_html(result.choices) if result.choices else _value(result)}"
         f"{_status(result, extras.log_problem)}</div>"
     )
@@ -152,6 +156,20 @@ def reasoning_html(result: InferencingResult) -> str:
     tokens = _tokens_of(result, True)
     text = _shown(result.reasoning, tokens, "llmwit-text llmwit-thoughts", ";margin:0 0 .4em 1em")
     return f"<details{opened}><summary>{label}</summary>{text}</details>"
+
+
+def _answer(result: InferencingResult, extras: Extras) -> str:
+    """The text of the answer, or the answer as Markdown with its text folded under it.
+
+    The page's module makes a button of the fold.
+    """
+    text = _text(result) + (_LEGEND if result.tokens else "")
+    if extras.unrendered:
+        text += quiet(escape(extras.unrendered), "llmwit-legend")
+    if not extras.markdown:
+        return text
+    label = f'<span style="{QUIET}">the answer as text</span>'
+    return f"{extras.markdown}<details><summary>{label}</summary>{text}</details>"
 
 
 def _text(result: InferencingResult) -> str:

@@ -163,8 +163,11 @@ class Stream:
 class NotebookView(FinalView):
     """One output of a cell: the live view while it runs, plain HTML afterwards."""
 
-    def __init__(self, total: int, varying: tuple[str, ...], log: RunLog, forms: Forms) -> None:
-        super().__init__(total, log, forms)
+    def __init__(
+        self, total: int, varying: tuple[str, ...], log: RunLog, forms: Forms,
+        rendering: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(total, log, forms, rendering)
         self._varying = varying
         page_for(log)
         self._widget = LiveWidget()

@@ -80,19 +80,21 @@ def open_view(
     *,
     total: int = 1,
     varying: tuple[str, ...] = (),
+    rendering: str = "auto",
 ) -> View:
     """The view of that kind. It is live where updates arrive; elsewhere it is shown at the end.
 
     `auto` means a widget. It means HTML where a widget's messages may not arrive, and text where
     the front end is a terminal. `widget` is live in an unknown front end too, as the user asked
-    for it.
+    for it. `rendering` is one of `RENDERINGS`.
     """
-    return Guarded(_open_view(kind, reach_of(shell), log, forms, total, varying))
+    return Guarded(_open_view(kind, reach_of(shell), log, forms, total, varying, rendering))
 
 
 def _open_view(
-    kind: str, reach: Reach, log: RunLog, forms: Forms, total: int, varying: tuple[str, ...]
-) -> View:
+    kind: str, reach: Reach, log: RunLog, forms: Forms, total: int, varying: tuple[str, ...],
+    rendering: str,
+) -> View:  # fmt: skip
     if kind == "text" or (kind == "auto" and reach is Reach.PRINT):
         from .text import TerminalView
 
@@ -101,11 +103,11 @@ def _open_view(
     if not updated and (kind != "widget" or reach is Reach.CAPTURED):
         from .display import FinalView
 
-        return FinalView(total, log, forms)
+        return FinalView(total, log, forms, rendering)
     if kind == "html" or (kind == "auto" and reach is Reach.UPDATES):
         from .display import DisplayView
 
-        return DisplayView(total, log, forms)
+        return DisplayView(total, log, forms, rendering)
     from .live import NotebookView
 
-    return NotebookView(total, varying, log, forms)
+    return NotebookView(total, varying, log, forms, rendering)

@@ -61,6 +61,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "end_of_text": ("never", "never"),
     "score": ("", None),
     "probabilities": ("", True),
+    "render": ("markdown", "markdown"),
 }
 BESIDE = {"prompt_logprobs": "--continuation x ", "probabilities": "--choice a "}
 """What stands on the line besides, for an option that means nothing alone."""

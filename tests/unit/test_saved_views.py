@@ -23,9 +23,12 @@ from llmwit_magic.contract.wit import (
 from llmwit_magic.requests.snippets import forms
 from llmwit_magic.views import html
 from llmwit_magic.views.comparison import comparison_html, differences, replay_html
+from llmwit_magic.views.display import answer_html
+from llmwit_magic.views.markdown import MORE_ELEMENTS
 from llmwit_magic.views.table import LogTable
 from llmwit_magic.views.text import plain, plain_table
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
+from tests.support.markdown_texts import ANSWER
 
 LINES = "\n\n  Here *is* a list:\n\n\n    - <b>one</b>\n \n- two & $three$"
 
@@ -59,10 +62,12 @@ def views() -> dict[str, tuple[str, str]]:
     session.close()
     tokens = result_of(LINES, tokens=True)
     thinking = result_of("Paris", reasoning=LINES)
+    chat = result_of(ANSWER)
     return {
         "answer": (html.html_of(one, extras(one)), plain(one)),
         "tokens": (html.html_of(tokens, extras(tokens)), plain(tokens)),
         "thinking": (html.html_of(thinking, extras(thinking)), plain(thinking)),
+        "markdown": (answer_html(chat, extras(chat), "markdown"), plain(chat)),
         "sweep": (comparison_html([one, other]), plain_table([one, other])),
         "replay": (replay_html("differs", False, [one, other]), "differs"),
         "log": (table._repr_html_() or "", repr(table)),
@@ -70,7 +75,7 @@ def views() -> dict[str, tuple[str, str]]:
     }
 
 
-KINDS = ("answer", "tokens", "thinking", "sweep", "replay", "log", "nothing")
+KINDS = ("answer", "tokens", "thinking", "markdown", "sweep", "replay", "log", "nothing")
 
 
 def notebook(kind: str) -> Any:
@@ -104,8 +109,8 @@ def test_views_are_made_of_what_all_readers_know(kind: str) -> None:
     They have no style sheet, no script and no button.
     """
     markup, _ = views()[kind]
-    folded = html.FOLDED if kind == "thinking" else frozenset()
-    assert Elements(markup).names <= html.ELEMENTS | folded
+    more = {"thinking": html.FOLDED, "markdown": html.FOLDED | MORE_ELEMENTS}
+    assert Elements(markup).names <= html.ELEMENTS | more.get(kind, frozenset())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,6 +67,8 @@ function makeAnswer(view) {
   const text = answerIn(view);
   const of = view.dataset.run ? ` of run ${view.dataset.run}` : "";
   if (text) keepReachable(text, `answer${of}`);
+  const markdown = view.querySelector(".llmwit-markdown");
+  if (markdown) keepReachable(markdown, `answer as Markdown${of}`);
   const thoughts = view.querySelector(".llmwit-thoughts");
   if (thoughts) keepReachable(thoughts, `reasoning${of}`);
   const value = view.querySelector(".llmwit-value");
@@ -80,7 +82,9 @@ function makeAnswer(view) {
   if (view.querySelector(".llmwit-more")) tools.append(details(view));
   if (Object.keys(forms).length) tools.append(copyMenu(forms));
   const shaded = [...view.querySelectorAll(".llmwit-shaded")];
-  if (shaded.length) tools.append(makeTokens(view, shaded));
+  const tokens = shaded.length ? makeTokens(view, shaded) : null;
+  if (markdown) tools.append(makeMarkdown(markdown, tokens));
+  if (tokens) tools.append(tokens);
   if (view.dataset.run && view.dataset.log) {
     const note = element("span", "llmwit-note");
     note.setAttribute("role", "status");
@@ -94,14 +98,50 @@ function makeValue(box, name) {
   const rows = [...box.querySelector("table").rows];
   const records = box.classList.contains("llmwit-records");
   const cells = records ? [...rows[0].cells] : rows.map((row) => row.cells[0]);
+  makeHeadings(cells, records ? "col" : "row");
+  keepReachable(box, name);
+}
+
+// Headings in the place of cells. Without this module they are cells: some pages style headings.
+function makeHeadings(cells, scope) {
   for (const cell of cells) {
     const heading = element("th", "");
-    heading.scope = records ? "col" : "row";
+    heading.scope = scope;
     heading.style.cssText = cell.style.cssText;
     heading.append(...cell.childNodes);
     cell.replaceWith(heading);
   }
-  keepReachable(box, name);
+}
+
+// Give the parts of an answer in Markdown what a page without scripts lacks. The returned button shows
+// the text in the place of the Markdown.
+function makeMarkdown(markdown, tokens) {
+  const fold = markdown.nextElementSibling; // the text, which is folded where there is no button
+  const text = element("div", "llmwit-as-text");
+  text.append(...[...fold.childNodes].slice(1));
+  fold.replaceWith(text);
+  // JupyterLab has written over what `markdown.py` has said.
+  for (const link of markdown.querySelectorAll("a")) link.rel = "noopener noreferrer";
+  for (const [index, code] of markdown.querySelectorAll(".llmwit-code > pre").entries()) {
+    keepReachable(code, `code ${index + 1}`);
+    const tool = button("Copy", "copy this code", (self) => copy(self, code.textContent));
+    tool.setAttribute("aria-label", `copy code ${index + 1}`);
+    code.after(tool);
+  }
+  for (const box of markdown.querySelectorAll(".llmwit-formula")) keepReachable(box, "formula");
+  for (const [index, box] of markdown.querySelectorAll(".llmwit-scrolling").entries()) {
+    keepReachable(box, `table ${index + 1}`);
+    makeHeadings([...box.firstElementChild.rows[0].cells], "col");
+  }
+  const show = (asText) => {
+    markdown.hidden = asText;
+    text.hidden = !asText;
+    if (tokens) tokens.hidden = !asText;
+    toggle.setAttribute("aria-pressed", String(asText));
+  };
+  const toggle = button("Text", "show the text as the model wrote it", () => show(!markdown.hidden));
+  show(false);
+  return toggle;
 }
 
 // The text of the answer, and not that of the reasoning.
