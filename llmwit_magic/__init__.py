@@ -9,7 +9,8 @@ The functions of the package do the same in Python:
 
 - `infer(model, prompt, params)` returns the result, and `stream(...)` gives it chunk by chunk.
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
-- `generate_embeddings(model, texts)` returns a vector for each text.
+- `embed(texts)` returns the vectors of texts as an array, and `embed_frame(df, column)` a DataFrame
+  with a column of them. `generate_embeddings(model, texts)` returns them as Spin does.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .analysis.embeddings import embed, embed_frame
     from .api import (
         ainfer,
         astream,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 # extension stays light.
 _HOMES = {
     "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
+    "embed": "analysis.embeddings", "embed_frame": "analysis.embeddings",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
     "read_export": "runlog.export",
     "Request": "contract.request",
@@ -90,6 +93,8 @@ __all__ = [
     "RunNotFound",
     "ainfer",
     "astream",
+    "embed",
+    "embed_frame",
     "generate_embeddings",
     "infer",
     "infer_frame",

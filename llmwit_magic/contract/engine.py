@@ -10,7 +10,7 @@ from typing import Protocol
 from ..errors import InvalidInput
 from .events import Emit, Prepared
 from .request import ModelSpec, Request
-from .wit import EmbeddingsResult, InferencingParams, ModelInfo
+from .wit import InferencingParams, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,22 @@ class Capabilities:
     """The fields of `InferencingParams` that it honours."""
     constraints: Collection[str] = frozenset()
     """The kinds of constraint that it honours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts to make vectors of.
+
+    Errors name a text by its number, since a caller may leave out some of its texts. `truncate`
+    cuts the end of a text that is longer than the context.
+    """
+
+    texts: tuple[str, ...]
+    numbers: tuple[int, ...]
+    truncate: bool = False
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
 
 class Engine(Protocol):
@@ -62,13 +78,11 @@ class Engine(Protocol):
         """The request as `run` would begin it; nothing is evaluated."""
         ...
 
-    def embed(
-        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
-        cancel: threading.Event,
-    ) -> EmbeddingsResult:  # fmt: skip
-        """One vector for each text, by the model and settings of the request.
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
+        """Hand one vector for each text to `emit`, by the model and settings of the request.
 
-        A text longer than the context is cut with `truncate`; else it raises `PromptTooLong`.
+        The last event is an `End`. After a cancellation there are fewer vectors. Raises
+        `PromptTooLong` for a text that is longer than the context and is not cut.
         """
         ...
 

@@ -114,6 +114,8 @@ RunStatus = Literal["running", Ending]
 LoggedStatus = Literal[RunStatus, "lost"]
 """The status of a run in the log. A run is lost if it was running when its kernel ended."""
 STATUSES: tuple[str, ...] = get_args(LoggedStatus)
+RunKind = Literal["text", "score", "embedding"]
+"""What a run makes: text, the score of a text, or vectors of texts."""
 
 
 class FinishReason(StrEnum):
@@ -272,6 +274,10 @@ class InferencingResult(Record):
     notices: tuple[str, ...] = ()
     not_honoured: tuple[str, ...] = Field(
         default=(), description="the settings that the engine could not honour"
+    )
+    kind: RunKind = Field("text", description="what the run made: text, score or embedding")
+    text_count: int | None = Field(
+        default=None, description="of how many texts the run was to make vectors"
     )
     status: LoggedStatus = "ok"
     run_id: int | None = None

@@ -241,6 +241,8 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "prompt": row["prompt"] if row["rendered_prompt"] is None else row["rendered_prompt"],
         "notices": tuple(row["notices"] or ()),
         "not_honoured": tuple(row["not_honoured"] or ()),
+        "kind": row["kind"] or "text",
+        "text_count": row["text_count"],
         "status": row["status"],
         "run_id": row["run_id"],
     }

@@ -21,6 +21,7 @@ from ..contract.wit import (
     Ending,
     InferencingResult,
     InferencingUsage,
+    RunKind,
     RunStatus,
     Timings,
     TokenInfo,
@@ -41,6 +42,8 @@ class Run:
 
     Any thread may read it while the run goes on.
     """
+
+    kind: RunKind = "text"
 
     def __init__(self, request: Request, log: RunLog | None = None) -> None:
         """`log` is where the run is logged, even if the session uses another log later.
@@ -95,7 +98,7 @@ class Run:
         try:
             self._begin_row()
             work(self.emit, self._cancel)
-            status = "ok" if self.end and self.end.finish_detail else "interrupted"
+            status = "ok" if self._ended_well() else "interrupted"
         except Cancelled:
             status = "interrupted"
         except InferenceError as error:
@@ -111,6 +114,10 @@ class Run:
                 ended(self)
             finally:
                 self._ends(status)
+
+    def _ended_well(self) -> bool:
+        """Whether the engine has done all of its work."""
+        return self.end is not None and self.end.finish_detail is not None
 
     def _begin_row(self) -> None:
         try:
@@ -157,7 +164,7 @@ class Run:
                 self._texts.append(event.text)
                 self._thoughts.append(event.reasoning)
                 self._tokens.extend(event.tokens)
-            else:
+            elif isinstance(event, End):
                 self.end = event
             self.events.append(event)
             self._changed.notify_all()
@@ -321,7 +328,7 @@ class Run:
     def row(self, status: RunStatus | None = None) -> Row:
         """The run's row for the log. `status` stands in it instead of the run's own, if given."""
         status = status or self.status
-        row = started_row(self.request, self.started_at)
+        row = started_row(self.request, self.started_at) | {"kind": self.kind}
         if status != "running":
             prepared = self.prepared is not None
             row |= result_row(self.request, self.result, prepared, self.error)

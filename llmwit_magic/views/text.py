@@ -66,7 +66,7 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((False, f"not honoured: {', '.join(result.not_honoured)}"))
     if result.model:
         timings = result.timings
-        parts.append((True, f"{_token_counts(result)} tokens"))
+        parts.append((True, f"{_counts(result)} tokens"))
         if timings.first_token is not None:
             parts.append((False, f"first token {timings.first_token:.2f} s"))
         if timings.tokens_per_second is not None:
@@ -78,7 +78,9 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
                 if result.device.is_server
                 else f"{model.engine} on {device}"
             )
-        parts += [(False, part) for part in (_model(model), device, f"seed {result.params.seed}")]
+        parts += [(False, part) for part in (_model(model), device)]
+        if result.kind != "embedding":  # nothing was drawn for it
+            parts.append((False, f"seed {result.params.seed}"))
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
@@ -91,8 +93,10 @@ def _count(number: int | None) -> str:
     return "?" if number is None else str(number)
 
 
-def _token_counts(result: InferencingResult) -> str:
+def _counts(result: InferencingResult) -> str:
     usage = result.usage
+    if result.kind == "embedding":
+        return f"{result.text_count} texts · {_count(usage.prompt_token_count)}"
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
     thought = f" ({usage.reasoning_token_count} reasoning)" if result.reasoning else ""
     return (
@@ -134,7 +138,9 @@ def badge(result: InferencingResult) -> str:
     if result.finish_reason:
         return _BADGES[result.finish_reason]
     return {"running": "running …", "interrupted": "interrupted", "error": "failed",
-            "lost": "lost: its kernel is gone"}.get(result.status, "ended")  # fmt: skip
+            "lost": "lost: its kernel is gone"}.get(
+        result.status, "vectors" if result.kind == "embedding" else "ended"
+    )  # fmt: skip
 
 
 def reasoning_label(result: InferencingResult) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from llmwit_magic.contract.engine import Capabilities
-from llmwit_magic.contract.events import Chunk, Emit, End, Event, Prepared, Progress
+from llmwit_magic.contract.engine import Capabilities, Texts
+from llmwit_magic.contract.events import Chunk, Emit, End, Event, Prepared, Progress, Vectors
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import (
     DeviceInfo,
-    EmbeddingsResult,
-    EmbeddingsUsage,
     FinishDetail,
     InferencingUsage,
     ModelInfo,
@@ -62,6 +61,7 @@ class FakeEngine:
         self.pause = pause
         self.model = MODEL
         self.requests: list[Request] = []
+        self.embedded: list[str] = []
 
     def serves(self, spec: ModelSpec) -> bool:
         return True
@@ -69,14 +69,20 @@ class FakeEngine:
     def find(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> ModelInfo:
         return self.model
 
-    def embed(
-        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
-        cancel: threading.Event,
-    ) -> EmbeddingsResult:  # fmt: skip
-        vectors = tuple((float(len(text)),) for text in texts)
-        return EmbeddingsResult(
-            embeddings=vectors, usage=EmbeddingsUsage(prompt_token_count=len(texts))
-        )
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
+        """A vector of two numbers for each text: how long it is, and 1."""
+        emit(prepared(request, len(texts)))
+        count = 0
+        for text in texts.texts:
+            if cancel.is_set():
+                break
+            if isinstance(self.last, Exception) and text == "bad":
+                raise self.last
+            emit(Vectors(struct.pack("<2f", len(text), 1), 2, 1))
+            self.embedded.append(text)
+            count += 1
+            time.sleep(self.pause)
+        emit(End(None, InferencingUsage(prompt_token_count=count)))
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         self.requests.append(request)

@@ -24,6 +24,7 @@ ORDER = (
     {"runlog"},
     {"running"},
     {"views"},
+    {"analysis"},
     {"magics", "api"},
     {"__init__"},
 )

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from llmwit_magic.contract.events import Chunk, End, Prepared, Progress
+from llmwit_magic.contract.events import Chunk, End, Prepared, Progress, Vectors
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import (
     DeviceInfo,
@@ -30,7 +30,6 @@ from llmwit_magic.engines.local.wire import (
     Rendering,
     Run,
     Started,
-    Vectors,
     Verdict,
     decoded,
     encoded,
@@ -59,7 +58,7 @@ SPEC = ModelSpec(model="m", context_length=8, accept=("context",), gpu_layers=3)
         Load(ModelInfo(name=UNDECODABLE), "b", UNDECODABLE, "/f", SPEC, 3, {"A": "b"}),
         Prepare(REQUEST),
         Run(REQUEST, 2),
-        Embed(("a", "é"), True, "auto"),
+        Embed(REQUEST, ("a", "é"), (1, 3), True),
         Cancel(),
         Verdict(None),
         Verdict(3),
@@ -67,7 +66,7 @@ SPEC = ModelSpec(model="m", context_length=8, accept=("context",), gpu_layers=3)
         Started(),
         Rendering(True),
         Judge(1, "é\n"),
-        Vectors([[0.5, -1.0], []], 7),
+        Vectors(b"\0\xff\0\x80" * 4, 2, 7),
         Done(),
         Failed("EngineFailed", "why\nnot"),
         Broken(UNDECODABLE),

@@ -44,7 +44,6 @@ from .wire import (
     Rendering,
     Run,
     Started,
-    Vectors,
     Verdict,
     decoded,
     encoded,
@@ -130,10 +129,12 @@ class Child:
                 self._send(self._prepared(request)[0])
             case Run(request, function_count):
                 self._run(request, function_count)
-            case Embed(texts, truncate, threads):
-                cancelled = self._cancelled.is_set
-                found = embed(self._model, texts, truncate, self._threads(threads), cancelled)
-                self._send(Vectors(*found))
+            case Embed():
+                threads = self._threads(command.request.threads)
+                for event in embed(
+                    self._model, self._info, command, threads, self._cancelled.is_set
+                ):
+                    self._send(event)
 
     def _send(self, answer: Answer) -> None:
         try:

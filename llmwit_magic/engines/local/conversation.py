@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from ...contract.events import Cancelled, Chunk, End, Prepared, Progress
+from ...contract.events import Cancelled, Chunk, End, Prepared, Progress, Vectors
 from ...errors import ModelNotSupported, error_named
 from .wire import (
     Answer,
@@ -21,7 +21,6 @@ from .wire import (
     Load,
     Rendering,
     Started,
-    Vectors,
 )
 
 CANCEL_SECONDS = 5.0

@@ -10,10 +10,10 @@ from typing import Any
 
 from ...base.background import GRACE_SECONDS, in_background
 from ...base.filesystem import current_folder
-from ...contract.engine import Capabilities
+from ...contract.engine import Capabilities, Texts
 from ...contract.events import Cancelled, Emit, Prepared, Progress
 from ...contract.request import ModelSpec, Request
-from ...contract.wit import EmbeddingsResult, EmbeddingsUsage, ModelInfo
+from ...contract.wit import ModelInfo
 from ...errors import EngineFailed
 from ..backends.base import Backend
 from ..backends.llamacpp.llama_backend import LlamaCpp
@@ -71,16 +71,9 @@ class LocalEngine:
         with self._lease(request.spec, emit, cancel) as process:
             return process.prepare(request, emit, cancel)
 
-    def embed(
-        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
-        cancel: threading.Event,
-    ) -> EmbeddingsResult:  # fmt: skip
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
         with self._lease(request.spec, emit, cancel) as process:
-            found = process.embed(texts, truncate, request.threads, emit, cancel)
-        return EmbeddingsResult(
-            embeddings=tuple(map(tuple, found.vectors)),
-            usage=EmbeddingsUsage(prompt_token_count=found.token_count),
-        )
+            process.embed(request, texts, emit, cancel)
 
     def close(self) -> None:
         self.pool.close()

@@ -8,12 +8,13 @@ every other command with `Started`, then with any number of other answers, and a
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from ...contract.events import Chunk, End, Prepared, Progress
+from ...contract.events import Chunk, End, Prepared, Progress, Vectors
 from ...contract.record import Record, lists
 from ...contract.request import ModelSpec, Request
 from ...contract.wit import (
@@ -64,11 +65,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """Make a vector of each text. The answer is `Vectors`."""
+    """Make a vector of each text. The answers are `Prepared`, `Vectors` and `End`."""
 
+    request: Request
     texts: tuple[str, ...]
+    numbers: tuple[int, ...]
     truncate: bool
-    threads: int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +112,6 @@ class Judge:
     filter: int
     """Which of the functions is asked, from 0 on."""
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """One vector for each text, and the number of tokens of these texts.
-
-    A cancellation leaves out the texts that were not evaluated.
-    """
-
-    vectors: list[list[float]]
-    token_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +158,14 @@ _MAKERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "Load": {"info": ModelInfo.model_validate, "spec": ModelSpec.model_validate},
     "Prepare": {"request": Request.model_validate},
     "Run": {"request": Request.model_validate},
-    "Embed": {"texts": tuple},
+    "Embed": {"request": Request.model_validate, "texts": tuple, "numbers": tuple},
     "Prepared": {
         "params": InferencingParams.model_validate, "model": ModelInfo.model_validate,
         "device": DeviceInfo.model_validate, "data_spans": lists, "notices": tuple,
         "not_honoured": tuple,
     },
     "Chunk": {"tokens": lambda tokens: tuple(map(TokenInfo.model_validate, tokens))},
+    "Vectors": {"data": base64.b64decode},
     "End": {
         "finish_detail": lambda detail: detail and FinishDetail(detail),
         "finish_reason": lambda reason: reason and FinishReason(reason),
@@ -209,9 +201,11 @@ def decoded(line: bytes) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What the encoder can write, for what it does not know: messages, records and mappings."""
+    """What the encoder can write, for what it does not know: messages, records, bytes, mappings."""
     if (fields := getattr(value, "__dataclass_fields__", None)) is not None:
         return {name: getattr(value, name) for name in fields}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return value.model_dump(mode="json") if isinstance(value, Record) else dict(value)
 
 

@@ -20,6 +20,7 @@ from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
 from .dialect import (
     SEEDS_OF_32_BITS,
+    OpenAIEmbeddings,
     empty_prompt,
     listed,
     messages_of,
@@ -33,7 +34,7 @@ _LEAST_PROBABILITIES = 20
 """So many alternatives are asked for at least: one of them is the token itself, as a rule."""
 
 
-class LlamaServer:
+class LlamaServer(OpenAIEmbeddings):
     """Everything of the contract but seeds of more than 32 bits."""
 
     kind = "llama-server"

@@ -12,7 +12,7 @@ from typing import Any
 from ....contract.request import Request
 from ....contract.wit import FinishDetail, FinishReason, InferencingParams
 from ..addresses import Address
-from ..answers import Ask, Facts, Part
+from ..answers import Ask, Embeddings, Facts, Part
 from ..http_client import HttpClient
 from .dialect import (
     SEEDS_OF_32_BITS,
@@ -111,6 +111,18 @@ class Ollama:
         # Without a template there are no thoughts to keep apart.
         body |= {"prompt": request.prompt, "raw": True, "think": False}
         return Ask("/api/generate", body, request.prompt, None, length)
+
+    def embedding_ask(
+        self, facts: Facts, request: Request, texts: list[str], truncate: bool
+    ) -> tuple[str, dict[str, Any]]:
+        # The function in OpenAI's form cuts long texts, and does not say so.
+        body: dict[str, Any] = {"model": facts.model, "input": texts, "truncate": truncate}
+        if request.context_length is not None:
+            body["options"] = {"num_ctx": request.context_length}
+        return "/api/embed", body
+
+    def embeddings(self, answer: Any, address: Address) -> Embeddings:
+        return Embeddings(answer["embeddings"], answer.get("prompt_eval_count") or 0)
 
     def part(self, event: Mapping[str, Any], request: Request) -> Part:
         message = event.get("message") or {}

@@ -17,6 +17,7 @@ from ..answers import Ask, Facts, Part
 from ..http_client import HttpClient
 from .dialect import (
     SEEDS_OF_32_BITS,
+    OpenAIEmbeddings,
     empty_prompt,
     listed,
     messages_of,
@@ -36,7 +37,7 @@ TEMPLATE_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIStyle:
+class OpenAIStyle(OpenAIEmbeddings):
     """A kind of server that speaks OpenAI's HTTP. None stands for what it does not have."""
 
     kind: str
