@@ -11,6 +11,7 @@ The functions of the package do the same in Python:
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
 - `embed(texts)` returns the vectors of texts as an array, and `embed_frame(df, column)` a DataFrame
   with a column of them. `generate_embeddings(model, texts)` returns them as Spin does.
+- `count_tokens(text)` counts, and `split(text, tokens=…)` makes parts of a long text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
@@ -25,6 +26,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .analysis.embeddings import embed, embed_frame
+    from .analysis.splitting import Passage, count_tokens, split
     from .api import (
         ainfer,
         astream,
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
     "embed": "analysis.embeddings", "embed_frame": "analysis.embeddings",
+    "count_tokens": "analysis.splitting", "split": "analysis.splitting", "Passage": "analysis.splitting",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
     "read_export": "runlog.export",
     "Request": "contract.request",
@@ -89,10 +92,12 @@ __all__ = [
     "LogError",
     "LogWarning",
     "ModelNotSupported",
+    "Passage",
     "Request",
     "RunNotFound",
     "ainfer",
     "astream",
+    "count_tokens",
     "embed",
     "embed_frame",
     "generate_embeddings",
@@ -103,6 +108,7 @@ __all__ = [
     "read_export",
     "replay",
     "runs",
+    "split",
     "stream",
     "tune",
     "unload_ipython_extension",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,7 +75,10 @@ class Engine(Protocol):
         ...
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
-        """The request as `run` would begin it; nothing is evaluated."""
+        """The request as `run` would begin it; nothing is evaluated.
+
+        A prompt that does not fit into the context need not be refused.
+        """
         ...
 
     def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
@@ -83,6 +86,15 @@ class Engine(Protocol):
 
         The last event is an `End`. After a cancellation there are fewer vectors. Raises
         `PromptTooLong` for a text that is longer than the context and is not cut.
+        """
+        ...
+
+    def count(
+        self, spec: ModelSpec, texts: Sequence[str], emit: Emit, cancel: threading.Event
+    ) -> list[int]:
+        """How many tokens each text has by itself, without tokens that begin or end a text.
+
+        No control token is recognised. Raises `InvalidInput` where the engine cannot know it.
         """
         ...
 

@@ -260,6 +260,20 @@ class Session:
 
         return interruptible(work, show)
 
+    def count_tokens(
+        self, spec: ModelSpec, texts: Sequence[str], show: Report | None = None
+    ) -> list[int]:
+        """How many tokens each text has by itself; see `Engine.count`. Raises what a run raises.
+
+        `show` gets the progress of fetching the model.
+        """
+        engine = next(engine for engine in self.engines if engine.serves(spec))
+
+        def work(emit: Emit, cancel: threading.Event) -> list[int]:
+            return engine.count(spec, texts, emit, cancel)
+
+        return interruptible(work, show)
+
     def local_models(self) -> list[tuple[str, str, Path | None]]:
         """The models that can be named without a network: name, kind and path of each, as in
         `catalog.local_models`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ class FakeEngine:
             count += 1
             time.sleep(self.pause)
         emit(End(None, InferencingUsage(prompt_token_count=count)))
+
+    def count(
+        self, spec: ModelSpec, texts: Sequence[str], emit: Emit, cancel: threading.Event
+    ) -> list[int]:
+        """Each word is a token, with the white space after it."""
+        return [len(re.findall(r"\S+\s*|\s+", text)) for text in texts]
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         self.requests.append(request)

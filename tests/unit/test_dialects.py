@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingResult, InferencingUsage
 from llmwit_magic.engines.server.answers import Facts
 from llmwit_magic.errors import (
@@ -466,3 +466,30 @@ def test_an_empty_text_has_no_vector(speaking: Start, session: Session) -> None:
     server = speaking("other")
     with pytest.raises(InvalidInput, match=r"^text 2 is empty"):
         session.embed(Request(model=f"{server.url}#m", prompt="a"), ["a", ""])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_a_text(kind: str, speaking: Start, session: Session) -> None:
+    """vLLM and SGLang count them. The others are refused by their names."""
+    server = speaking(kind)
+    spec = ModelSpec(model=f"{server.url}#m")
+    if kind in ("vllm", "sglang"):
+        assert session.count_tokens(spec, ["one two", "three"] * 6) == [2, 1] * 6
+        sent = [body for path, body in server.asked if path.endswith("/tokenize")]
+        assert all(body["add_special_tokens"] is False for body in sent)
+        return
+    name = "other" if kind == "openai" else kind
+    with pytest.raises(InvalidInput, match=f"^{name} does not tell the tokens of a text"):
+        session.count_tokens(spec, ["one two"])
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_dry_run_counts_a_short_prompt(kind: str, speaking: Start, session: Session) -> None:
+    """A run does not ask for the number where the prompt surely fits."""
+    server = speaking(kind)
+    server.plain["/v1/models"]["data"][0]["max_model_len"] = 4096
+    request = Request(model=f"{server.url}#m", prompt="The capital of")
+    assert session.prepare(request).prompt_token_count == 3
+    server.asked.clear()
+    assert session.run(request).wait(20)
+    assert not [path for path, _ in server.asked if path.endswith("/tokenize")]

@@ -27,6 +27,7 @@ from ..backends.registry import backend_named
 from ..sequence import generate
 from ..text_parts import TextParts
 from ..threads import AdaptiveThreads, Threads, fixed_threads
+from .counting import token_counts
 from .embedding import embed
 from .preparation import prepare
 from .wire import (
@@ -34,6 +35,8 @@ from .wire import (
     Broken,
     Cancel,
     Command,
+    Count,
+    Counts,
     Done,
     Embed,
     Exit,
@@ -50,6 +53,8 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
+    from ...models.tokenizers.native import NativeTokenizer
+    from ...models.tokenizers.vocabulary import Tokenizer
     from ..backends.base import Evaluator, Loaded
     from ..reasoning import Splitter
 
@@ -72,6 +77,7 @@ class Child:
     def __init__(self, commands: BinaryIO, answers: BinaryIO, parent: int) -> None:
         self._answers = answers
         self._loaded: Loaded | None = None
+        self._only_tokenizer: Tokenizer | None = None
         self._info = ModelInfo(name="")
         self._adaptive = AdaptiveThreads()
         self._pending: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -126,7 +132,7 @@ class Child:
             case Load():
                 self._load(command)
             case Prepare(request):
-                self._send(self._prepared(request)[0])
+                self._send(self._prepared(request, refuses=False)[0])
             case Run(request, function_count):
                 self._run(request, function_count)
             case Embed():
@@ -135,6 +141,10 @@ class Child:
                     self._model, self._info, command, threads, self._cancelled.is_set
                 ):
                     self._send(event)
+            case Count(texts):
+                self._send(
+                    Counts(tuple(token_counts(self._tokenizer, texts, self._cancelled.is_set)))
+                )
 
     def _send(self, answer: Answer) -> None:
         try:
@@ -147,11 +157,18 @@ class Child:
         os.environ.update(command.environment)
         backend = backend_named(command.backend)
         source, file = Path(command.source), Path(command.file)
+        if command.tokenizer_only:
+            self._only_tokenizer = backend.open_tokenizer(source)
+            return
         self._loaded = backend.open(source, file, command.spec, command.kept_prompts)
         made_by = self._loaded.tokenizer.made_by
         self._info = command.info.model_copy(update={"tokenizer": made_by})
         gc.freeze()
         gc.enable()
+
+    @property
+    def _tokenizer(self) -> Tokenizer | NativeTokenizer:
+        return self._only_tokenizer or self._model.tokenizer
 
     @property
     def _model(self) -> Loaded:
@@ -163,10 +180,12 @@ class Child:
         return self._adaptive if asked == "auto" else fixed_threads(int(asked))
 
     def _prepared(
-        self, request: Request
+        self, request: Request, refuses: bool = True
     ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None]:
         threads = self._threads(request.threads)
-        return prepare(self._model, self._info, request, threads, self._tell_rendering)
+        return prepare(
+            self._model, self._info, request, threads, self._tell_rendering, refuses=refuses
+        )
 
     def _tell_rendering(self, running: bool) -> None:
         self._send(Rendering(running))

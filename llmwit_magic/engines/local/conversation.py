@@ -15,6 +15,7 @@ from .wire import (
     Broken,
     Cancel,
     Command,
+    Counts,
     Done,
     Failed,
     Judge,
@@ -33,7 +34,7 @@ POLL_SECONDS = 0.05
 """How often a conversation that waits for an answer looks for a cancellation."""
 
 
-Given = Judge | Progress | Prepared | Chunk | End | Vectors
+Given = Judge | Progress | Prepared | Chunk | End | Vectors | Counts
 """The answers that a conversation hands to its caller."""
 
 
@@ -116,7 +117,7 @@ class Conversation:
                 case Rendering(running):
                     now = time.monotonic()
                     self._template_until = now + TEMPLATE_SECONDS if running else None
-                case Judge() | Progress() | Prepared() | Chunk() | End() | Vectors():
+                case Judge() | Progress() | Prepared() | Chunk() | End() | Vectors() | Counts():
                     yield answer
             self._keep_deadlines()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,7 +18,7 @@ from .conversation import BrokenDown, Conversation, Given, Gone, Unusable
 from .death import broken, dead
 from .pipe import ChildProcess
 from .turns import Turns
-from .wire import Command, Embed, Judge, Load, Prepare, Run, Verdict
+from .wire import Command, Count, Counts, Embed, Judge, Load, Prepare, Run, Verdict
 
 
 class ModelProcess:
@@ -78,7 +78,7 @@ class ModelProcess:
                         # raised after that.
                         objection, cut = objection or error, 0
                     self._send(Verdict(cut))
-                elif not (objection and isinstance(answer, End)):
+                elif not isinstance(answer, Counts) and not (objection and isinstance(answer, End)):
                     emit(answer)
                     self._doing = _activity(answer, self._doing)
         if objection:
@@ -97,6 +97,15 @@ class ModelProcess:
             for answer in answers:
                 if isinstance(answer, Prepared | Vectors | End):
                     emit(answer)
+
+    def count(self, texts: Sequence[str], emit: Emit, cancel: threading.Event) -> list[int]:
+        """How many tokens each text has."""
+        command = Count(tuple(texts))
+        with self._conversation("counting tokens", command, emit, cancel) as answers:
+            found = next(answer for answer in list(answers) if isinstance(answer, Counts))
+        if len(found.counts) < len(texts):
+            raise Cancelled
+        return list(found.counts)
 
     def close(self) -> None:
         """End the child. Its memory has been given back when this returns."""

@@ -30,12 +30,13 @@ def prepare(
     request: Request,
     threads: Threads,
     rendering: Callable[[bool], None],
+    refuses: bool = True,
 ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None]:
     """The request as it will run, the ids of its prompt, the context that evaluates them, and what
     keeps the reasoning of the answer apart. The last one is None where the model marks none.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
-    ended. Raises `InvalidInput` and `PromptTooLong`.
+    ended. Raises `InvalidInput`, and `PromptTooLong` unless `refuses` is false.
     """
     text, data, notices, splitter = _text(loaded, request, rendering)
     withheld = loaded.tokenizer.withheld(text, data)
@@ -46,7 +47,7 @@ def prepare(
     length = loaded.evaluator.context_length
     if not ids:
         raise InvalidInput("the prompt is empty: the model needs at least one token to continue")
-    if len(ids) >= length:
+    if len(ids) >= length and refuses:
         raise PromptTooLong(
             f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
             f"included: shorten it{_longer_context(loaded, length)}"

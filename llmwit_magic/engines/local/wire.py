@@ -44,6 +44,8 @@ class Load:
     kept_prompts: int
     environment: dict[str, str]
     """The variables that backends read, as the kernel has them now. The child may be older."""
+    tokenizer_only: bool = False
+    """Whether only the vocabulary is loaded. The child then counts tokens, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,16 @@ class Embed:
     texts: tuple[str, ...]
     numbers: tuple[int, ...]
     truncate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count the tokens of each text, in which no control token is recognised.
+
+    The answer is `Counts`.
+    """
+
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +127,13 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class Counts:
+    """How many tokens each text has. A cancellation leaves out some."""
+
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The command is carried out."""
 
@@ -134,7 +153,7 @@ class Broken:
     said: str
 
 
-Command = Load | Prepare | Run | Embed | Cancel | Verdict | Exit
+Command = Load | Prepare | Run | Embed | Count | Cancel | Verdict | Exit
 Answer = (
     Started
     | Rendering
@@ -144,6 +163,7 @@ Answer = (
     | Chunk
     | End
     | Vectors
+    | Counts
     | Done
     | Failed
     | Broken
@@ -165,6 +185,8 @@ _MAKERS: dict[str, dict[str, Callable[[Any], Any]]] = {
         "not_honoured": tuple,
     },
     "Chunk": {"tokens": lambda tokens: tuple(map(TokenInfo.model_validate, tokens))},
+    "Count": {"texts": tuple},
+    "Counts": {"counts": tuple},
     "Vectors": {"data": base64.b64decode},
     "End": {
         "finish_detail": lambda detail: detail and FinishDetail(detail),

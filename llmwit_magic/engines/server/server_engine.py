@@ -7,9 +7,9 @@ import math
 import threading
 import time
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...contract.engine import Capabilities, Texts
 from ...contract.events import Cancelled, Emit, End, Prepared, Progress, Vectors, as_bytes
@@ -34,6 +34,8 @@ LATE_SECONDS = 5.0
 """How long a server may take for its counts after the end of its answer."""
 BLOCK_TEXTS = 32
 """How many texts are sent at once to be made vectors of. A stop loses the vectors of these."""
+COUNTS_AT_ONCE = 8
+"""How many texts a server is given at once to count their tokens."""
 FACTS_SECONDS = 30.0
 """How long what a server says of itself is believed: it may be started again with another model."""
 
@@ -108,7 +110,7 @@ class ServerEngine:
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
         address = address_of(request.model, self.servers)
         with self.own.watched(address, emit) as emit:
-            return self.http.run(self._prepare(address, request, emit), cancel)[0]
+            return self.http.run(self._prepare_counted(address, request, emit), cancel)
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
@@ -125,6 +127,13 @@ class ServerEngine:
         address = address_of(request.model, self.servers)
         with self.own.watched(address, emit) as emit:
             self.http.run(self._embed(address, request, texts, emit), cancel)
+
+    def count(
+        self, spec: ModelSpec, texts: Sequence[str], emit: Emit, cancel: threading.Event
+    ) -> list[int]:
+        address = address_of(spec.model, self.servers)
+        with self.own.watched(address, emit) as emit:
+            return self.http.run(self._count(address, texts, emit), cancel)
 
     def close(self) -> None:
         self.http.close()
@@ -171,6 +180,26 @@ class ServerEngine:
             not_honoured=tuple(unmet),
         )
         return prepared, ask, known.dialect
+
+    async def _prepare_counted(self, address: Address, request: Request, emit: Emit) -> Prepared:
+        """As `_prepare`, with the tokens of the prompt, also where no run would ask for them."""
+        prepared, _, dialect = await self._prepare(address, request, emit)
+        if prepared.prompt_token_count is not None:
+            return prepared
+        facts = (await self._look(address, emit)).facts
+        count = await dialect.prompt_token_count(self.http, address, facts, request)
+        return replace(prepared, prompt_token_count=count)
+
+    async def _count(self, address: Address, texts: Sequence[str], emit: Emit) -> list[int]:
+        known = await self._look(address, emit)
+        turns = asyncio.Semaphore(COUNTS_AT_ONCE)
+
+        async def count(text: str) -> int:
+            async with turns:
+                with _of_its_form(address):
+                    return await known.dialect.token_count(self.http, address, known.facts, text)
+
+        return list(await asyncio.gather(*map(count, texts)))
 
     async def _run(
         self, address: Address, request: Request, emit: Emit, answer: StreamedAnswer

@@ -64,6 +64,16 @@ class Dialect(Protocol):
         """An event of the stream as a part of the answer."""
         ...
 
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        """The tokens of a text by itself. Raises `InvalidInput` where the server does not say it."""
+        ...
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        """The tokens of the request's prompt, where the server tells it before the run."""
+        ...
+
     def embedding_ask(
         self, facts: Facts, request: Request, texts: list[str], truncate: bool
     ) -> tuple[str, dict[str, Any]]:
@@ -77,6 +87,13 @@ class Dialect(Protocol):
     def embeddings(self, answer: Any, address: Address) -> Embeddings:
         """The vectors of an answer to that."""
         ...
+
+
+def uncounted(kind: str) -> InvalidInput:
+    """The error of a kind of server that does not say how many tokens a text has."""
+    return InvalidInput(
+        f"{kind} does not tell the tokens of a text: name the model's file, if you have it"
+    )
 
 
 class OpenAIEmbeddings:

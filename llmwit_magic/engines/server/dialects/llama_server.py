@@ -185,6 +185,14 @@ class LlamaServer(OpenAIEmbeddings):
             return plain if plain == ids[1:] else ids
         return ids
 
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        return len(await self._ids(http, address, text, False, first=False))
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        return None  # a run knows it already
+
     async def _refuse_control_tokens(self, http: HttpClient, address: Address, text: str) -> None:
         if await self._ids(http, address, text, True) != await self._ids(
             http, address, text, False

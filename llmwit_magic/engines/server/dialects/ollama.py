@@ -21,6 +21,7 @@ from .dialect import (
     named_or_only,
     refuse_marks,
     token_info,
+    uncounted,
     unhonoured_params,
 )
 
@@ -111,6 +112,14 @@ class Ollama:
         # Without a template there are no thoughts to keep apart.
         body |= {"prompt": request.prompt, "raw": True, "think": False}
         return Ask("/api/generate", body, request.prompt, None, length)
+
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        raise uncounted(self.kind)
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        return None
 
     def embedding_ask(
         self, facts: Facts, request: Request, texts: list[str], truncate: bool

@@ -25,6 +25,7 @@ from .dialect import (
     refuse_marks,
     refuse_too_long,
     token_info,
+    uncounted,
     unhonoured_params,
 )
 
@@ -181,9 +182,14 @@ class OpenAIStyle(OpenAIEmbeddings):
 
         It is asked only where the number matters. That saves a request for each row of a batch.
         """
-        if self.tokenizer is None or (request.is_chat and not self.tokenizes_chats):
-            return None
         if request.params.max_tokens is not None and _fits(request, facts.context_length):
+            return None
+        return await self.prompt_token_count(http, address, facts, request)
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        if self.tokenizer is None or (request.is_chat and not self.tokenizes_chats):
             return None
         body: dict[str, Any] = {"model": facts.model}
         if request.is_chat:
@@ -192,6 +198,13 @@ class OpenAIStyle(OpenAIEmbeddings):
             body["prompt"] = request.prompt
         count = (await http.maybe(address, self.tokenizer, body)).get("count")
         return count if isinstance(count, int) else None
+
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        if self.tokenizer is None:
+            raise uncounted(self.kind)
+        body = {"model": facts.model, "prompt": text, "add_special_tokens": False}
+        count: int = (await http.json(address, self.tokenizer, body))["count"]
+        return count
 
     def _most_tokens(
         self, address: Address, facts: Facts, request: Request, count: int | None
