@@ -118,7 +118,7 @@ def _follow(
 
     Where the run is broken off, its vectors are kept for the next call.
     """
-    counts = Counter(texts)
+    counts, goes_on = Counter(texts), bool(known)
     wanted = run.texts.texts
     done = sum(counts[text] for text in known)
     bar = tqdm(
@@ -153,5 +153,6 @@ def _follow(
             f"stopped after {done:,} of {len(texts):,} texts; the same call goes on there"
         ) from None
     known |= zip(wanted, run.vectors, strict=True)
-    session.kept_vectors = None
+    if goes_on:  # the call that was broken off is complete
+        session.kept_vectors = None
     warn_unlogged(run.log_problem)

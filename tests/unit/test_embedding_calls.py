@@ -105,6 +105,8 @@ def test_an_interrupted_call_goes_on(session: FakeSession) -> None:
     done = list(session.engine.embedded)
     assert 0 < len(done) < 40
     session.engine.pause = 0
+    assert len(llmwit_magic.embed(["other"], truncate=True)) == 1  # another call between
+    session.engine.embedded.remove("other")
     assert llmwit_magic.embed(done, progress=False).shape == (len(done), 2)
     assert session.engine.embedded == done
     assert llmwit_magic.embed(texts, progress=False).shape == (40, 2)
