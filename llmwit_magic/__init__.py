@@ -11,7 +11,9 @@ The functions of the package do the same in Python:
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
 - `score(prompt, continuation)` returns the log-probability of a text, token by token.
 - `choose(prompt, choices)` returns the probability of each choice.
-- `generate_embeddings(model, texts)` returns a vector for each text.
+- `embed(texts)` returns the vectors of texts as an array, and `embed_frame(df, column)` a DataFrame
+  with a column of them. `generate_embeddings(model, texts)` returns them as Spin does.
+- `count_tokens(text)` counts, and `split(text, tokens=…)` makes parts of a long text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `evaluate(df)` compares a column of answers with the right ones.
 - `metric_summary({name: df})` says which setting a metric says the best of.
@@ -27,8 +29,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .analysis.embeddings import embed, embed_frame
     from .analysis.evaluation import Evaluation, evaluate
     from .analysis.metrics import metric_summary
+    from .analysis.splitting import Passage, count_tokens, split
     from .api import (
         ainfer,
         astream,
@@ -69,7 +73,10 @@ if TYPE_CHECKING:
 # The module of each public name. It is imported when the name is first used, so that loading the
 # extension stays light.
 _HOMES = {
-    "score": "api", "choose": "api", "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
+    "score": "api", "choose": "api", "infer": "api", "stream": "api", "ainfer": "api", "astream": "api",
+    "generate_embeddings": "api",
+    "embed": "analysis.embeddings", "embed_frame": "analysis.embeddings",
+    "count_tokens": "analysis.splitting", "split": "analysis.splitting", "Passage": "analysis.splitting",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
     "evaluate": "analysis.evaluation", "Evaluation": "analysis.evaluation",
     "metric_summary": "analysis.metrics",
@@ -97,11 +104,15 @@ __all__ = [
     "LogError",
     "LogWarning",
     "ModelNotSupported",
+    "Passage",
     "Request",
     "RunNotFound",
     "ainfer",
     "astream",
     "choose",
+    "count_tokens",
+    "embed",
+    "embed_frame",
     "evaluate",
     "generate_embeddings",
     "infer",
@@ -113,6 +124,7 @@ __all__ = [
     "replay",
     "runs",
     "score",
+    "split",
     "stream",
     "tune",
     "unload_ipython_extension",

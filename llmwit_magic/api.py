@@ -16,7 +16,7 @@ from .contract.wit import (
     params_from,
 )
 from .errors import InvalidInput
-from .requests.shapes import KEYWORDS, with_constraint
+from .requests.shapes import with_constraint
 from .runlog.log import RunLog
 from .running.run import Run
 from .running.session import current_session
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from .engines.server.own_server import OwnServer
     from .running.replay import Replay
     from .views.tuning import TuningPanel
-
-
-_EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model", "exact"}
 
 
 def infer(
@@ -121,20 +118,16 @@ def generate_embeddings(
     (`add_eos_token`). Control tokens in a text are recognised.
 
     `options` are the fields of `Request` that count here: engine, model_type, context_length,
-    anyway, accept, gpu_layers, device, threads. `truncate=True` cuts the end of a text that does not fit
+    anyway, accept, gpu_layers, device, threads, tags. `truncate=True` cuts the end of a text that does not fit
     into the context, and keeps the end-of-text token.
 
     Raises `PromptTooLong`, with the number of the text, for a text that does not fit and is not
     cut. Raises `ModelNotSupported` for a pooling that the engine lacks, and `InvalidInput` for
     any other option. Otherwise raises what `infer` does.
     """
-    known = InferencingParams.model_fields.keys() | Request.model_fields.keys() | {*KEYWORDS}
-    for name in options:
-        if name in known - _EMBEDDING_OPTIONS:
-            raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
-    wanted = (texts,) if isinstance(texts, str) else tuple(texts)
-    request = _request(model, "", None, options)
-    checked = [_text(text, number) for number, text in enumerate(wanted, 1)]
+    from .running.embedding_calls import embedding_request
+
+    request, checked = embedding_request(texts, model, options)
     return current_session().embed(request, checked, truncate=truncate)
 
 
@@ -434,16 +427,6 @@ def _request(
     name = os.fspath(model) if model is not None else DEFAULT_MODEL
     values = with_constraint(options)
     return Request(model=name, prompt=prompt, params=params_from(params), **values)
-
-
-def _text(text: Any, number: int) -> str:
-    """A text to embed, checked as the text of a request is. `number` counts the texts from 1."""
-    if not isinstance(text, str):
-        raise InvalidInput(f"text {number} is {type(text).__name__}, not text")
-    try:
-        return Request(model=DEFAULT_MODEL, prompt=text).prompt
-    except InvalidInput as error:
-        raise InvalidInput(f"text {number}: {str(error).removeprefix('prompt: ')}") from None
 
 
 def log() -> RunLog:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import ConstraintNotSupported, InvalidInput
 from .events import Emit, Prepared
 from .request import ModelSpec, Request
-from .wit import EmbeddingsResult, InferencingParams, ModelInfo
+from .wit import InferencingParams, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,22 @@ class Capabilities:
     """The fields of `InferencingParams` that it honours."""
     constraints: Collection[str] = frozenset()
     """The kinds of constraint that it honours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts to make vectors of.
+
+    Errors name a text by its number, since a caller may leave out some of its texts. `truncate`
+    cuts the end of a text that is longer than the context.
+    """
+
+    texts: tuple[str, ...]
+    numbers: tuple[int, ...]
+    truncate: bool = False
+
+    def __len__(self) -> int:
+        return len(self.texts)
 
 
 class Engine(Protocol):
@@ -69,16 +85,26 @@ class Engine(Protocol):
         ...
 
     def prepare(self, request: Request, emit: Emit, cancel: threading.Event) -> Prepared:
-        """The request as `run` would begin it; nothing is evaluated."""
+        """The request as `run` would begin it; nothing is evaluated.
+
+        A prompt that does not fit into the context need not be refused.
+        """
         ...
 
-    def embed(
-        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
-        cancel: threading.Event,
-    ) -> EmbeddingsResult:  # fmt: skip
-        """One vector for each text, by the model and settings of the request.
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
+        """Hand one vector for each text to `emit`, by the model and settings of the request.
 
-        A text longer than the context is cut with `truncate`; else it raises `PromptTooLong`.
+        The last event is an `End`. After a cancellation there are fewer vectors. Raises
+        `PromptTooLong` for a text that is longer than the context and is not cut.
+        """
+        ...
+
+    def count(
+        self, spec: ModelSpec, texts: Sequence[str], emit: Emit, cancel: threading.Event
+    ) -> list[int]:
+        """How many tokens each text has by itself, without tokens that begin or end a text.
+
+        No control token is recognised. Raises `InvalidInput` where the engine cannot know it.
         """
         ...
 

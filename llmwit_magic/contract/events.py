@@ -2,11 +2,14 @@
 
 A run's events come in this order: any number of `Progress` (fetch, adapt, wait,
 load, constraint), one `Prepared`, any number of `Progress` of the prompt, any number of
-`Chunk`, one `End`. A run that fails raises an error and has no `End`.
+`Chunk`, one `End`. A run that fails raises an error and has no `End`. A run that makes
+vectors of texts has `Vectors` in the place of `Chunk`.
 """
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -28,11 +31,13 @@ from .wit import (
 class Progress:
     """How far a stage has come.
 
-    `done` and `total` count bytes in the stages `fetch` and `adapt`, and tokens in `prompt` and `score`.
-    `total` is None where it is not known.
+    `done` and `total` count bytes in the stages `fetch` and `adapt`, tokens in `prompt` and
+    `score`, and texts in `embed`. `total` is None where it is not known.
     """
 
-    stage: Literal["fetch", "adapt", "wait", "load", "constraint", "prompt", "score", "server"]
+    stage: Literal[
+        "fetch", "adapt", "wait", "load", "constraint", "prompt", "score", "embed", "server"
+    ]
     done: int = 0
     total: int | None = None
     note: str = ""
@@ -49,6 +54,8 @@ class Progress:
             return f"{what}: {self.done / 1e6:,.0f} MB" if self.done else f"{what} …"
         if self.stage in ("prompt", "score"):
             return f"{what}: {self.done:,} of {self.total:,} tokens"
+        if self.stage == "embed":
+            return f"{what}: {self.done:,} of {self.total:,} texts"
         share = 100 * self.done / self.total
         return f"{what}: {self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB ({share:.0f}%)"
 
@@ -61,6 +68,7 @@ _STAGES = {
     "constraint": "preparing the constraint",
     "prompt": "reading the prompt",
     "score": "scoring",
+    "embed": "computing vectors",
     "server": "asking the server",
 }
 
@@ -103,10 +111,30 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Vectors:
+    """The vectors of the next texts, in the order of the texts."""
+
+    data: bytes
+    """The numbers of one vector after another, as float32 with the lowest byte first."""
+    length: int
+    """How many numbers a vector has."""
+    token_count: int
+    """The tokens of these texts."""
+
+
+def as_bytes(numbers: array[float]) -> bytes:
+    """The numbers of an array of float32 as `Vectors` has them."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers.tobytes()
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Why the run ended and what it used.
 
-    `finish_detail` is None where the run was cancelled. `seconds` holds how long parts of the
+    `finish_detail` is None where the run was cancelled, and where it generated no text. `seconds` holds how long parts of the
     engine's work took, by the names of `Timings`: `prompt` and `decode`.
     """
 
@@ -126,7 +154,7 @@ class End:
     """What `Score.exact` says of a text that was scored."""
 
 
-Event = Progress | Prepared | Chunk | End
+Event = Progress | Prepared | Chunk | Vectors | End
 
 
 class Cancelled(Exception):

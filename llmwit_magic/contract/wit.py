@@ -117,6 +117,8 @@ RunStatus = Literal["running", Ending]
 LoggedStatus = Literal[RunStatus, "lost"]
 """The status of a run in the log. A run is lost if it was running when its kernel ended."""
 STATUSES: tuple[str, ...] = get_args(LoggedStatus)
+RunKind = Literal["text", "score", "embedding"]
+"""What a run makes: text, the score of a text, or vectors of texts."""
 
 
 class FinishReason(StrEnum):
@@ -275,6 +277,10 @@ class InferencingResult(Record):
     )
     value: Any = None
     value_error: str | None = None
+    kind: RunKind = Field("text", description="what the run made: text, score or embedding")
+    text_count: int | None = Field(
+        default=None, description="of how many texts the run was to make vectors"
+    )
     status: LoggedStatus = "ok"
     run_id: int | None = None
     log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")

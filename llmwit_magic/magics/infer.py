@@ -339,11 +339,14 @@ def dry_run_text(
         if count is None
         else (f"{count:,} prompt tokens" + ("" if cached is None else f" ({cached:,} cached)"))
     )
-    left = (
-        ""
-        if count is None or room is None or scored
-        else f", {room - count:,} of {room:,} left for the answer"
-    )
+    left = ""
+    if count is not None and room is not None and not scored:
+        left = f", {room - count:,} of {room:,} left for the answer"
+        if count >= room:
+            left = (
+                f": the context holds {room:,}, answer included, so it would be refused: shorten the "
+                "prompt or raise --context-length"
+            )
     words = {name: "none" if value is None else json.dumps(value, ensure_ascii=False)
              for name, value in params.model_dump().items()}  # fmt: skip
     if params.seed is None:

@@ -40,10 +40,13 @@ COLUMNS = (
         "running, ok, interrupted, error or lost; lost: its kernel is gone, or cannot be looked "
         "for and the run started over two days ago",
         brief=True, few=True),
+    Column("kind", "text", "what the run made: text, score or embedding; missing: text", few=True),
     Column("model", "text", "name of the model, as asked for", brief=True,
            otel="gen_ai.request.model", few=True),
-    Column("prompt", "text", "the prompt as given, with the values of its variables", brief=True,
-           otel="gen_ai.input.messages"),
+    Column("prompt", "text", "the prompt as given, with the values of its variables; of an "
+           "embedding the first text", brief=True, otel="gen_ai.input.messages"),
+    Column("text_count", "integer", "number of different texts that an embedding was to make "
+           "vectors of", "texts"),
     Column("text", "text", "the generated text, without the stop sequence", brief=True,
            otel="gen_ai.output.messages"),
     Column("reasoning", "text", "what the model wrote before its answer, where it marks that",

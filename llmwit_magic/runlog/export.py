@@ -100,7 +100,7 @@ def otel_attributes(row: Row) -> Row:
     name is called `llmwit.` and its own name. Missing values are left out.
     """
     attributes: Row = {
-        "gen_ai.operation.name": "chat" if row["chat"] else "text_completion",
+        "gen_ai.operation.name": _operation(row),
         "gen_ai.provider.name": row["engine"] or PROVIDER,
         # Run numbers repeat in other logs; together with the session, the ID is unique.
         "gen_ai.response.id": f"{row['session_id']}-{row['run_id']}",
@@ -112,6 +112,12 @@ def otel_attributes(row: Row) -> Row:
             name = column.otel or f"llmwit.{column.name}"
             attributes[name] = make(row) if make else value
     return attributes
+
+
+def _operation(row: Row) -> str:
+    if row["kind"] == "embedding":
+        return "embeddings"
+    return "chat" if row["chat"] else "text_completion"
 
 
 def _part(text: str, kind: str = "text") -> list[Row]:

@@ -290,6 +290,8 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "not_honoured": tuple(row["not_honoured"] or ()),
         "value": row["value"],
         "value_error": row["value_error"],
+        "kind": row["kind"] or "text",
+        "text_count": row["text_count"],
         "status": row["status"],
         "run_id": row["run_id"],
     }

@@ -122,6 +122,11 @@ def replay_request(
     more, unless it has `filters`. Raises `ModelNotSupported` where another engine
     would run it, unless it has `engine`. Raises what finding the model raises, too.
     """
+    if original.kind == "embedding":
+        raise InvalidInput(
+            f"run {original.run_id} made vectors, and the log keeps no texts of them but the first: "
+            "call embed() with the texts again"
+        )
     accepted = Request(model="-", prompt="", accept=accept).accept
     fields = {key: value for key, value in changes.items() if key in Request.model_fields}
     params = {key: value for key, value in changes.items() if key not in fields}

@@ -22,6 +22,7 @@ from ..contract.wit import (
     Ending,
     InferencingResult,
     InferencingUsage,
+    RunKind,
     RunStatus,
     Timings,
     TokenInfo,
@@ -50,6 +51,7 @@ class Run:
         A run with None is not logged.
         """
         self.request = request
+        self.kind: RunKind = "score" if request.is_scored else "text"
         self.log = log
         self.run_id: int | None = None
         self.log_problem: str | None = None
@@ -100,7 +102,7 @@ class Run:
         try:
             self._begin_row()
             work(self.emit, self._cancel)
-            status = "ok" if self.end and self.end.finish_detail else "interrupted"
+            status = "ok" if self._ended_well() else "interrupted"
         except Cancelled:
             status = "interrupted"
         except InferenceError as error:
@@ -117,6 +119,10 @@ class Run:
                 ended(self)
             finally:
                 self._ends(status)
+
+    def _ended_well(self) -> bool:
+        """Whether the engine has done all of its work."""
+        return self.end is not None and self.end.finish_detail is not None
 
     def _begin_row(self) -> None:
         try:
@@ -171,7 +177,7 @@ class Run:
                 self._thoughts.append(event.reasoning)
                 self._tokens.extend(event.tokens)
                 self._prompt_tokens.extend(event.prompt_tokens)
-            else:
+            elif isinstance(event, End):
                 self.end = event
             self.events.append(event)
             self._changed.notify_all()
@@ -335,7 +341,7 @@ class Run:
     def row(self, status: RunStatus | None = None) -> Row:
         """The run's row for the log. `status` stands in it instead of the run's own, if given."""
         status = status or self.status
-        row = started_row(self.request, self.started_at)
+        row = started_row(self.request, self.started_at) | {"kind": self.kind}
         if status != "running":
             prepared = self.prepared is not None
             row |= result_row(self.request, self.result, prepared, self.error)
@@ -400,6 +406,7 @@ class Run:
             value=checked.value if checked else None,
             value_error=checked.error if checked else left_behind,
             chat=self.request.is_chat,
+            kind=self.kind,
             notices=_both(prepared, end, "notices"),
             not_honoured=_both(prepared, end, "not_honoured"),
             status=status,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..base.background import STOP_SECONDS, in_background, started, wait_patiently
-from ..contract.engine import Engine, check_honoured
+from ..contract.engine import Engine, Texts, check_honoured
 from ..contract.events import Cancelled, Emit, Event, Prepared, Progress, Report
 from ..contract.request import ModelSpec, Request
 from ..contract.wit import LARGEST_DRAWN_SEED, EmbeddingsResult, ModelInfo
@@ -25,6 +25,7 @@ from ..engines.server.server_engine import ServerEngine
 from ..errors import EngineFailed, InferenceError, Interrupted, InvalidInput
 from ..models.catalog import local_models
 from ..runlog.log import RunLog
+from .embedding_run import EmbeddingRun, KeptVectors
 from .run import Run
 from .shared_settings import Settings, first_settings, is_worker, tell_children, told
 
@@ -48,6 +49,7 @@ class Session:
         self.engines: tuple[Engine, ...] = (*engines, self.remote, self.local)
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
+        self.kept_vectors: KeptVectors | None = None
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -103,15 +105,43 @@ class Session:
         if not request.is_scored:
             request = self.with_seed(request, seed)
         run = Run(request, self.log if logged else None)
+        self._start(run, lambda emit, cancel: engine.run(request, emit, cancel))
+        return run
+
+    def embed(
+        self, request: Request, texts: Sequence[str], show: Report | None = None, *,
+        truncate: bool = False,
+    ) -> EmbeddingsResult:  # fmt: skip
+        """One vector for each text, by the model and settings of the request.
+
+        A text that is longer than the context is cut with `truncate`; else it raises
+        `PromptTooLong`. `show` gets the progress. Raises what a run raises.
+        """
+        numbers = tuple(range(1, len(texts) + 1))
+        return self.start_embedding(request, Texts(tuple(texts), numbers, truncate)).finished(show)
+
+    def start_embedding(self, request: Request, texts: Texts) -> EmbeddingRun:
+        """Start a run that makes a vector of each text, and return at once.
+
+        The request says by which model, and how it is loaded. Its prompt stands in the log. Raises
+        `InvalidInput` where the engine has no vectors.
+        """
+        engine = self._engine_of(request)
+        if not engine.capabilities.embeddings:
+            raise InvalidInput(f"the engine of {request.model} has no embeddings")
+        run = EmbeddingRun(request, texts, self.log)
+        self._start(run, lambda emit, cancel: engine.embed(request, texts, emit, cancel))
+        return run
+
+    def _start(self, run: Run, work: Callable[[Emit, threading.Event], None]) -> None:
         try:
             with self._lock:
                 self._runs.add(run)
-            run.start(lambda emit, cancel: engine.run(request, emit, cancel), self._forget)
+            run.start(work, self._forget)
         except BaseException:  # after an interrupt, no caller has this run
             run.cancel()
             self._forget(run)
             raise
-        return run
 
     def _forget(self, run: Run) -> None:
         with self._lock:
@@ -231,21 +261,17 @@ class Session:
 
         return interruptible(work, show)
 
-    def embed(
-        self, request: Request, texts: list[str], show: Report | None = None, *,
-        truncate: bool = False,
-    ) -> EmbeddingsResult:  # fmt: skip
-        """One vector for each text, by the model and settings of the request.
+    def count_tokens(
+        self, spec: ModelSpec, texts: Sequence[str], show: Report | None = None
+    ) -> list[int]:
+        """How many tokens each text has by itself; see `Engine.count`. Raises what a run raises.
 
-        A text that is longer than the context is cut with `truncate`; else it raises
-        `PromptTooLong`. `show` gets the progress of fetching and loading. Raises what a run raises.
+        `show` gets the progress of fetching the model.
         """
-        engine = self._engine_of(request)
-        if not engine.capabilities.embeddings:
-            raise InvalidInput(f"the engine of {request.model} has no embeddings")
+        engine = next(engine for engine in self.engines if engine.serves(spec))
 
-        def work(emit: Emit, cancel: threading.Event) -> EmbeddingsResult:
-            return engine.embed(request, texts, truncate, emit, cancel)
+        def work(emit: Emit, cancel: threading.Event) -> list[int]:
+            return engine.count(spec, texts, emit, cancel)
 
         return interruptible(work, show)
 

@@ -67,8 +67,7 @@ def more_parts(result: InferencingResult, log_problem: str | None = None) -> lis
 def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[bool, str]]:
     """All parts of the status line, each with whether it is read first."""
     parts = [(True, badge(result))]
-    scored = result.finish_detail is FinishDetail.SCORED
-    if result.finish_detail and not scored:
+    if result.finish_detail and result.finish_detail is not FinishDetail.SCORED:
         detail = _DETAILS[result.finish_detail]
         if result.stop_sequence is not None:
             detail += f" {json.dumps(result.stop_sequence, ensure_ascii=False)}"
@@ -82,7 +81,7 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((False, f"not honoured: {', '.join(result.not_honoured)}"))
     if result.model:
         timings = result.timings
-        parts.append((True, _token_counts(result)))
+        parts.append((True, _counts(result)))
         if result.score:
             parts += [(True, part) for part in score_parts(result.score)]
         elif result.choices:
@@ -99,7 +98,7 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
                 else f"{model.engine} on {device}"
             )
         parts += [(False, part) for part in (_model(model), device)]
-        if not scored:
+        if result.kind == "text":  # for nothing else is a token drawn
             parts.append((False, f"seed {result.params.seed}"))
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
@@ -113,8 +112,10 @@ def _count(number: int | None) -> str:
     return "?" if number is None else str(number)
 
 
-def _token_counts(result: InferencingResult) -> str:
+def _counts(result: InferencingResult) -> str:
     usage = result.usage
+    if result.kind == "embedding":
+        return f"{result.text_count} texts · {_count(usage.prompt_token_count)} tokens"
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
     thought = f" ({usage.reasoning_token_count} reasoning)" if result.reasoning else ""
     if result.choices:
@@ -168,7 +169,9 @@ def badge(result: InferencingResult) -> str:
     if result.finish_reason:
         return _BADGES[result.finish_reason]
     return {"running": "running …", "interrupted": "interrupted", "error": "failed",
-            "lost": "lost: its kernel is gone"}.get(result.status, "ended")  # fmt: skip
+            "lost": "lost: its kernel is gone"}.get(
+        result.status, "vectors" if result.kind == "embedding" else "ended"
+    )  # fmt: skip
 
 
 def reasoning_label(result: InferencingResult) -> str:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import _thread
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.analysis import embeddings
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import EmbeddingsResult, InferencingParams
-from llmwit_magic.errors import InferenceError, InvalidInput, ModelNotSupported, PromptTooLong
+from llmwit_magic.errors import (
+    InferenceError,
+    Interrupted,
+    InvalidInput,
+    ModelNotSupported,
+    PromptTooLong,
+)
 from llmwit_magic.models.gguf import read_header
 from llmwit_magic.models.tokenizers.building import build_tokenizer
 from llmwit_magic.running.session import Session
@@ -128,6 +138,7 @@ COUNTING = {
     "gpu_layers",
     "device",
     "threads",
+    "tags",
 }
 
 
@@ -144,7 +155,8 @@ def test_every_option_is_one_that_counts_or_is_refused(embed: Embed, tiny_model:
     """Those that choose the model and where it runs are taken."""
     plain = embed(tiny_model, "a")
     assert embed(
-        tiny_model, "a", model_type=None, context_length=300, anyway=True, gpu_layers=0, threads=1
+        tiny_model, "a", model_type=None, context_length=300, anyway=True, gpu_layers=0, threads=1,
+        tags={"a": "b"},
     ).embeddings == plain.embeddings  # fmt: skip
 
 
@@ -168,6 +180,61 @@ def test_old_files_give_none(embed: Embed, tmp_path: Path) -> None:
     path = write_ggml(tmp_path / "gpt2.bin", "gpt2")
     message = refused(embed, InvalidInput, path, "a", model_type="gpt2")
     assert "an old GGML file gives no embeddings" in message
+
+
+@pytest.mark.parametrize("engine", ["ctransformers", "llama.cpp"])
+def test_the_array_has_the_same_vectors(
+    engine: str, session: Session, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `generate_embeddings`, to the last bit, by both engines. The row says how it was done."""
+    for module in (api, embeddings):
+        monkeypatch.setattr(module, "current_session", lambda: session)
+    options: dict[str, Any] = {"engine": engine, "gpu_layers": 0, "context_length": 32}
+    texts = ["a cat", LONG, "a cat", "a"]
+    tuples = api.generate_embeddings(tiny_model, texts, truncate=True, **options).embeddings
+    found = embeddings.embed(texts, tiny_model, truncate=True, **options)
+    assert found.dtype == np.float32
+    assert [tuple(row) for row in found.tolist()] == list(tuples)
+    unit = embeddings.embed(texts, tiny_model, truncate=True, normalize=True, **options)
+    assert np.linalg.norm(unit, axis=1) == pytest.approx([1] * 4)
+    row = session.log.rows()[-1]
+    assert (row["kind"], row["text_count"], row["engine"]) == ("embedding", 3, engine)
+    assert (row["context_length"], row["status"], row["device"]) == (32, "ok", "cpu")
+    assert row["notices"] == ["1 of 3 texts cut to the 32 tokens of the context"]
+    refusal = "^text 2, 'It is It is"
+    with pytest.raises(PromptTooLong, match=refusal):
+        embeddings.embed(texts, tiny_model, **options)
+    with pytest.raises(PromptTooLong, match=refusal.replace("2", "3")):  # the first is counted
+        embeddings.embed(["a", "a", LONG], tiny_model, **options)
+
+
+@pytest.mark.parametrize("engine", ["ctransformers", "llama.cpp"])
+def test_stop_ends_a_call_within_a_second(
+    engine: str, session: Session, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its vectors are kept: the same call goes on there, and gives what one call gives."""
+    monkeypatch.setattr(embeddings, "current_session", lambda: session)
+    options: dict[str, Any] = {"engine": engine, "gpu_layers": 0, "progress": False}
+    texts = [f"{number} {'It is ' * 60}" for number in range(400)]
+    stopped: list[float] = []
+
+    def stop() -> None:
+        while not any(run.progress and run.progress.done > 5 for run in list(session._runs)):
+            time.sleep(0.01)
+        stopped.append(time.monotonic())
+        _thread.interrupt_main()
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(Interrupted, match="of 400 texts; the same call goes on there"):
+        embeddings.embed(texts, tiny_model, **options)
+    assert time.monotonic() - stopped[0] < 1.5  # a machine with other work on it
+    kept = session.kept_vectors
+    assert kept is not None
+    done = len(kept.vectors)
+    assert 5 < done < 400
+    here = embeddings.embed(texts[: done + 2], tiny_model, **options)
+    assert session.log.rows()[-1]["text_count"] == 2
+    assert (here == embeddings.embed(texts[: done + 2], tiny_model, **options)).all()
 
 
 def test_a_chat_with_ids_outside_the_vocabulary(session: Session, tmp_path: Path) -> None:

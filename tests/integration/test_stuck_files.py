@@ -19,6 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import llmwit_magic
 from llmwit_magic import api
+from llmwit_magic.analysis import splitting
 from llmwit_magic.engines.local import local_engine
 from llmwit_magic.errors import Interrupted
 from llmwit_magic.magics.infer import InferMagics
@@ -67,7 +68,8 @@ def dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeadMount]
 
 @pytest.fixture
 def shell(session: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    monkeypatch.setattr(api, "current_session", lambda: session)
+    for module in (api, splitting):
+        monkeypatch.setattr(module, "current_session", lambda: session)
     shell = InteractiveShell()
     shell.register_magics(InferMagics(shell, session))
     yield shell
@@ -106,6 +108,7 @@ WAYS: dict[str, Callable[[InteractiveShell, Path], object]] = {
     "dry run": lambda shell, path: shell.run_cell_magic("infer", f"-m {path} --dry-run", "Hello"),
     "infer": lambda shell, path: llmwit_magic.infer(path, "Hello"),
     "embeddings": lambda shell, path: llmwit_magic.generate_embeddings(path, "Hello"),
+    "tokens": lambda shell, path: llmwit_magic.count_tokens("Hello", path),
     "frame": lambda shell, path: frame(path),
 }
 
@@ -117,7 +120,7 @@ def test_a_dead_mount(way: str, dead: DeadMount, session: Session, shell: Intera
     seconds = stopped(lambda: WAYS[way](shell, dead.model), dead.reached)
     assert seconds < GRACE + 2
     assert {row["status"] for row in session.log.rows()} <= {"interrupted"}
-    assert bool(session.log.rows()) == (way in ("cell", "infer"))
+    assert bool(session.log.rows()) == (way in ("cell", "infer", "embeddings"))
     left = set(psutil.Process().children(recursive=True)) - before
     assert not [child for child in left if child.is_running()]
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.analysis import splitting
 from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingParams
@@ -23,6 +24,7 @@ from llmwit_magic.engines.local import conversation
 from llmwit_magic.engines.server import own_servers
 from llmwit_magic.engines.server.own_servers import OwnServerSpec
 from llmwit_magic.errors import InferenceError
+from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.run import Run
 from llmwit_magic.running.session import Session
 from tests.support.gguf_parts import Tensor, take_apart
@@ -112,6 +114,12 @@ def on_a_killed_server(session: Session) -> None:
     ask(session, "local::")
 
 
+def too_small(session: Session) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splitting, "current_session", lambda: session)
+        splitting.split("😀", 1, model=write_llama_gguf("m.gguf"))
+
+
 def on_a_taken_port(session: Session) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         start_server(session, port=taken.getsockname()[1])
@@ -186,6 +194,10 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "contradiction": ("ModelDamaged", lambda s: ask(
         s, write_llama_gguf("m.gguf", drop=["output_norm.weight"]))),
     "no effect": ("InvalidInput", lambda s: embed(s, "m.gguf", "a", chat=True)),
+    "vectors again": ("InvalidInput", lambda s: (
+        s.embed(Request(model=str(write_llama_gguf("m.gguf")), prompt="a"), ["a"]),
+        replay_request(s, s.log[1], {}))),
+    "one character": ("InvalidInput", too_small),
     "parameter": ("InvalidInput", lambda s: InferencingParams(temperature=-1)),
     "context": ("InvalidInput", lambda s: ask(s, write_llama_gguf("m.gguf"), context_length=10**6)),
     "threads": ("InvalidInput", lambda s: ask(s, write_llama_gguf("m.gguf"), threads=64)),

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.analysis import splitting
 from llmwit_magic.contract.events import Progress
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
@@ -358,6 +359,25 @@ def test_dry_run_and_infer(
     assert "".join(api.stream("lab::", PROMPT, {"temperature": 0, "max_tokens": 2})) == " Paris."
 
 
+def test_counts_and_parts_are_those_of_the_file(
+    session: Session, lab: LlamaServerChild, default_model_source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The server's tokenizer and our own agree on texts of several scripts."""
+    monkeypatch.setattr(splitting, "current_session", lambda: session)
+    text = (
+        "The fox met a crow. It sang!\n\nहाँ, वह गाया। 狐と烏。 قال الغراب نعم. "
+        "<|im_end|> 👨‍👩‍👧 e\u0301\n"
+    )
+    texts = [text, "", " a", "\n", "<|im_start|>user"]
+    here = splitting.count_tokens(texts, default_model_source)
+    assert splitting.count_tokens(texts, "lab::") == here
+    for overlap in (0, 6):
+        parts = splitting.split(text * 4, 40, overlap, "lab::")
+        assert parts == splitting.split(text * 4, 40, overlap, default_model_source)
+        assert max(part.token_count for part in parts) <= 40
+
+
 def test_embeddings(session: Session, default_model_source: Path) -> None:
     """A server that was started for them gives what our own engine computes."""
     texts = ["a cat", "a kitten"]
@@ -370,6 +390,8 @@ def test_embeddings(session: Session, default_model_source: Path) -> None:
         Request(model=str(default_model_source), engine="llama.cpp", prompt=""), texts
     )
     assert there.usage == here.usage
+    row = session.log.rows()[0]
+    assert (row["kind"], row["text_count"], row["engine"]) == ("embedding", 2, "llama-server")
     for one, other in zip(there.embeddings, here.embeddings, strict=True):
         assert one == pytest.approx(other, abs=0.05)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmwit_magic.contract.engine import Capabilities
-from llmwit_magic.contract.events import Chunk, Emit, End, Event, Prepared, Progress
+from llmwit_magic.contract.engine import Capabilities, Texts
+from llmwit_magic.contract.events import Chunk, Emit, End, Event, Prepared, Progress, Vectors
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import (
     DeviceInfo,
-    EmbeddingsResult,
-    EmbeddingsUsage,
     FinishDetail,
     InferencingUsage,
     ModelInfo,
@@ -62,6 +62,7 @@ class FakeEngine:
         self.pause = pause
         self.model = MODEL
         self.requests: list[Request] = []
+        self.embedded: list[str] = []
 
     def serves(self, spec: ModelSpec) -> bool:
         return True
@@ -69,14 +70,26 @@ class FakeEngine:
     def find(self, spec: ModelSpec, emit: Emit, cancel: threading.Event) -> ModelInfo:
         return self.model
 
-    def embed(
-        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
-        cancel: threading.Event,
-    ) -> EmbeddingsResult:  # fmt: skip
-        vectors = tuple((float(len(text)),) for text in texts)
-        return EmbeddingsResult(
-            embeddings=vectors, usage=EmbeddingsUsage(prompt_token_count=len(texts))
-        )
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
+        """A vector of two numbers for each text: how long it is, and 1."""
+        emit(prepared(request, len(texts)))
+        count = 0
+        for text in texts.texts:
+            if cancel.is_set():
+                break
+            if isinstance(self.last, Exception) and text == "bad":
+                raise self.last
+            emit(Vectors(struct.pack("<2f", len(text), 1), 2, 1))
+            self.embedded.append(text)
+            count += 1
+            time.sleep(self.pause)
+        emit(End(None, InferencingUsage(prompt_token_count=count)))
+
+    def count(
+        self, spec: ModelSpec, texts: Sequence[str], emit: Emit, cancel: threading.Event
+    ) -> list[int]:
+        """Each word is a token, with the white space after it."""
+        return [len(re.findall(r"\S+\s*|\s+", text)) for text in texts]
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         self.requests.append(request)

@@ -61,6 +61,7 @@ class FakeTokenizer:
     """Each token is its own byte."""
 
     end_ids = frozenset({EOS, OTHER_EOS})
+    add_bos = False
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token])
@@ -105,6 +106,9 @@ class FakeBackend:
     def file(self, found: Any, digest: str, report: Report) -> Path:
         path: Path = found.path
         return path
+
+    def open_tokenizer(self, source: Path) -> Any:
+        return FakeTokenizer()
 
     def open(self, source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded:
         self.opened.append((source, file, spec, kept_prompts))

@@ -54,6 +54,8 @@ class SpeakingHandler(BaseHTTPRequestHandler):
             return
         if self.path in server.pages:
             self.whole(server.pages[self.path], "application/json")
+        elif self.path in server.answers:
+            self.json(server.answers[self.path](body))
         elif self.path in server.plain:
             self.json(server.plain[self.path])
         elif self.path in ("/tokenize", "/v1/tokenize") and server.kind in ("vllm", "sglang"):
@@ -155,6 +157,8 @@ class SpeakingServer(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.pages: dict[str, bytes] = {}
         """Answers to the byte, by their paths."""
+        self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        """Answers that are made of what was sent, by their paths."""
         self.open = 0
         """How many streams are open."""
         self.broken_off = threading.Event()

@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingResult, InferencingUsage
 from llmwit_magic.engines.server.answers import Facts
-from llmwit_magic.errors import InferenceError, InvalidInput, ModelNotFound, PromptTooLong
+from llmwit_magic.errors import (
+    EngineFailed,
+    InferenceError,
+    InvalidInput,
+    ModelNotFound,
+    PromptTooLong,
+)
 from llmwit_magic.running.session import Session
 from llmwit_magic.views.text import status_parts
 from tests.support.speaking import CONTEXT, KINDS, SpeakingServer, speaking
@@ -395,3 +401,95 @@ def test_an_unknown_form_is_one_line(
     server.vice = lambda handler: handler.stream([{"choices": [None]}])
     with pytest.raises(InferenceError, match="an answer of an unknown form"):
         ask(server)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors(kind: str, speaking: Start, session: Session) -> None:
+    """Each kind is asked for them in blocks, in its own form."""
+    server = speaking(kind)
+    texts = [f"text {number}" for number in range(40)]
+    path = "/api/embed" if kind == "ollama" else "/v1/embeddings"
+
+    def answer(body: dict[str, Any]) -> Any:
+        vectors = [[float(text.split()[1]), 0.5] for text in body["input"]]
+        if kind == "ollama":
+            return {"embeddings": vectors, "prompt_eval_count": len(vectors)}
+        data = [{"index": place, "embedding": vector} for place, vector in enumerate(vectors)]
+        return {"data": data[::-1], "usage": {"prompt_tokens": len(vectors)}}
+
+    server.answers[path] = answer
+    request = Request(model=f"{server.url}#m", prompt=texts[0])
+    found = session.embed(request, texts)
+    assert [vector[0] for vector in found.embeddings] == list(range(40))
+    assert found.usage.prompt_token_count == 40
+    sent = [body for asked, body in server.asked if asked == path]
+    assert [len(body["input"]) for body in sent] == [32, 8]
+    row = session.log.rows()[-1]
+    assert (row["kind"], row["text_count"], row["status"]) == ("embedding", 40, "ok")
+    if kind == "ollama":
+        session.embed(request, texts[:1], truncate=True)
+        cuts = [body["truncate"] for asked, body in server.asked if asked == path]
+        assert cuts == [False, False, True]
+    else:
+        with pytest.raises(InvalidInput, match=r"^truncate: this kind of server cuts no texts"):
+            session.embed(request, texts, truncate=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"data": []}, "sent an answer of an unknown form"),
+        ({"data": [], "usage": {"prompt_tokens": 0}}, "made 0 vectors of 2 texts"),
+        ([[1.0, 2.0], [1.0]], "made vectors of different lengths"),
+        ([[], []], "made vectors of different lengths, or empty ones"),
+        ([[1.0], ["one"]], "sent an answer of an unknown form"),
+        ([[1.0], [float("nan")]], "sent vectors with NaN"),
+        ([[1.0], [1e300]], "sent vectors with NaN or infinite numbers"),
+    ],
+)
+def test_vectors_that_are_none(
+    answer: Any, message: str, speaking: Start, session: Session
+) -> None:
+    """Each is an error of one line."""
+    server = speaking("other")
+    if isinstance(answer, list):
+        data = [{"index": place, "embedding": vector} for place, vector in enumerate(answer)]
+        answer = {"data": data, "usage": {"prompt_tokens": 2}}
+    server.plain["/v1/embeddings"] = answer
+    with pytest.raises(EngineFailed, match=message):
+        session.embed(Request(model=f"{server.url}#m", prompt="a"), ["a", "b"])
+    assert session.log.rows()[-1]["status"] == "error"
+
+
+def test_an_empty_text_has_no_vector(speaking: Start, session: Session) -> None:
+    """It is refused by its number, and not sent."""
+    server = speaking("other")
+    with pytest.raises(InvalidInput, match=r"^text 2 is empty"):
+        session.embed(Request(model=f"{server.url}#m", prompt="a"), ["a", ""])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_a_text(kind: str, speaking: Start, session: Session) -> None:
+    """vLLM and SGLang count them. The others are refused by their names."""
+    server = speaking(kind)
+    spec = ModelSpec(model=f"{server.url}#m")
+    if kind in ("vllm", "sglang"):
+        assert session.count_tokens(spec, ["one two", "three"] * 6) == [2, 1] * 6
+        sent = [body for path, body in server.asked if path.endswith("/tokenize")]
+        assert all(body["add_special_tokens"] is False for body in sent)
+        return
+    name = "other" if kind == "openai" else kind
+    with pytest.raises(InvalidInput, match=f"^{name} does not tell the tokens of a text"):
+        session.count_tokens(spec, ["one two"])
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_dry_run_counts_a_short_prompt(kind: str, speaking: Start, session: Session) -> None:
+    """A run does not ask for the number where the prompt surely fits."""
+    server = speaking(kind)
+    server.plain["/v1/models"]["data"][0]["max_model_len"] = 4096
+    request = Request(model=f"{server.url}#m", prompt="The capital of")
+    assert session.prepare(request).prompt_token_count == 3
+    server.asked.clear()
+    assert session.run(request).wait(20)
+    assert not [path for path, _ in server.asked if path.endswith("/tokenize")]

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic.contract.engine import Texts
+from llmwit_magic.contract.events import Event, Vectors
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.engines.backends.registry import BACKENDS, backend_named
 from llmwit_magic.engines.local.local_engine import LocalEngine
 from llmwit_magic.engines.local.model_files import resolve
 from llmwit_magic.engines.local.pool import Pool
-from llmwit_magic.engines.local.wire import Load, Vectors
+from llmwit_magic.engines.local.wire import Load
 from llmwit_magic.errors import EngineFailed, InvalidInput, ModelNotSupported
 from tests.support.fake import end, prepared
 from tests.support.fake_child import FakeChild, carried_out
@@ -100,10 +102,12 @@ def test_a_request_goes_to_a_child_that_loads_it(model: Path) -> None:
 def test_prepare_and_embeddings_take_the_same_way(model: Path) -> None:
     """The child that has the model does both."""
     request = Request(model=str(model), prompt="p")
-    engine, children = engine_of([named("one")], prepared(request), Vectors([[1.0, 2.0]], 3))
+    vectors = Vectors(bytes(8), 2, 3)
+    engine, children = engine_of([named("one")], prepared(request), vectors)
     assert engine.prepare(request, lambda event: None, threading.Event()) == prepared(request)
-    found = engine.embed(request, ["a"], False, lambda event: None, threading.Event())
-    assert (found.embeddings, found.usage.prompt_token_count) == (((1.0, 2.0),), 3)
+    events: list[Event] = []
+    engine.embed(request, Texts(("a",), (1,)), events.append, threading.Event())
+    assert vectors in events
     assert len([child for child in children if child.alive]) == 1
 
 

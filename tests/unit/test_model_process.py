@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.contract.events import Cancelled, Chunk, Event, Progress
+from llmwit_magic.contract.engine import Texts
+from llmwit_magic.contract.events import Cancelled, Chunk, Event, Progress, Vectors
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.local import conversation
 from llmwit_magic.engines.local.model_process import ModelProcess
@@ -18,13 +19,13 @@ from llmwit_magic.engines.local.wire import (
     Broken,
     Cancel,
     Command,
+    Embed,
     Failed,
     Judge,
     Load,
     Prepare,
     Run,
     Started,
-    Vectors,
     Verdict,
 )
 from llmwit_magic.errors import EngineDied, EngineFailed, InvalidInput, ModelNotSupported
@@ -141,11 +142,12 @@ def test_prepare_and_embed_give_their_answers() -> None:
     """Both go the same way as a run."""
     process, _ = process_of(answering(*carried_out(prepared(REQUEST))))
     assert process.prepare(REQUEST, lambda event: None, threading.Event()) == prepared(REQUEST)
-    process, children = process_of(answering(*carried_out(Vectors([[1.0]], 2))))
-    found = process.embed(["a"], True, 2, lambda event: None, threading.Event())
-    assert (found.vectors, found.token_count) == ([[1.0]], 2)
-    command = children.started[0].commands[-1]
-    assert (command.texts, command.truncate, command.threads) == (("a",), True, 2)  # type: ignore[union-attr]
+    answers = prepared(REQUEST), Vectors(bytes(4), 1, 2), end(0, None)
+    process, children = process_of(answering(*carried_out(*answers)))
+    events: list[Event] = []
+    process.embed(REQUEST, Texts(("a",), (7,), True), events.append, threading.Event())
+    assert events[-3:] == [*answers]
+    assert children.started[0].commands[-1] == Embed(REQUEST, ("a",), (7,), True)
 
 
 def test_an_error_of_the_child_leaves_it_alive() -> None:

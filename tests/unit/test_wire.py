@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from llmwit_magic.contract.events import Chunk, End, Prepared, Progress
+from llmwit_magic.contract.events import Chunk, End, Prepared, Progress, Vectors
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import (
     DeviceInfo,
@@ -21,6 +21,8 @@ from llmwit_magic.engines.local.wire import (
     Broken,
     Cancel,
     Constraining,
+    Count,
+    Counts,
     Done,
     Embed,
     Exit,
@@ -31,7 +33,6 @@ from llmwit_magic.engines.local.wire import (
     Rendering,
     Run,
     Started,
-    Vectors,
     Verdict,
     decoded,
     encoded,
@@ -60,7 +61,8 @@ SPEC = ModelSpec(model="m", context_length=8, accept=("context",), gpu_layers=3)
         Load(ModelInfo(name=UNDECODABLE), "b", UNDECODABLE, "/f", SPEC, 3, {"A": "b"}),
         Prepare(REQUEST),
         Run(REQUEST, 2),
-        Embed(("a", "é"), True, "auto"),
+        Embed(REQUEST, ("a", "é"), (1, 3), True),
+        Count(("a", "é")),
         Cancel(),
         Verdict(None),
         Verdict(3),
@@ -69,7 +71,8 @@ SPEC = ModelSpec(model="m", context_length=8, accept=("context",), gpu_layers=3)
         Rendering(True),
         Constraining(True),
         Judge(1, "é\n"),
-        Vectors([[0.5, -1.0], []], 7),
+        Vectors(b"\0\xff\0\x80" * 4, 2, 7),
+        Counts((1, 2)),
         Done(),
         Failed("EngineFailed", "why\nnot"),
         Broken(UNDECODABLE),

@@ -153,6 +153,10 @@ class Backend(Protocol):
         """
         ...
 
+    def open_tokenizer(self, source: Path) -> Tokenizer:
+        """The vocabulary of the GGUF file `source`, without its tensors."""
+        ...
+
     def open(self, source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded:
         """Load `file`. The vocabulary is read from `source`, the file that was found.
 

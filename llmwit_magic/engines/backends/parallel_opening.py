@@ -30,7 +30,7 @@ def with_tokenizer(
     # Python takes as long to build the tokenizer as native code to open the file. So the tokenizer
     # is built in a thread of its own. All native calls stay in this thread.
     with ThreadPoolExecutor(1) as pool:
-        building = pool.submit(_tokenizer, header)
+        building = pool.submit(tokenizer_of, header)
         try:
             opened = open_model()
         finally:
@@ -43,7 +43,8 @@ def with_tokenizer(
     return opened, tokenizer
 
 
-def _tokenizer(header: Header) -> Tokenizer:
+def tokenizer_of(header: Header) -> Tokenizer:
+    """The tokenizer of a file. Raises `ModelNotSupported` for a vocabulary that is not known."""
     try:
         return build_tokenizer(header.metadata)
     except ModelNotSupported as error:

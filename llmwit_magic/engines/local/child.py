@@ -28,6 +28,7 @@ from ..scoring import GivenText, Scorer
 from ..sequence import generate
 from ..text_parts import TextParts
 from ..threads import AdaptiveThreads, Threads, fixed_threads
+from .counting import token_counts
 from .embedding import embed
 from .preparation import Given, prepare
 from .wire import (
@@ -36,6 +37,8 @@ from .wire import (
     Cancel,
     Command,
     Constraining,
+    Count,
+    Counts,
     Done,
     Embed,
     Exit,
@@ -46,7 +49,6 @@ from .wire import (
     Rendering,
     Run,
     Started,
-    Vectors,
     Verdict,
     decoded,
     encoded,
@@ -54,6 +56,8 @@ from .wire import (
 
 if TYPE_CHECKING:
     from ...contract.constraint import Constraint
+    from ...models.tokenizers.native import NativeTokenizer
+    from ...models.tokenizers.vocabulary import Tokenizer
     from ..answer_mask import AnswerMask
     from ..backends.base import Evaluator, Loaded
     from ..constraints import ConstraintVocabulary
@@ -78,6 +82,7 @@ class Child:
     def __init__(self, commands: BinaryIO, answers: BinaryIO, parent: int) -> None:
         self._answers = answers
         self._loaded: Loaded | None = None
+        self._only_tokenizer: Tokenizer | None = None
         self._info = ModelInfo(name="")
         self._constraints: ConstraintVocabulary | None = None
         self._adaptive = AdaptiveThreads()
@@ -133,13 +138,19 @@ class Child:
             case Load():
                 self._load(command)
             case Prepare(request):
-                self._send(self._prepared(request)[0])
+                self._send(self._prepared(request, refuses=False)[0])
             case Run(request, function_count):
                 self._run(request, function_count)
-            case Embed(texts, truncate, threads):
-                cancelled = self._cancelled.is_set
-                found = embed(self._model, texts, truncate, self._threads(threads), cancelled)
-                self._send(Vectors(*found))
+            case Embed():
+                threads = self._threads(command.request.threads)
+                for event in embed(
+                    self._model, self._info, command, threads, self._cancelled.is_set
+                ):
+                    self._send(event)
+            case Count(texts):
+                self._send(
+                    Counts(tuple(token_counts(self._tokenizer, texts, self._cancelled.is_set)))
+                )
 
     def _send(self, answer: Answer) -> None:
         try:
@@ -152,11 +163,18 @@ class Child:
         os.environ.update(command.environment)
         backend = backend_named(command.backend)
         source, file = Path(command.source), Path(command.file)
+        if command.tokenizer_only:
+            self._only_tokenizer = backend.open_tokenizer(source)
+            return
         self._loaded = backend.open(source, file, command.spec, command.kept_prompts)
         made_by = self._loaded.tokenizer.made_by
         self._info = command.info.model_copy(update={"tokenizer": made_by})
         gc.freeze()
         gc.enable()
+
+    @property
+    def _tokenizer(self) -> Tokenizer | NativeTokenizer:
+        return self._only_tokenizer or self._model.tokenizer
 
     @property
     def _model(self) -> Loaded:
@@ -168,13 +186,13 @@ class Child:
         return self._adaptive if asked == "auto" else fixed_threads(int(asked))
 
     def _prepared(
-        self, request: Request
+        self, request: Request, refuses: bool = True
     ) -> tuple[
         Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None, Given | None
     ]:
         threads = self._threads(request.threads)
         rendering = self._tell_rendering
-        return prepare(self._model, self._info, request, threads, rendering, self._mask_of)
+        return prepare(self._model, self._info, request, threads, rendering, self._mask_of, refuses)
 
     def _mask_of(self, constraint: Constraint, splitter: Splitter | None) -> AnswerMask:
         from ..answer_mask import AnswerMask

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from ...contract.events import Cancelled, Chunk, End, Prepared, Progress
+from ...contract.events import Cancelled, Chunk, End, Prepared, Progress, Vectors
 from ...errors import ConstraintNotSupported, ModelNotSupported, error_named
 from .wire import (
     Answer,
@@ -16,13 +16,13 @@ from .wire import (
     Cancel,
     Command,
     Constraining,
+    Counts,
     Done,
     Failed,
     Judge,
     Load,
     Rendering,
     Started,
-    Vectors,
 )
 
 CANCEL_SECONDS = 5.0
@@ -38,7 +38,7 @@ POLL_SECONDS = 0.05
 """How often a conversation that waits for an answer looks for a cancellation."""
 
 
-Given = Judge | Progress | Prepared | Chunk | End | Vectors
+Given = Judge | Progress | Prepared | Chunk | End | Vectors | Counts
 """The answers that a conversation hands to its caller."""
 
 
@@ -125,7 +125,7 @@ class Conversation:
                 case Constraining(running):
                     now = time.monotonic()
                     self._constraint_until = now + CONSTRAINT_SECONDS if running else None
-                case Judge() | Progress() | Prepared() | Chunk() | End() | Vectors():
+                case Judge() | Progress() | Prepared() | Chunk() | End() | Vectors() | Counts():
                     yield answer
             self._keep_deadlines()
 

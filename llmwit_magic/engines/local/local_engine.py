@@ -6,15 +6,16 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from ...base.background import GRACE_SECONDS, in_background
 from ...base.filesystem import current_folder
 from ...contract.constraint import CONSTRAINT_KINDS
-from ...contract.engine import Capabilities
+from ...contract.engine import Capabilities, Texts
 from ...contract.events import Cancelled, Emit, Prepared, Progress
 from ...contract.request import ModelSpec, Request
-from ...contract.wit import EmbeddingsResult, EmbeddingsUsage, ModelInfo
+from ...contract.wit import ModelInfo
 from ...errors import EngineFailed
 from ..backends.base import Backend
 from ..backends.llamacpp.llama_backend import LlamaCpp
@@ -22,6 +23,9 @@ from ..backends.registry import BACKENDS
 from .model_files import LocalModel, environment_of, resolve
 from .model_process import ModelProcess
 from .pool import Pool
+
+TOKENIZER_MINUTES = 5
+"""How long a process with a vocabulary alone is kept unused."""
 
 
 class LocalEngine:
@@ -31,6 +35,9 @@ class LocalEngine:
 
     def __init__(self, backends: Sequence[Backend] = BACKENDS, pool: Pool | None = None) -> None:
         self.pool = pool or Pool()
+        self._tokenizers = Pool(self.pool.start)
+        """Processes that have a vocabulary alone."""
+        self._tokenizers.idle_unload_minutes = TOKENIZER_MINUTES
         self._backends = tuple(backends)
         self._aliases: Mapping[str, str] = {}
         self._found: dict[tuple[Any, ...], LocalModel] = {}
@@ -72,19 +79,27 @@ class LocalEngine:
         with self._lease(request.spec, emit, cancel) as process:
             return process.prepare(request, emit, cancel)
 
-    def embed(
-        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
-        cancel: threading.Event,
-    ) -> EmbeddingsResult:  # fmt: skip
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
         with self._lease(request.spec, emit, cancel) as process:
-            found = process.embed(texts, truncate, request.threads, emit, cancel)
-        return EmbeddingsResult(
-            embeddings=tuple(map(tuple, found.vectors)),
-            usage=EmbeddingsUsage(prompt_token_count=found.token_count),
-        )
+            process.embed(request, texts, emit, cancel)
+
+    def count(
+        self, spec: ModelSpec, texts: Sequence[str], emit: Emit, cancel: threading.Event
+    ) -> list[int]:
+        if spec.model_type is not None:  # only the library that has loaded such a file knows
+            with self._lease(spec, emit, cancel) as process:
+                return process.count(texts, emit, cancel)
+        bare = ModelSpec(model=spec.model, engine=spec.engine)
+
+        def find() -> LocalModel:
+            return replace(self._resolve(bare, emit, cancel), tokenizer_only=True)
+
+        with self._tokenizers.lease(bare, find, emit, cancel, start_ahead=False) as process:
+            return process.count(texts, emit, cancel)
 
     def close(self) -> None:
         self.pool.close()
+        self._tokenizers.close()
 
     def _lease(
         self, spec: ModelSpec, emit: Emit, cancel: threading.Event

@@ -37,6 +37,8 @@ class LocalModel:
     """What the backend's child must have in its environment. With another one it is another model."""
     always_exact: bool = False
     """Whether its backend loads it in one way, whether or not a request is exact."""
+    tokenizer_only: bool = False
+    """Whether a child loads its vocabulary alone."""
 
     def unchanged(self) -> bool:
         """Whether the files are still the ones that were checked."""
@@ -50,7 +52,7 @@ class LocalModel:
         """The command that makes a child load the model."""
         return Load(
             self.info, self.backend, str(self.source), str(self.file), spec, kept_prompts,
-            dict(self.environment),
+            dict(self.environment), self.tokenizer_only,
         )  # fmt: skip
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from ...contract.events import Cancelled, Chunk, Emit, End, Event, Prepared, Progress
+from ...contract.engine import Texts
+from ...contract.events import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Vectors
 from ...contract.request import Request
 from ...errors import EngineDied, EngineFailed, InferenceError, InvalidInput
 from ..judging import judgement
@@ -17,7 +18,7 @@ from .conversation import BrokenDown, Conversation, Given, Gone, Unusable
 from .death import broken, dead
 from .pipe import ChildProcess
 from .turns import Turns
-from .wire import Command, Embed, Judge, Load, Prepare, Run, Vectors, Verdict
+from .wire import Command, Count, Counts, Embed, Judge, Load, Prepare, Run, Verdict
 
 
 class ModelProcess:
@@ -77,9 +78,7 @@ class ModelProcess:
                         # raised after that.
                         objection, cut = objection or error, 0
                     self._send(Verdict(cut))
-                elif not isinstance(answer, Vectors) and not (
-                    objection and isinstance(answer, End)
-                ):
+                elif not isinstance(answer, Counts) and not (objection and isinstance(answer, End)):
                     emit(answer)
                     self._doing = _activity(answer, self._doing)
         if objection:
@@ -91,17 +90,22 @@ class ModelProcess:
         with self._conversation("reading the prompt", command, emit, cancel) as answers:
             return next(answer for answer in list(answers) if isinstance(answer, Prepared))
 
-    def embed(
-        self, texts: list[str], truncate: bool, threads: int | str, emit: Emit,
-        cancel: threading.Event,
-    ) -> Vectors:  # fmt: skip
-        """One vector for each text, and the number of tokens of all texts."""
-        command = Embed(tuple(texts), truncate, threads)
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
+        """Make one vector of each text. The events go to `emit`; the last one is an `End`."""
+        command = Embed(_for_child(request), texts.texts, texts.numbers, texts.truncate)
         with self._conversation("computing embeddings", command, emit, cancel) as answers:
-            found = next(answer for answer in list(answers) if isinstance(answer, Vectors))
-        if cancel.is_set():
+            for answer in answers:
+                if isinstance(answer, Prepared | Vectors | End):
+                    emit(answer)
+
+    def count(self, texts: Sequence[str], emit: Emit, cancel: threading.Event) -> list[int]:
+        """How many tokens each text has."""
+        command = Count(tuple(texts))
+        with self._conversation("counting tokens", command, emit, cancel) as answers:
+            found = next(answer for answer in list(answers) if isinstance(answer, Counts))
+        if len(found.counts) < len(texts):
             raise Cancelled
-        return found
+        return list(found.counts)
 
     def close(self) -> None:
         """End the child. Its memory has been given back when this returns."""

@@ -39,7 +39,7 @@ class Pool:
     def __init__(self, start: Callable[[], ChildProcess] = ChildProcess) -> None:
         self.max_loaded_models = 2
         self.kept_prompts = 3
-        self._start = start
+        self.start = start
         self._standby = Standby()
         self._idle_unload_minutes: float | None = None
         self._idle_timer: threading.Timer | None = None
@@ -63,7 +63,7 @@ class Pool:
         """
         ahead = self._standby.taken()
         if ahead is None and start_ahead:
-            ahead = self._start()
+            ahead = self.start()
         try:
             model = find()
             key = _key(model, spec)
@@ -71,7 +71,7 @@ class Pool:
                 place = self._places.pop(key, None)
                 if place is None:
                     load = model.load_command(spec, self.kept_prompts)
-                    place, ahead = _Place(ModelProcess(load, ahead, self._start)), None
+                    place, ahead = _Place(ModelProcess(load, ahead, self.start)), None
                 self._places[key] = place  # the newest stands last
                 place.users += 1
         finally:

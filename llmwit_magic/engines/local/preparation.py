@@ -37,6 +37,7 @@ def prepare(
     threads: Threads,
     rendering: Callable[[bool], None],
     mask_of: Callable[[Constraint, Splitter | None], AnswerMask],
+    refuses: bool = True,
 ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None, Given | None]:
     """The request as it will run, the ids of its prompt, the context that evaluates them, what
     keeps the reasoning of the answer apart, the mask of its constraint, and what is scored. The
@@ -44,8 +45,8 @@ def prepare(
     an answer, and the last one is None where nothing is scored.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
-    ended. `mask_of(constraint, splitter)` makes the mask. Raises `InvalidInput`, `PromptTooLong`
-    and `ConstraintNotSupported`.
+    ended. `mask_of(constraint, splitter)` makes the mask. Raises `InvalidInput` and
+    `ConstraintNotSupported`, and `PromptTooLong` unless `refuses` is false.
     """
     text, data, notices, splitter = _text(loaded, request, rendering)
     withheld = loaded.tokenizer.withheld(text, data)
@@ -64,7 +65,8 @@ def prepare(
         empty = _empty_prompt(loaded, request, rendering)
         given, said = given_choices(loaded.tokenizer, request, empty)
         notices += said
-    _check_room(loaded, len(ids), given, length)
+    if refuses:
+        _check_room(loaded, len(ids), given, length)
     held = request.constraint if given is None else None
     mask = None if held is None else mask_of(held, splitter)
     evaluator = loaded.contexts.best_for(ids)

@@ -8,12 +8,13 @@ every other command with `Started`, then with any number of other answers, and a
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from ...contract.events import Chunk, End, Prepared, Progress
+from ...contract.events import Chunk, End, Prepared, Progress, Vectors
 from ...contract.record import Record, lists
 from ...contract.request import ModelSpec, Request
 from ...contract.scores import ChoiceProbabilities
@@ -44,6 +45,8 @@ class Load:
     kept_prompts: int
     environment: dict[str, str]
     """The variables that backends read, as the kernel has them now. The child may be older."""
+    tokenizer_only: bool = False
+    """Whether only the vocabulary is loaded. The child then counts tokens, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,22 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """Make a vector of each text. The answer is `Vectors`."""
+    """Make a vector of each text. The answers are `Prepared`, `Vectors` and `End`."""
+
+    request: Request
+    texts: tuple[str, ...]
+    numbers: tuple[int, ...]
+    truncate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count the tokens of each text, in which no control token is recognised.
+
+    The answer is `Counts`.
+    """
 
     texts: tuple[str, ...]
-    truncate: bool
-    threads: int | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +135,10 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
-    """One vector for each text, and the number of tokens of these texts.
+class Counts:
+    """How many tokens each text has. A cancellation leaves out some."""
 
-    A cancellation leaves out the texts that were not evaluated.
-    """
-
-    vectors: list[list[float]]
-    token_count: int
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +161,7 @@ class Broken:
     said: str
 
 
-Command = Load | Prepare | Run | Embed | Cancel | Verdict | Exit
+Command = Load | Prepare | Run | Embed | Count | Cancel | Verdict | Exit
 Answer = (
     Started
     | Rendering
@@ -162,6 +172,7 @@ Answer = (
     | Chunk
     | End
     | Vectors
+    | Counts
     | Done
     | Failed
     | Broken
@@ -180,13 +191,16 @@ _MAKERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "Load": {"info": ModelInfo.model_validate, "spec": ModelSpec.model_validate},
     "Prepare": {"request": Request.model_validate},
     "Run": {"request": Request.model_validate},
-    "Embed": {"texts": tuple},
+    "Embed": {"request": Request.model_validate, "texts": tuple, "numbers": tuple},
     "Prepared": {
         "params": InferencingParams.model_validate, "model": ModelInfo.model_validate,
         "device": DeviceInfo.model_validate, "data_spans": lists, "notices": tuple,
         "not_honoured": tuple,
     },
     "Chunk": {"tokens": _tokens, "prompt_tokens": _tokens},
+    "Count": {"texts": tuple},
+    "Counts": {"counts": tuple},
+    "Vectors": {"data": base64.b64decode},
     "End": {
         "finish_detail": lambda detail: detail and FinishDetail(detail),
         "finish_reason": lambda reason: reason and FinishReason(reason),
@@ -223,9 +237,11 @@ def decoded(line: bytes) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What the encoder can write, for what it does not know: messages, records and mappings."""
+    """What the encoder can write, for what it does not know: messages, records, bytes, mappings."""
     if (fields := getattr(value, "__dataclass_fields__", None)) is not None:
         return {name: getattr(value, name) for name in fields}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return value.model_dump(mode="json") if isinstance(value, Record) else dict(value)
 
 

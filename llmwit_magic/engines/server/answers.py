@@ -43,6 +43,22 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The vectors of some texts, in the order of the texts, and the tokens of these texts."""
+
+    vectors: list[list[float]]
+    token_count: int
+
+    def __post_init__(self) -> None:
+        """Raise `TypeError` for what is no vector or no count: a server may send anything."""
+        numbers = (number for vector in self.vectors for number in vector)
+        if not all(isinstance(number, float | int) for number in numbers):
+            raise TypeError("a number is none")
+        if type(self.token_count) is not int or self.token_count < 0:
+            raise TypeError("a count is none")
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """A request as it is sent to a server."""
 

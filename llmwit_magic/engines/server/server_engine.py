@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...contract.constraint import CONSTRAINT_KINDS
-from ...contract.engine import Capabilities
-from ...contract.events import Cancelled, Emit, Prepared, Progress
+from ...contract.engine import Capabilities, Texts
+from ...contract.events import Cancelled, Emit, End, Prepared, Progress, Vectors, as_bytes
 from ...contract.request import ModelSpec, Request
 from ...contract.wit import (
     DeviceInfo,
-    EmbeddingsResult,
-    EmbeddingsUsage,
     FinishDetail,
+    InferencingUsage,
     ModelInfo,
 )
 from ...errors import EngineFailed, InvalidInput
 from .addresses import OWN, Address, ServerConfig, address_of, names_server, own_servers
-from .answers import Ask, Facts, Part
+from .answers import Ask, Embeddings, Facts, Part
 from .detection import dialect_of
 from .dialects.dialect import Dialect
 from .dialects.token_scores import ServedModel
@@ -34,6 +35,10 @@ from .unmet_settings import about_the_constraint, refuse_local_settings, refuse_
 
 LATE_SECONDS = 5.0
 """How long a server may take for its counts after the end of its answer."""
+BLOCK_TEXTS = 32
+"""How many texts are sent at once to be made vectors of. A stop loses the vectors of these."""
+COUNTS_AT_ONCE = 8
+"""How many texts a server is given at once to count their tokens."""
 FACTS_SECONDS = 30.0
 """How long what a server says of itself is believed: it may be started again with another model."""
 
@@ -129,7 +134,7 @@ class ServerEngine:
         with self.own.watched(address, emit) as emit:
             if request.is_scored:
                 return self.http.run(self._prepare_score(address, request, emit), cancel)[0]
-            return self.http.run(self._prepare(address, request, emit), cancel)[0]
+            return self.http.run(self._prepare_counted(address, request, emit), cancel)
 
     def run(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
@@ -156,15 +161,17 @@ class ServerEngine:
             except Cancelled:
                 score.cancelled()
 
-    def embed(
-        self, request: Request, texts: list[str], truncate: bool, emit: Emit,
-        cancel: threading.Event,
-    ) -> EmbeddingsResult:  # fmt: skip
-        if truncate:
-            raise InvalidInput("truncate: a server is not told to cut texts: cut them before")
+    def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
         with self.own.watched(address, emit) as emit:
-            return self.http.run(self._embed(address, texts, emit), cancel)
+            self.http.run(self._embed(address, request, texts, emit), cancel)
+
+    def count(
+        self, spec: ModelSpec, texts: Sequence[str], emit: Emit, cancel: threading.Event
+    ) -> list[int]:
+        address = address_of(spec.model, self.servers)
+        with self.own.watched(address, emit) as emit:
+            return self.http.run(self._count(address, texts, emit), cancel)
 
     def close(self) -> None:
         self.http.close()
@@ -225,6 +232,26 @@ class ServerEngine:
         with _of_its_form(address):
             await score.run()
 
+    async def _prepare_counted(self, address: Address, request: Request, emit: Emit) -> Prepared:
+        """As `_prepare`, with the tokens of the prompt, also where no run would ask for them."""
+        prepared, _, dialect = await self._prepare(address, request, emit)
+        if prepared.prompt_token_count is not None:
+            return prepared
+        facts = (await self._look(address, emit)).facts
+        count = await dialect.prompt_token_count(self.http, address, facts, request)
+        return replace(prepared, prompt_token_count=count)
+
+    async def _count(self, address: Address, texts: Sequence[str], emit: Emit) -> list[int]:
+        known = await self._look(address, emit)
+        turns = asyncio.Semaphore(COUNTS_AT_ONCE)
+
+        async def count(text: str) -> int:
+            async with turns:
+                with _of_its_form(address):
+                    return await known.dialect.token_count(self.http, address, known.facts, text)
+
+        return list(await asyncio.gather(*map(count, texts)))
+
     async def _run(
         self, address: Address, request: Request, emit: Emit, answer: StreamedAnswer
     ) -> None:
@@ -258,21 +285,47 @@ class ServerEngine:
                 "cut; the text so far is kept"
             )
 
-    async def _embed(self, address: Address, texts: list[str], emit: Emit) -> EmbeddingsResult:
+    async def _embed(self, address: Address, request: Request, texts: Texts, emit: Emit) -> None:
         known = await self._look(address, emit)
-        body = {"model": known.facts.model, "input": texts, "encoding_format": "float"}
-        answer = await self.http.json(address, "embeddings", body, emit)
-        try:
-            items = sorted(answer["data"], key=lambda item: item["index"])
-            vectors = tuple(tuple(map(float, item["embedding"])) for item in items)
-            count = answer["usage"]["prompt_tokens"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineFailed(
-                f"{address.host} answered with no vectors ({type(error).__name__}: {error})"
-            ) from None
-        if len(vectors) != len(texts):
-            raise EngineFailed(f"{address.host} made {len(vectors)} vectors of {len(texts)} texts")
-        return EmbeddingsResult(embeddings=vectors, usage=EmbeddingsUsage(prompt_token_count=count))
+        refuse_local_settings(request, known.dialect.loads)
+        for number, text in zip(texts.numbers, texts.texts, strict=True):
+            if not text:
+                raise InvalidInput(f"text {number} is empty: it has no embedding")
+        emit(
+            Prepared(
+                prompt=request.prompt,
+                prompt_token_count=None,
+                cached_token_count=None,
+                context_length=known.facts.context_length,
+                params=request.params,
+                model=known.info(address),
+                device=known.device(address),
+            )
+        )
+        began, count = time.monotonic(), 0
+        for first in range(0, len(texts), BLOCK_TEXTS):
+            block = list(texts.texts[first : first + BLOCK_TEXTS])
+            path, body = known.dialect.embedding_ask(known.facts, request, block, texts.truncate)
+            answer = await self.http.json(address, path, body, emit)
+            with _of_its_form(address):
+                found = known.dialect.embeddings(answer, address)
+            emit(_packed(found, len(block), address))
+            count += found.token_count
+        seconds = {"prompt": time.monotonic() - began}
+        emit(End(None, InferencingUsage(prompt_token_count=count), seconds=seconds))
+
+
+def _packed(found: Embeddings, count: int, address: Address) -> Vectors:
+    """The vectors that a server has sent, looked at. Raises `EngineFailed` where they are none."""
+    vectors = found.vectors
+    if len(vectors) != count:
+        raise EngineFailed(f"{address.host} made {len(vectors)} vectors of {count} texts")
+    if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
+        raise EngineFailed(f"{address.host} made vectors of different lengths, or empty ones")
+    numbers = array("f", (number for vector in vectors for number in vector))
+    if not all(map(math.isfinite, numbers)):
+        raise EngineFailed(f"{address.host} sent vectors with NaN or infinite numbers")
+    return Vectors(as_bytes(numbers), len(vectors[0]), found.token_count)
 
 
 @contextmanager

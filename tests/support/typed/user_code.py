@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy
 import pandas
+from numpy.typing import NDArray
 
 import llmwit_magic
 from llmwit_magic import (
@@ -12,10 +14,14 @@ from llmwit_magic import (
     InferencingParams,
     InferencingResult,
     Interrupted,
+    Passage,
     Request,
     ainfer,
     astream,
     choose,
+    count_tokens,
+    embed,
+    embed_frame,
     generate_embeddings,
     infer,
     infer_frame,
@@ -23,6 +29,7 @@ from llmwit_magic import (
     replay,
     runs,
     score,
+    split,
     stream,
 )
 
@@ -69,7 +76,12 @@ def table(frame: pandas.DataFrame) -> pandas.DataFrame:
     first: InferencingResult = runs[1]
     same: bool = replay(first.run_id or 1, accept=("file", "filters")).identical
     vectors: tuple[tuple[float, ...], ...] = generate_embeddings(None, ["a"]).embeddings
+    array: NDArray[numpy.float32] = embed(["a"], "lab::m", normalize=True, tags={"k": "v"})
+    lengths: list[int] = [count_tokens("a"), *count_tokens(["a", "b"])]
+    parts: list[Passage] = split("One. Two.", 5, overlap=1, language="en")
+    column = embed_frame(frame, "text", name="vector")["vector"]
     assert same
+    assert len(array) == len(lengths) == parts[0].end == len(column)
     assert vectors
     runs.export("runs.jsonl", since="2h")
     return pandas.concat([runs.to_frame(everyone=False), read_export("runs.jsonl")])

@@ -12,6 +12,7 @@ from ....contract.request import ModelSpec
 if TYPE_CHECKING:
     from ....models.catalog import ModelFile
     from ....models.gguf import Header
+    from ....models.tokenizers.vocabulary import Tokenizer
     from ..base import Loaded
 
 
@@ -54,6 +55,12 @@ class CTransformers:
         if found.header is None or not needs_adaptation(found.header):
             return found.path
         return adapted_file(found.header, digest, found.state, report)
+
+    def open_tokenizer(self, source: Path) -> Tokenizer:
+        from ....models.gguf import read_header
+        from ..parallel_opening import tokenizer_of
+
+        return tokenizer_of(read_header(source))
 
     def open(self, source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded:
         from .loading import load

@@ -13,6 +13,7 @@ from ....contract.request import ModelSpec
 if TYPE_CHECKING:
     from ....models.catalog import ModelFile
     from ....models.gguf import Header
+    from ....models.tokenizers.vocabulary import Tokenizer
     from ..base import Loaded
 
 _OF_DEVICES = ("GGML_VK_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
@@ -53,6 +54,11 @@ class LlamaCpp:
 
     def file(self, found: ModelFile, digest: str, report: Report) -> Path:
         return found.path
+
+    def open_tokenizer(self, source: Path) -> Tokenizer:
+        from .llama_loading import load_tokenizer
+
+        return load_tokenizer(source)
 
     def open(self, source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded:
         from .llama_loading import load

@@ -21,7 +21,7 @@ from ..base import Loaded
 from ..blocks import BLOCK
 from ..context_length import KEPT_SHARE, MEMORY_SHARE, choose_length
 from ..offloading import choose_layers, layer_sizes
-from ..parallel_opening import with_tokenizer
+from ..parallel_opening import tokenizer_of, with_tokenizer
 from .llama_devices import LlamaDevice, choose_device
 from .llama_embedder import WHOLE_TEXTS, LlamaEmbedder, pooling_of
 from .llama_evaluator import LlamaContext
@@ -110,6 +110,15 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     return Loaded(context.evaluators[0], context, tokenizer, header, info, embedder, interrupt)
 
 
+def load_tokenizer(source: Path) -> Tokenizer:
+    """The vocabulary of a file: by ours where it knows that, else by the library, without tensors."""
+    header = read_model(source)
+    if not uses_library_tokenizer(header.metadata):
+        return tokenizer_of(header)
+    model = _load_model(source, None, 0, vocabulary_only=True)
+    return LlamaTokenizer(header.metadata, library(), library().llama_model_get_vocab(model))
+
+
 def _opened(
     header: Header, open_context: Callable[[], LlamaContext]
 ) -> tuple[LlamaContext, Tokenizer]:
@@ -164,13 +173,16 @@ def _explained(file: Path, device: LlamaDevice | None, layers: int) -> Iterator[
         ) from None
 
 
-def _load_model(path: Path, device: LlamaDevice | None, layers: int) -> int:
+def _load_model(
+    path: Path, device: LlamaDevice | None, layers: int, vocabulary_only: bool = False
+) -> int:
     """The address of the loaded model. So many of its layers are put on the device."""
     lib = library()
     lib.forget_words()
     params = lib.llama_model_default_params()
     # Older structs have no `load_mode`: there, mapping is the default.
     params.n_gpu_layers, params.load_mode = layers, MAPPED
+    params.vocab_only = vocabulary_only
     # The list ends with a null. Without a list, the library would take all GPUs that it finds.
     chosen = (ctypes.c_void_p * 2)(device.address if device else None, None)
     params.devices = ctypes.cast(chosen, ctypes.c_void_p)

@@ -10,7 +10,7 @@ from ....contract.request import Request
 from ....contract.wit import InferencingParams, TokenAlternative, TokenInfo
 from ....errors import EngineFailed, InvalidInput, ModelNotFound, PromptTooLong
 from ..addresses import Address
-from ..answers import Ask, Facts, Part
+from ..answers import Ask, Embeddings, Facts, Part
 from ..http_client import HttpClient
 from .constraint_fields import Telling
 
@@ -79,6 +79,52 @@ class Dialect(Protocol):
     def part(self, event: Any, request: Request) -> Part:
         """An event of the stream as a part of the answer."""
         ...
+
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        """The tokens of a text by itself. Raises `InvalidInput` where the server does not say it."""
+        ...
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        """The tokens of the request's prompt, where the server tells it before the run."""
+        ...
+
+    def embedding_ask(
+        self, facts: Facts, request: Request, texts: list[str], truncate: bool
+    ) -> tuple[str, dict[str, Any]]:
+        """Path and body of the request for the vectors of texts.
+
+        Raises `InvalidInput` where texts shall be cut that the server would not cut, or would cut
+        without saying so.
+        """
+        ...
+
+    def embeddings(self, answer: Any, address: Address) -> Embeddings:
+        """The vectors of an answer to that."""
+        ...
+
+
+def uncounted(kind: str) -> InvalidInput:
+    """The error of a kind of server that does not say how many tokens a text has."""
+    return InvalidInput(
+        f"{kind} does not tell the tokens of a text: name the model's file, if you have it"
+    )
+
+
+class OpenAIEmbeddings:
+    """How servers make vectors that speak OpenAI's HTTP."""
+
+    def embedding_ask(
+        self, facts: Facts, request: Request, texts: list[str], truncate: bool
+    ) -> tuple[str, dict[str, Any]]:
+        if truncate:
+            raise InvalidInput("truncate: this kind of server cuts no texts: cut them before")
+        return "embeddings", {"model": facts.model, "input": texts, "encoding_format": "float"}
+
+    def embeddings(self, answer: Any, address: Address) -> Embeddings:
+        items = sorted(answer["data"], key=lambda item: item["index"])
+        return Embeddings([item["embedding"] for item in items], answer["usage"]["prompt_tokens"])
 
 
 def listed(answer: Mapping[str, Any], address: Address) -> list[dict[str, Any]]:

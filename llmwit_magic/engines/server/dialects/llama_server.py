@@ -23,6 +23,7 @@ from . import constraint_fields
 from .constraint_fields import Told, refused_or_accepted, told
 from .dialect import (
     SEEDS_OF_32_BITS,
+    OpenAIEmbeddings,
     empty_prompt,
     listed,
     messages_of,
@@ -37,7 +38,7 @@ _LEAST_PROBABILITIES = 20
 """So many alternatives are asked for at least: one of them is the token itself, as a rule."""
 
 
-class LlamaServer:
+class LlamaServer(OpenAIEmbeddings):
     """Everything of the contract but seeds of more than 32 bits."""
 
     kind = "llama-server"
@@ -228,6 +229,14 @@ class LlamaServer:
         body = {"content": text, "add_special": first, "parse_special": special}
         ids: list[int] = (await http.json(address, "/tokenize", body))["tokens"]
         return ids
+
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        return len(await self._ids(http, address, text, False, first=False))
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        return None  # a run knows it already
 
     def part(self, event: Any, request: Request) -> Part:
         probabilities = event.get("completion_probabilities") or ()

@@ -12,7 +12,7 @@ from typing import Any
 from ....contract.request import Request
 from ....contract.wit import FinishDetail, FinishReason, InferencingParams
 from ..addresses import Address
-from ..answers import Ask, Facts, Part
+from ..answers import Ask, Embeddings, Facts, Part
 from ..http_client import HttpClient
 from . import constraint_fields
 from .constraint_fields import told
@@ -23,6 +23,7 @@ from .dialect import (
     named_or_only,
     refuse_marks,
     token_info,
+    uncounted,
     unhonoured_params,
 )
 
@@ -121,6 +122,26 @@ class Ollama:
         return Ask(
             "/api/generate", body, request.prompt, None, length, not_honoured=held.not_honoured
         )
+
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        raise uncounted(self.kind)
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        return None
+
+    def embedding_ask(
+        self, facts: Facts, request: Request, texts: list[str], truncate: bool
+    ) -> tuple[str, dict[str, Any]]:
+        # The function in OpenAI's form cuts long texts, and does not say so.
+        body: dict[str, Any] = {"model": facts.model, "input": texts, "truncate": truncate}
+        if request.context_length is not None:
+            body["options"] = {"num_ctx": request.context_length}
+        return "/api/embed", body
+
+    def embeddings(self, answer: Any, address: Address) -> Embeddings:
+        return Embeddings(answer["embeddings"], answer.get("prompt_eval_count") or 0)
 
     def part(self, event: Mapping[str, Any], request: Request) -> Part:
         message = event.get("message") or {}

@@ -19,6 +19,7 @@ from . import constraint_fields
 from .constraint_fields import Telling, told
 from .dialect import (
     SEEDS_OF_32_BITS,
+    OpenAIEmbeddings,
     empty_prompt,
     listed,
     messages_of,
@@ -26,6 +27,7 @@ from .dialect import (
     refuse_marks,
     refuse_too_long,
     token_info,
+    uncounted,
     unhonoured_params,
 )
 from .token_scores import SglangScores, TokenScores, VllmScores
@@ -39,7 +41,7 @@ TEMPLATE_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class OpenAIStyle:
+class OpenAIStyle(OpenAIEmbeddings):
     """A kind of server that speaks OpenAI's HTTP. None stands for what it does not have."""
 
     kind: str
@@ -190,9 +192,14 @@ class OpenAIStyle:
 
         It is asked only where the number matters. That saves a request for each row of a batch.
         """
-        if self.tokenizer is None or (request.is_chat and not self.tokenizes_chats):
-            return None
         if request.params.max_tokens is not None and _fits(request, facts.context_length):
+            return None
+        return await self.prompt_token_count(http, address, facts, request)
+
+    async def prompt_token_count(
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
+    ) -> int | None:
+        if self.tokenizer is None or (request.is_chat and not self.tokenizes_chats):
             return None
         body: dict[str, Any] = {"model": facts.model}
         if request.is_chat:
@@ -201,6 +208,13 @@ class OpenAIStyle:
             body["prompt"] = request.prompt
         count = (await http.maybe(address, self.tokenizer, body)).get("count")
         return count if isinstance(count, int) else None
+
+    async def token_count(self, http: HttpClient, address: Address, facts: Facts, text: str) -> int:
+        if self.tokenizer is None:
+            raise uncounted(self.kind)
+        body = {"model": facts.model, "prompt": text, "add_special_tokens": False}
+        count: int = (await http.json(address, self.tokenizer, body))["count"]
+        return count
 
     def _most_tokens(
         self, address: Address, facts: Facts, request: Request, count: int | None
