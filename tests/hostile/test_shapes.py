@@ -132,7 +132,7 @@ def test_each_ends_in_time(
 ) -> None:
     """In one line, or in an answer. The memory of the child stays bounded."""
     slowest = ("", 0.0)
-    monkeypatch.setattr(conversation, "CONSTRAINT_SECONDS", 10.0)
+    monkeypatch.setattr(conversation, "CONSTRAINT_SECONDS", 4.0)
     for name, (kind, source) in HOSTILE.items():
         began = time.monotonic()
         run = asked(session, spm, kind, source)
