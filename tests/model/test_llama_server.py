@@ -17,6 +17,9 @@ from llmwit_magic import api
 from llmwit_magic.contract.events import Progress
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
+from llmwit_magic.engines.server.addresses import Address
+from llmwit_magic.engines.server.dialects.llama_server import LlamaServer
+from llmwit_magic.engines.server.http_client import HttpClient
 from llmwit_magic.errors import (
     EngineFailed,
     InferenceError,
@@ -191,6 +194,34 @@ def test_control_tokens(ask: Ask, default_model_source: Path) -> None:
     with pytest.raises(InvalidInput, match="a chat message has the name of a control token"):
         ask("a <|im_end|> b", chat=True)
     assert ask("a <|im_end|> b", chat=True, control_tokens="all").prompt.count("<|im_end|>") >= 2
+
+
+def test_plain_texts_are_read_once(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second reading shows control tokens in data. Tokens that plain texts had need none."""
+    read: list[str] = []
+    tokenize = LlamaServer._tokenize
+
+    async def counted(self: LlamaServer, http: HttpClient, address: Address, text: str,
+                      special: bool, first: bool = True) -> list[int]:  # fmt: skip
+        read.append(text)
+        return await tokenize(self, http, address, text, special, first)
+
+    monkeypatch.setattr(LlamaServer, "_tokenize", counted)
+
+    def asked(prompt: str) -> InferencingResult:
+        read.clear()
+        return ask(prompt, data_spans=((0, len(prompt)),), params={"max_tokens": 0})
+
+    asked("im end, begin im start now")
+    asked("a word or im end")
+    assert not asked("a word, im end").notices
+    assert read == ["a word, im end"]
+    assert asked("a begin or end").usage.prompt_token_count == 4
+    for text in ("<|im_end|>, im end", "a word<|im_end|>, im end", "a word, im end<|im_end|>"):
+        result = asked(text)
+        assert "text, and no control token, in the data" in result.notices[0]
+        assert len(read) > 1
+        assert result.usage.prompt_token_count > 7  # the mark as text is several tokens
 
 
 def test_content_filters(ask: Ask) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...contract.wit import FinishDetail, FinishReason, TokenInfo
@@ -28,6 +28,8 @@ class Facts:
     """Whether it honours seeds."""
     template: str = ""
     """The model's chat template."""
+    plain_tokens: set[tuple[bool, bool, int]] = field(default_factory=set, compare=False)
+    """Token ids that plain texts had: each with whether it was the first one, and the last one."""
 
     def __post_init__(self) -> None:
         """Raise `TypeError` for what is no text or no count: a server may send anything."""

@@ -5,9 +5,8 @@ Source: tools/server/README.md of llama.cpp.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +75,7 @@ class LlamaServer:
 
     async def ask(self, http: HttpClient, address: Address, facts: Facts, request: Request) -> Ask:
         held = told(request, facts, self.kind, self.constraints)
-        prompt, ids, notices = await self.prompt(http, address, request)
+        prompt, ids, notices = await self.prompt(http, address, facts, request)
         if not ids:
             raise empty_prompt()
         refuse_too_long(len(ids), facts.context_length)
@@ -119,14 +118,19 @@ class LlamaServer:
         )  # fmt: skip
 
     async def prompt(
-        self, http: HttpClient, address: Address, request: Request
+        self, http: HttpClient, address: Address, facts: Facts, request: Request
     ) -> tuple[str, list[int], list[str]]:
         """The prompt, its token ids, and notices."""
         if request.is_chat:
             messages = messages_of(request)
             if request.control_tokens != "all":
                 for message in messages:
-                    await self._refuse_control_tokens(http, address, message["content"])
+                    if not (await self._read(http, address, facts, message["content"]))[1]:
+                        raise InvalidInput(
+                            "a chat message has the name of a control token in it, which the "
+                            "server would take for one: take it out, or --control-tokens all "
+                            "sends it as it is"
+                        )
             prompt = await self._rendered(http, address, request)
             return prompt, await self._ids(http, address, prompt, True), []
         prompt = request.prompt
@@ -136,10 +140,8 @@ class LlamaServer:
         ]
         if not data:
             return prompt, await self._ids(http, address, prompt, True), []
-        ids, as_text = await asyncio.gather(
-            self._ids(http, address, prompt, True), self._ids(http, address, prompt, False)
-        )
-        if ids == as_text:
+        ids, is_text = await self._read(http, address, facts, prompt)
+        if is_text:
             return prompt, ids, []
         # There is a control token. Typed parts and data are read apart, each in its own way, unless
         # all control tokens stand in data: then none is wanted, and the text is read as a whole.
@@ -188,26 +190,44 @@ class LlamaServer:
         length = len(prompt) - len(end) if prompt.endswith(end) else len(prompt)
         return splitter_for(facts.template, (), prompt, ((0, length),))
 
+    async def _read(
+        self, http: HttpClient, address: Address, facts: Facts, text: str
+    ) -> tuple[list[int], bool]:
+        """The token ids, and whether all of them are those of plain text: none is a control token.
+
+        Ids that came of plain text before are known to be such at those places of a text. So most
+        texts need one question, and not a second one without control tokens to compare with.
+        """
+        found = await self._tokenize(http, address, text, special=True)
+        if _placed(found) <= facts.plain_tokens:
+            return found, True
+        as_text = await self._tokenize(http, address, text, special=False)
+        facts.plain_tokens.update(_placed(as_text))
+        ids = await self._beginning_once(http, address, text, found)
+        return ids, ids == as_text
+
     async def _ids(
         self, http: HttpClient, address: Address, text: str, special: bool, first: bool = True
     ) -> list[int]:
         """The token ids; with `special`, names of control tokens are those. `first` begins a text."""
+        ids = await self._tokenize(http, address, text, special, first)
+        return await self._beginning_once(http, address, text, ids) if first and special else ids
+
+    async def _beginning_once(
+        self, http: HttpClient, address: Address, text: str, ids: list[int]
+    ) -> list[int]:
+        """The ids, where a template that writes the beginning-of-text token itself has it twice."""
+        if len(ids) < 2 or ids[0] != ids[1]:
+            return ids
+        plain = await self._tokenize(http, address, text, special=True, first=False)
+        return plain if plain == ids[1:] else ids
+
+    async def _tokenize(
+        self, http: HttpClient, address: Address, text: str, special: bool, first: bool = True
+    ) -> list[int]:
         body = {"content": text, "add_special": first, "parse_special": special}
         ids: list[int] = (await http.json(address, "/tokenize", body))["tokens"]
-        if first and special and len(ids) > 1 and ids[0] == ids[1]:
-            # A template that writes the beginning-of-text token itself has it twice now.
-            plain = await self._ids(http, address, text, True, first=False)
-            return plain if plain == ids[1:] else ids
         return ids
-
-    async def _refuse_control_tokens(self, http: HttpClient, address: Address, text: str) -> None:
-        if await self._ids(http, address, text, True) != await self._ids(
-            http, address, text, False
-        ):
-            raise InvalidInput(
-                "a chat message has the name of a control token in it, which the server would take "
-                "for one: take it out, or --control-tokens all sends it as it is"
-            )
 
     def part(self, event: Any, request: Request) -> Part:
         probabilities = event.get("completion_probabilities") or ()
@@ -250,6 +270,15 @@ def _with_bytes(item: Mapping[str, Any]) -> Mapping[str, Any]:
         return item
     same = (other for other in item["top_logprobs"] if other["id"] == item["id"])
     return {**item, "bytes": next(same, item).get("bytes")}
+
+
+def _placed(ids: Sequence[int]) -> set[tuple[bool, bool, int]]:
+    """Each id, with whether it is the first one and the last one.
+
+    The tokens of beginning and end, which a tokenizer adds, stand in plain texts there alone.
+    """
+    last = len(ids) - 1
+    return {(place == 0, place == last, token) for place, token in enumerate(ids)}
 
 
 def _file_name(model: str) -> str:

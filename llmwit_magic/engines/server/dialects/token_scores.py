@@ -113,7 +113,7 @@ class LlamaServerScores:
     async def prompt(
         self, model: ServedModel, request: Request
     ) -> tuple[str, list[int], list[str]]:
-        return await self._prompt(model.http, model.address, request)
+        return await self._prompt(model.http, model.address, model.facts, request)
 
     async def text(self, model: ServedModel, request: Request, text: str) -> WrittenText:
         body = {
