@@ -12,7 +12,7 @@ from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
 from llmwit_magic.engines.server.answers import Facts
-from llmwit_magic.engines.server.dialects.constraint_fields import VLLM, told
+from llmwit_magic.engines.server.dialects.constraint_fields import LLAMA_SERVER, VLLM, told
 from llmwit_magic.engines.server.dialects.openai_style import OPENAI
 from llmwit_magic.engines.server.dialects.schema_checks import (
     check_known_to_llama_server,
@@ -133,6 +133,30 @@ def test_an_older_vllm_is_told_by_its_older_fields(version: str, field: str) -> 
     """Each version passes silently over the fields of the other ones."""
     request = Request(model="m", prompt="p", constraint=SCHEMA)
     assert set(told(request, Facts(version, "m"), "vllm", VLLM).fields) == {field}
+
+
+def test_what_llama_server_is_told() -> None:
+    """Choices and expressions as GBNF. The layout is for a server that was built with llguidance."""
+
+    def sent(constraint: Constraint, **values: Any) -> Any:
+        request = Request(model="m", prompt="p", constraint=constraint, **values)
+        return told(request, Facts("", "m"), "llama-server", LLAMA_SERVER)
+
+    layout = {
+        "coerce_one_of": True, "whitespace_flexible": False,
+        "item_separator": ", ", "key_separator": ": ",
+    }  # fmt: skip
+    assert sent(CHOICES).fields == {"grammar": r'root ::= "a\x7Cb" | "no\x2E" | "yes"'}
+    assert sent(REGEX).fields == {"grammar": "root ::= [0-9]{3}"}
+    assert sent(SCHEMA).fields == {"json_schema": {**OPEN, "x-guidance": layout}}
+    assert sent(Constraint(kind="json_schema", source="true")).fields == {"json_schema": {}}
+    assert sent(GRAMMAR).fields == {"grammar": GBNF}
+    # A server that was built without llguidance would abort at these.
+    for source in (LARK, "%llguidance {}\nstart ::= a"):
+        with pytest.raises(ConstraintNotSupported, match="llama-server takes GBNF"):
+            sent(Constraint(kind="grammar", source=source))
+    accepted = sent(Constraint(kind="grammar", source=LARK), accept="unsupported")
+    assert (accepted.fields, accepted.not_honoured) == ({}, ("constraint",))
 
 
 def test_a_grammar_of_lark_is_for_vllm_only(speaking: Start, ask: Ask) -> None:

@@ -93,7 +93,8 @@ def _llama_regex(constraint: Constraint, request: Request, facts: Facts) -> Told
 def _llama_schema(constraint: Constraint, request: Request, facts: Facts) -> Told:
     schema = _schema(constraint)
     check_known_to_llama_server(schema)
-    return Told({"json_schema": {**schema, "x-guidance": _LAYOUT}})
+    # llama.cpp itself knows a schema without any keyword, and refuses one with unknown ones alone.
+    return Told({"json_schema": {**schema, "x-guidance": _LAYOUT} if schema else {}})
 
 
 def _llama_grammar(constraint: Constraint, request: Request, facts: Facts) -> Told:
