@@ -11,6 +11,7 @@ The functions of the package do the same in Python:
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
 - `generate_embeddings(model, texts)` returns a vector for each text.
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
+- `Conversation(model).ask(text)` keeps the messages of a chat together.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     )
     from .runlog.export import read_export
     from .runlog.log import RunLog
+    from .running.conversations import Conversation
 
     runs: RunLog
 
@@ -64,6 +66,7 @@ _HOMES = {
     "infer": "api", "stream": "api", "ainfer": "api", "astream": "api", "generate_embeddings": "api",
     "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
     "read_export": "runlog.export",
+    "Conversation": "running.conversations",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
     "EngineFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
@@ -73,6 +76,7 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
+    "Conversation",
     "EmbeddingsResult",
     "EngineFailed",
     "FinishDetail",

@@ -194,6 +194,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
         "not_honoured": arrow.list_(text),
         "data_spans": arrow.list_(arrow.list_(number)), "template_options": text,
+        "history": arrow.list_(arrow.struct([("role", text), ("content", text)])),
     }  # fmt: skip
     table = arrow.table(
         {

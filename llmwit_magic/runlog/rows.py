@@ -43,6 +43,8 @@ _KEPT: Mapping[str, Callable[[Request], Any]] = {
     "chat": lambda request: request.is_chat,
     "content_filters": lambda request: [filter_name(item) for item in request.content_filters],
     "data_spans": lambda request: request.data_spans or None,
+    "history": lambda request: [message.model_dump() for message in request.history] or None,
+    "dropped_turns": lambda request: request.dropped_turns or None,
     "template_options": lambda request: request.template_options or None,
 }
 
@@ -243,4 +245,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "not_honoured": tuple(row["not_honoured"] or ()),
         "status": row["status"],
         "run_id": row["run_id"],
+        "conversation_id": row["conversation_id"],
+        "turn": row["turn"],
+        "dropped_turns": row["dropped_turns"] or 0,
     }

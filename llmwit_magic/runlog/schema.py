@@ -7,7 +7,7 @@ import sqlite3
 from ..errors import LogError
 from .columns import COLUMNS
 
-VERSION = 7
+VERSION = 8
 """Version of the schema. Version 1 had fewer columns and no indexes. Each later version adds
 columns, and none removes any."""
 APPLICATION_ID = 0x6C6C6D77  # "llmw" marks our files, so that we leave other databases alone

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..contract.messages import Message
 from ..contract.request import Request
 from ..errors import InvalidInput
-from ..requests.interpolation import Columns, fill, names_in, python_name
+from ..requests.interpolation import Columns, fill, interpolate, names_in, python_name
 from ..requests.line import interpolated
 
 if TYPE_CHECKING:
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 def check_template(frame: pandas.DataFrame, template: str, request: Request) -> None:
     """Raise `InvalidInput` unless the template names columns of the DataFrame.
 
-    The names in the request's system message, stop sequences and tags must be columns too. `row`
+    The names in the request's other messages, stop sequences and tags must be columns too. `row`
     may stand there even if no column has that name: it is the row itself.
     """
     columns = list(frame.columns)
     others = [request.system or "", *request.params.stop]
+    others += (message.content for message in request.history)
     others += (text for pair in request.tags.items() for text in pair)
     try:
         names = [name for text in (template, *others) for name in names_in(text)]
@@ -59,6 +61,11 @@ def _request(template: str, request: Request, row: Mapping[str, Any]) -> Request
     prompt, data_spans = fill(template, row)
     others = {"system": request.system, "stop": request.params.stop, "tags": request.tags}
     changes = {"prompt": prompt, "data_spans": data_spans, **interpolated(others, row)}
+    if request.history:
+        changes["history"] = tuple(
+            Message(role=message.role, content=interpolate(message.content, row))
+            for message in request.history
+        )
     if "stop" in changes:
         changes["params"] = request.with_params(stop=changes.pop("stop")).params
     Request(model="-", **changes)  # raises `InvalidInput`; `model_copy` checks nothing

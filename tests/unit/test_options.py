@@ -47,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "no_interpolate": ("", None),
     "dry_run": ("", True),
     "tune": ("", True),
+    "continue": ("", None),
+    "conversation": ("owl", None),
+    "reply_to": ("12", None),
+    "drop_oldest": ("--continue", True),
     "quiet": ("", True),
 }
 

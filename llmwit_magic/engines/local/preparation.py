@@ -49,7 +49,7 @@ def prepare(
     if len(ids) >= length:
         raise PromptTooLong(
             f"the prompt has {len(ids):,} tokens and the context holds {length:,}, answer "
-            f"included: shorten it{_longer_context(loaded, length)}"
+            f"included: shorten it{_longer_context(loaded, length)}{request.without_oldest}"
         )
     evaluator = loaded.contexts.best_for(ids)
     prepared = Prepared(
@@ -96,9 +96,7 @@ def _render(
     if loaded.header is None or isinstance(loaded.tokenizer, NativeTokenizer):
         raise InvalidInput("an old GGML file has no chat template: leave out --chat")
     template = template_of(loaded.header.metadata, request.chat_template)
-    messages = [("user", request.prompt)]
-    if request.system is not None:
-        messages.insert(0, ("system", request.system))
+    messages = [(message.role, message.content) for message in request.messages]
     variables = {**request.template_options, **loaded.tokenizer.template_variables()}
     # The kernel ends this process where the template does not end. Only the kernel can, since most
     # of Python's own functions cannot be interrupted from inside.
