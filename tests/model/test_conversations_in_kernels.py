@@ -11,7 +11,8 @@ import pytest
 
 from llmwit_magic.engines.backends.blocks import BLOCK
 from llmwit_magic.runlog.log import RunLog
-from tests.support.kernel import Kernel
+from tests.model.test_faults import generated
+from tests.support.kernel import Kernel, Once
 
 QUESTIONS = [
     "Name a fruit.", "Another one?", "And a vegetable?", "Which of them is red?",
@@ -85,3 +86,21 @@ def test_cells_of_a_conversation(kernel: Kernel, log_path: Path) -> None:
     assert row["rendered_prompt"].count("Be brief.") == 1
     told = kernel.run("print(len(_conversation.messages))")
     assert told.stdout.strip() == "7", "the conversation keeps what is not sent"
+
+
+@pytest.mark.timeout(120)
+def test_a_stopped_answer_is_a_turn(kernel: Kernel, log_path: Path) -> None:
+    """The next turn sees what stood there when it was stopped."""
+    stop = Once(generated, kernel.interrupt)
+    reply = kernel.run("%%infer --conversation sea --max-tokens 2000 --seed 1 --repeat-penalty 1.3\n"
+                       "Write a long story about the sea.", when=stop)  # fmt: skip
+    assert stop.time is not None
+    assert reply.error.startswith("Interrupted: stopped after")
+    stopped = RunLog(log_path).row(-1)
+    assert (stopped["status"], stopped["turn"]) == ("interrupted", 1)
+    reply = kernel.run("%%infer --continue --max-tokens 5\nGo on.")
+    assert " · turn 2 of sea · " in reply.text
+    row = RunLog(log_path).row(-1)
+    assert row["history"][1] == {"role": "assistant", "content": stopped["text"]}
+    assert stopped["text"].strip() in row["rendered_prompt"]
+    assert "── assistant · interrupted · turn 1 of sea" in kernel.run("_conversation").text

@@ -7,7 +7,7 @@ from typing import Any
 import pandas
 import pytest
 
-from llmwit_magic import api, infer
+from llmwit_magic import api, infer, infer_frame
 from llmwit_magic.contract.messages import Message, conversation_name
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.local.wire import Run as RunCommand
@@ -114,7 +114,7 @@ def test_histories_survive_an_export(tmp_path: Any) -> None:
     session.close()
 
 
-def test_a_batch_fills_every_message() -> None:
+def test_a_batch_fills_every_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """`{{column}}` may stand in each message of a list, and rows are found again by all of them."""
     session = FakeSession(FakeEngine())
     frame = pandas.DataFrame({"x": ["a", "b"], "y": ["c", "c"]})
@@ -125,6 +125,11 @@ def test_a_batch_fills_every_message() -> None:
     for _ in range(2):
         run_batch(session, frame, "{{y}}", request, progress=False)
     assert [asked.history[0].content for asked in session.engine.requests] == ["a", "b"]
+    session.engine.requests.clear()
+    monkeypatch.setattr(api, "current_session", lambda: session)
+    template = [{"role": "system", "content": "S {{x}}"}, {"role": "user", "content": "{{y}}"}]
+    assert infer_frame(frame, template, "fake", progress=False)["infer_text"].nunique() == 1
+    assert [asked.system for asked in session.engine.requests] == ["S a", "S b"]
     bad = request.model_copy(update={"history": (Message(role="user", content="{{z}}"),)})
     with pytest.raises(InvalidInput, match=r"\{\{z}}: that is no column"):
         run_batch(session, frame, "{{y}}", bad, progress=False)
