@@ -372,6 +372,10 @@ def test_a_cell_drops_the_oldest_turns(shell: Any, session: FakeSession) -> None
     for text in "bcd":
         cell(shell, "--continue", text)
     assert "turn 1 dropped" in cell(shell, "--continue --drop-oldest", "e")
+    newest = session.log[-1]
+    line, _, text = infer.forms(newest.request, {})["cell"].removeprefix("%%infer ").partition("\n")
+    shell.run_cell_magic("infer", line, text)
+    assert session.log[-1].request.history == newest.request.history
 
 
 # The transcript --------------------------------------------------------------------------
