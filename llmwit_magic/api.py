@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec, Request
 from .contract.wit import EmbeddingsResult, InferencingParams, InferencingResult
 from .errors import InvalidInput
-from .requests.arguments import Messages, request_from
+from .requests.arguments import Messages
+from .requests.arguments import request_from as _request
 from .runlog.log import RunLog
 from .running.run import Run
 from .running.session import current_session
@@ -123,7 +124,7 @@ def generate_embeddings(
         if name in known - _EMBEDDING_OPTIONS:
             raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
-    request = request_from(model, "", None, options)
+    request = _request(model, "", None, options)
     checked = [_text(text, number) for number, text in enumerate(wanted, 1)]
     return current_session().embed(request, checked, truncate=truncate)
 
@@ -142,7 +143,7 @@ def tune(
     from .requests.snippets import forms
     from .views.tuning import TuningPanel
 
-    request = request_from(model, prompt, params, options)
+    request = _request(model, prompt, params, options)
     if request.history:
         raise InvalidInput("the tuning panel has one prompt: give it the last message and system=")
     return TuningPanel(
@@ -173,7 +174,8 @@ def infer_frame(
     `{{column}}` in the template stands for a row's value, as `{{name}}` does in a cell.
     `{{row['a column']}}` is for a column whose name is no identifier. The template may also be a
     list of messages, as for `infer`. Both may also stand in `system`, in `tags` and in the params'
-    `stop`. Values are data: no control token is recognised in them. Without a seed in `params`, each row draws its own.
+    `stop`. Values are data: no control token is recognised in them. Without a seed in `params`,
+    each row draws its own.
 
     The new columns are `infer_text`, `infer_finish_reason`, `infer_finish_detail`,
     `infer_prompt_token_count`, `infer_generated_token_count`, `infer_status`, `infer_error_type`,
@@ -211,7 +213,7 @@ def infer_frame(
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
         raise InvalidInput("model: the list is empty: name at least one model")
-    requests = [request_from(name, template, params, options) for name in names]
+    requests = [_request(name, template, params, options) for name in names]
     template = requests[0].prompt
     requests = [one.model_copy(update={"prompt": ""}) for one in requests]
     request, models = requests[0], tuple(dict.fromkeys(one.model for one in requests))
@@ -297,7 +299,7 @@ def start(
 
     Takes the arguments of `infer`.
     """
-    return current_session().run(request_from(model, prompt, params, options))
+    return current_session().run(_request(model, prompt, params, options))
 
 
 def _text(text: Any, number: int) -> str:
