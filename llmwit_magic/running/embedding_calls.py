@@ -16,6 +16,7 @@ from ..contract.engine import Texts
 from ..contract.request import DEFAULT_MODEL, ModelSpec, Request
 from ..contract.wit import InferencingParams, ModelInfo
 from ..errors import InferenceError, Interrupted, InvalidInput, warn_unlogged
+from ..requests.shapes import KEYWORDS
 from .embedding_run import EmbeddingRun, KeptVectors
 from .run import Run
 from .session import Session
@@ -37,7 +38,7 @@ def embedding_request(
 
     Raises `InvalidInput` for an option that has no effect, and for a text that is none.
     """
-    known = InferencingParams.model_fields.keys() | Request.model_fields.keys()
+    known = InferencingParams.model_fields.keys() | Request.model_fields.keys() | {*KEYWORDS}
     for name in options:
         if name in known - _OPTIONS:
             raise InvalidInput(f"{name} has no effect on embeddings: leave it out")

@@ -26,6 +26,7 @@ from ..errors import EngineFailed, InferenceError, Interrupted, InvalidInput
 from ..models.catalog import local_models
 from ..runlog.log import RunLog
 from .embedding_run import EmbeddingRun, KeptVectors
+from .known_conversations import KnownConversations
 from .run import Run
 from .shared_settings import Settings, first_settings, is_worker, tell_children, told
 
@@ -50,6 +51,7 @@ class Session:
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
         self.kept_vectors: KeptVectors | None = None
+        self.conversations = KnownConversations()
 
     @property
     def aliases(self) -> Mapping[str, str]:
