@@ -26,7 +26,7 @@ from llmwit_magic.engines.local.model_files import LocalModel, resolve
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.models.gguf import read_header
 
-from . import browser, compare, filling, loop, machine, ways
+from . import browser, compare, filling, loop, machine, shapes, ways
 from .compare import FULL, TINY, Figures, Size
 from .report import table
 
@@ -105,6 +105,7 @@ PARTS: dict[str, Callable[[Size, compare.Say], Figures]] = {
     "speed": _speed,
     "loop": lambda size, say: loop.loop(_default_model(), size, say),
     "growth": lambda size, say: loop.growth(_default_model(), size, say),
+    "constraint": lambda size, say: shapes.constraint(_default_model(), size, say),
     "latency": lambda size, say: compare.latency(ways.infer(), size, say),
     "cold": _cold,
     "contention": _contention,

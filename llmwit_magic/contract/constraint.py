@@ -37,7 +37,7 @@ class Constraint(Record):
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
-        if not self.source.strip():
+        if not (self.source if self.kind == "regex" else self.source.strip()):
             _refuse(self.kind, "it is empty")
         size = len(self.source.encode())
         if size > LARGEST_SOURCE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import psutil
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.backends.ctransformers import builds
 from llmwit_magic.engines.backends.ctransformers.builds import Platform
+from llmwit_magic.engines.local import conversation
 from llmwit_magic.engines.server import own_servers
 from llmwit_magic.engines.server.own_servers import OwnServerSpec
 from llmwit_magic.errors import InferenceError
@@ -114,6 +117,26 @@ def on_a_taken_port(session: Session) -> None:
         start_server(session, port=taken.getsockname()[1])
 
 
+def constrained(session: Session, kind: str, source: str) -> None:
+    constraint = Constraint(kind=kind, source=source)  # type: ignore[arg-type]
+    ask(session, write_llama_gguf("m.gguf"), constraint=constraint)
+
+
+def slow_constraint(session: Session) -> None:
+    patterns = [{"pattern": f"a.{{{number}}}b"} for number in range(40)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conversation, "CONSTRAINT_SECONDS", 2.0)
+        constrained(session, "json_schema", json.dumps({"type": "string", "allOf": patterns}))
+
+
+def without_llguidance(session: Session) -> None:
+    """A child that finds another module in its place."""
+    Path("llguidance.py").write_text("raise ImportError")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path.cwd()))
+        constrained(session, "regex", "a")
+
+
 def cf(text: str) -> float:
     return 1 / 0
 
@@ -177,6 +200,16 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
         s, write_llama_gguf("m.gguf"), "word " * 500, context_length=16)),
     "text": ("PromptTooLong", lambda s: embed(
         s, write_llama_gguf("m.gguf"), ["a", "It is " * 200], context_length=32)),
+    "no llguidance": ("ConstraintNotSupported", without_llguidance),
+    "keyword": ("ConstraintNotSupported", lambda s: constrained(
+        s, "json_schema", '{"not": {"type": "string"}}')),
+    "another file": ("ConstraintNotSupported", lambda s: constrained(
+        s, "json_schema", '{"items": {"$ref": "other.json"}}')),
+    "look-ahead": ("ConstraintNotSupported", lambda s: constrained(s, "regex", "a(?=b)")),
+    "slow constraint": ("ConstraintNotSupported", slow_constraint),
+    "grammar": ("ConstraintNotSupported", lambda s: constrained(s, "grammar", "root ::= word")),
+    "large grammar": ("ConstraintFailed", lambda s: constrained(
+        s, "grammar", 'start: ("a" "b"){1000000}')),
     "score effect": ("InvalidInput", lambda s: api.score("a", "b", temperature=0)),
     "nothing in front": ("InvalidInput", lambda s: ask(
         s, write_llama_gguf("m.gguf"), "", continuation="a")),

@@ -14,13 +14,14 @@ from llmwit_magic.engines.local.conversation import BrokenDown, Conversation, Go
 from llmwit_magic.engines.local.wire import (
     Broken,
     Cancel,
+    Constraining,
     Done,
     Failed,
     Prepare,
     Rendering,
     Started,
 )
-from llmwit_magic.errors import ModelDamaged, ModelNotSupported
+from llmwit_magic.errors import ConstraintNotSupported, ModelDamaged, ModelNotSupported
 from tests.support.fake_child import LOAD, FakeChild, carried_out
 
 COMMAND = Prepare(Request(model="m", prompt="p"))
@@ -34,6 +35,7 @@ def conversing(child: FakeChild, command: Any = COMMAND, **how: Any) -> Conversa
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "CANCEL_SECONDS", 0.2)
     monkeypatch.setattr(conversation, "TEMPLATE_SECONDS", 0.2)
+    monkeypatch.setattr(conversation, "CONSTRAINT_SECONDS", 0.2)
 
 
 def test_the_answers_come_up_to_the_last_one() -> None:
@@ -41,7 +43,8 @@ def test_the_answers_come_up_to_the_last_one() -> None:
 
     Answers after the last one stay in the queue.
     """
-    said = (Progress("load"), Rendering(True), Rendering(False), Chunk("a", 1))
+    own = (Rendering(True), Rendering(False), Constraining(True), Constraining(False))
+    said = (Progress("load"), *own, Chunk("a", 1))
     child = FakeChild(lambda command: (*carried_out(*said), Chunk("of the next", 1)))
     talk = conversing(child)
     assert list(talk) == [Progress("load"), Chunk("a", 1)]
@@ -126,9 +129,20 @@ def test_loading_is_not_waited_for() -> None:
     assert child.commands == [LOAD]
 
 
-@pytest.mark.parametrize(("cancelled", "cause"), [(False, ModelNotSupported), (True, Cancelled)])
-def test_a_template_that_does_not_end(
-    cancelled: bool, cause: type[Exception], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("begun", "cancelled", "cause"),
+    [
+        (Rendering(True), False, ModelNotSupported),
+        (Rendering(True), True, Cancelled),
+        (Constraining(True), False, ConstraintNotSupported),
+        (Constraining(True), True, Cancelled),
+    ],
+)
+def test_a_template_or_a_constraint_that_does_not_end(
+    begun: Rendering | Constraining,
+    cancelled: bool,
+    cause: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The child must be ended.
 
@@ -138,9 +152,7 @@ def test_a_template_that_does_not_end(
     if cancelled:
         cancel.set()
         monkeypatch.setattr(conversation, "CANCEL_SECONDS", 60)
-    child = FakeChild(
-        lambda command: () if isinstance(command, Cancel) else (Started(), Rendering(True))
-    )
+    child = FakeChild(lambda command: () if isinstance(command, Cancel) else (Started(), begun))
     with pytest.raises(Unusable) as caught:
         list(conversing(child, cancel=cancel))
     assert isinstance(caught.value.cause, cause)

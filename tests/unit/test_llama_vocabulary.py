@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmwit_magic.engines.backends.llamacpp import llama_vocabulary
+from llmwit_magic.engines import deep_stack
 from llmwit_magic.engines.backends.llamacpp.llama_vocabulary import LlamaTokenizer
 from llmwit_magic.errors import EngineFailed, InvalidInput, ModelNotSupported
 from tests.support.vocabularies import byte_level, plamo2, rwkv, unigram, wordpiece
@@ -182,7 +182,7 @@ def test_a_stack_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         def submit(self, *_: Any) -> Any:
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(llama_vocabulary, "ThreadPoolExecutor", lambda count: NoThread())
+    monkeypatch.setattr(deep_stack, "ThreadPoolExecutor", lambda count: NoThread())
     before = threading.stack_size()
     tokenizer, _ = made(byte_level(pre="youtu"), ids=lambda text: [9])
     with pytest.raises(EngineFailed, match=r"512 MiB of address space .*can't start new thread"):

@@ -1,144 +1,36 @@
-"""Runs with a constraint over small vocabularies: llguidance is the real one, the logits are made up.
+"""Which tokens a constraint leaves, and how its runs end.
 
 Each allowed token is compared with what a look at all texts says.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pytest
-from jsonschema import Draft202012Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
 from scipy import stats
 
 from llmwit_magic.contract.constraint import Constraint
-from llmwit_magic.contract.events import Chunk, End, Event
-from llmwit_magic.contract.wit import FinishDetail, InferencingParams, TokenInfo
-from llmwit_magic.engines.answer_mask import AnswerMask
-from llmwit_magic.engines.constraints import ConstraintVocabulary
+from llmwit_magic.contract.wit import FinishDetail, InferencingParams
 from llmwit_magic.engines.reasoning import FAMILIES, Splitter
 from llmwit_magic.engines.sampling import Sampler, candidates
-from llmwit_magic.engines.sequence import generate
-from llmwit_magic.engines.text_parts import TextParts
-from llmwit_magic.errors import ConstraintFailed, ConstraintNotSupported, EngineFailed
+from llmwit_magic.errors import ConstraintFailed
 from llmwit_magic.models.tokenizers.building import build_tokenizer
 from llmwit_magic.models.tokenizers.vocabulary import Tokenizer
-from tests.support.vocabularies import CONTROL, NORMAL, UNUSED, byte_level, sentencepiece
-
-# "hello" is there twice, and the last word is unused.
-WORDS = ("hello", "hello", "yes", "no", "word")
-BYTES = build_tokenizer(byte_level(WORDS, token_type=[*[CONTROL] * 3, *[NORMAL] * 269, UNUSED]))
-SPM = build_tokenizer(sentencepiece())
-THINKING = build_tokenizer(byte_level(("<think>", "</think>")))
-VOCABULARIES: dict[str, ConstraintVocabulary] = {}
-
-
-def vocabulary(tokenizer: Tokenizer) -> ConstraintVocabulary:
-    return VOCABULARIES.setdefault(str(id(tokenizer)), ConstraintVocabulary(tokenizer))
-
-
-def choices(*texts: str) -> Constraint:
-    return Constraint(kind="choices", source=json.dumps(texts))
-
-
-def regex(source: str) -> Constraint:
-    return Constraint(kind="regex", source=source)
-
-
-class Model:
-    """Logits by a function of the ids so far. It counts its evaluations."""
-
-    context_length = 500
-
-    def __init__(self, logits: Callable[[Sequence[int]], np.ndarray]) -> None:
-        self._logits, self.tokens, self.evaluated = logits, list[int](), 0
-
-    @property
-    def logits(self) -> np.ndarray:
-        return self._logits(self.tokens).astype(np.float32)
-
-    def shared_prefix(self, tokens: Sequence[int]) -> int:
-        return 0
-
-    def evaluate_prompt(self, tokens: Sequence[int], threads: Any, progress: Any) -> bool:
-        self.tokens, self.evaluated = list(tokens), self.evaluated + 1
-        return True
-
-    def evaluate_next(self, token: int, threads: int) -> None:
-        self.tokens.append(token)
-        self.evaluated += 1
-
-
-class Outcome:
-    def __init__(self, model: Model, events: list[Event], error: Exception | None) -> None:
-        self.model, self.error = model, error
-        self.chunks = [event for event in events if isinstance(event, Chunk)]
-        self.text = "".join(chunk.text for chunk in self.chunks)
-        self.reasoning = "".join(chunk.reasoning for chunk in self.chunks)
-        self.tokens: list[TokenInfo] = [token for chunk in self.chunks for token in chunk.tokens]
-        self.end = next((event for event in events if isinstance(event, End)), None)
-        self.finish = self.end.finish_detail if self.end else None
-
-
-def noise(size: int, seed: int) -> Callable[[Sequence[int]], np.ndarray]:
-    """Logits that differ at each place, and are the same for the same place and seed."""
-    return lambda ids: np.random.default_rng([seed, len(ids)]).normal(0, 3, size)
-
-
-def run(
-    tokenizer: Tokenizer,
-    constraint: Constraint,
-    logits: Callable[[Sequence[int]], np.ndarray] | None = None,
-    splitter: Splitter | None = None,
-    top_logprobs: int | None = None,
-    filters: Sequence[str] = (),
-    **params: Any,
-) -> Outcome:
-    settings = InferencingParams(**{"seed": 1, "max_tokens": 60} | params)
-    known = vocabulary(tokenizer)
-    model = Model(logits or noise(len(tokenizer), settings.seed or 0))
-    events: list[Event] = []
-    error = None
-    try:
-        for event in generate(
-            model,
-            tokenizer,
-            [5, 6],
-            settings,
-            TextParts(settings.stop, filters, splitter),
-            threads=lambda: 1,
-            top_logprobs=top_logprobs,
-            mask=AnswerMask(known.mask(constraint), known, splitter),
-            report=lambda progress: None,
-            cancelled=lambda: False,
-        ):
-            events.append(event)
-    except EngineFailed as raised:
-        error = raised
-    return Outcome(model, events, error)
-
-
-def preferring(tokenizer: Tokenizer, *wanted: int) -> Callable[[Sequence[int]], np.ndarray]:
-    """Logits of a model that writes these tokens one after the other, where it may."""
-
-    def logits(ids: Sequence[int]) -> np.ndarray:
-        values = np.linspace(1, 0, len(tokenizer))
-        place = len(ids) - 2
-        if place < len(wanted):
-            values[wanted[place]] = 20
-        return values
-
-    return logits
-
-
-def token(tokenizer: Tokenizer, text: bytes) -> int:
-    return next(i for i in range(len(tokenizer)) if tokenizer.token_bytes(i) == text)
+from tests.support.masked_runs import (
+    BYTES,
+    SPM,
+    THINKING,
+    choices,
+    noise,
+    preferring,
+    regex,
+    run,
+    token,
+    vocabulary,
+)
+from tests.support.vocabularies import byte_level
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, SPM], ids=["bytes", "spm"])
@@ -251,6 +143,20 @@ def test_all_end_tokens_may_end_an_answer() -> None:
     end = max(tokenizer.end_ids)
     outcome = run(tokenizer, choices("a", "ab"), preferring(tokenizer, token(tokenizer, b"a"), end))
     assert (outcome.text, outcome.finish) == ("a", FinishDetail.EOS)
+
+
+def test_a_vocabulary_without_an_end_token() -> None:
+    """Its answers end where nothing can follow, and no token is chosen that does not exist."""
+    two = build_tokenizer({
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [b"a", b"b"],
+        "tokenizer.ggml.scores": [0.0] * 2,
+        "tokenizer.ggml.token_type": [1, 1],
+    })  # fmt: skip
+    assert not two.end_ids
+    outcome = run(two, regex("a{2,3}"), noise(4, 1), top_logprobs=0)
+    assert (outcome.text, outcome.finish) == ("aaa", FinishDetail.CONSTRAINT)
+    assert [info.id for info in outcome.tokens] == [0, 0, 0]
 
 
 def test_a_cut_answer_says_length() -> None:
@@ -403,161 +309,6 @@ def test_text_that_begins_like_a_mark_may_be_the_answer() -> None:
     model = preferring(THINKING, *spelled(THINKING, "<thirsty>"))
     outcome = run(THINKING, choices(*texts), model, Splitter(QWEN), temperature=0)
     assert (outcome.text, outcome.finish) == ("<thirsty>", FinishDetail.CONSTRAINT)
-
-
-# What is refused -------------------------------------------------------------------
-
-ROOT = "constraint json_schema: "
-REFUSED: dict[str, tuple[Any, str]] = {
-    "not": ({"not": {"type": "string"}}, "not"),
-    "uniqueItems": ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-    "contains": ({"type": "array", "contains": {}}, "contains"),
-    "minContains": ({"type": "array", "minContains": 1}, "minContains"),
-    "maxContains": ({"type": "array", "maxContains": 1}, "maxContains"),
-    "if": ({"if": {"type": "string"}, "then": False}, "if"),
-    "then": ({"then": {"type": "string"}}, "then"),
-    "else": ({"else": {"type": "string"}}, "else"),
-    "dependentRequired": ({"dependentRequired": {"a": ["b"]}}, "dependentRequired"),
-    "dependentSchemas": ({"dependentSchemas": {"a": {}}}, "dependentSchemas"),
-    "dependencies": ({"dependencies": {"a": ["b"]}}, "dependencies"),
-    "propertyNames": ({"propertyNames": {"maxLength": 3}}, "propertyNames"),
-    "unevaluatedProperties": ({"unevaluatedProperties": False}, "unevaluatedProperties"),
-    "unevaluatedItems": ({"unevaluatedItems": False}, "unevaluatedItems"),
-    "$dynamicRef": ({"$dynamicRef": "#a"}, r"\$dynamicRef"),
-    "$ref to a file": ({"$ref": "file:///etc/passwd"}, r"\$ref at # leads to .file:///etc/passwd"),
-    "$ref to a URL": ({"items": {"$ref": "http://h/s"}}, r"\$ref at #/items leads to .http://h/s"),
-    "$ref to a name": ({"$ref": "other.json"}, r"\$ref at # leads to"),
-    "$ref to nothing": ({"$ref": "#/$defs/a"}, "a"),
-    "$ref to itself": ({"$ref": "#"}, "no text satisfies it"),
-    "format": ({"type": "string", "format": "ipv9"}, "Unknown format: ipv9"),
-    "look-ahead": ({"type": "string", "pattern": "a(?=b)"}, "look-around"),
-    "back-reference": ({"type": "string", "pattern": r"(a)\1"}, "backreferences"),
-    "$schema": ({"$schema": "http://h/mine"}, r"\$schema at # is .http://h/mine"),
-    "inner $schema": (
-        {"items": {"$schema": "https://json-schema.org/draft/2020-12/schema"}},
-        r"\$schema at #/items",
-    ),
-    "items as a list": ({"type": "array", "items": [{}]}, "items at # is a list"),
-    "additionalItems": ({"type": "array", "additionalItems": {}}, "additionalItems at #"),
-    "x-guidance": ({"x-guidance": {"lenient": True}, "not": {}}, "x-guidance"),
-    "overlapping oneOf": ({"oneOf": [{"minimum": 1}, {"maximum": 3}]}, "oneOf"),
-    "large const": ({"const": 2**53 + 1}, "const at # has the number 9007199254740993"),
-    "large enum": ({"enum": [{"a": [2**60]}]}, "enum at # has the number"),
-    "minProperties": ({"type": "object", "minProperties": 2}, "minProperties at #"),
-    "false": (False, "no JSON satisfies it"),
-    "type": ({"type": "text"}, "text"),
-    "empty enum": ({"enum": []}, "enum|anyOf|option"),
-    "contradiction": ({"type": "integer", "minimum": 3, "maximum": 1}, "minimum|maximum"),
-}  # fmt: skip
-TAKEN: dict[str, Any] = {
-    "true": True,
-    "annotations": {"title": "t", "description": "d", "default": 1, "examples": [1],
-                    "deprecated": True, "readOnly": True, "writeOnly": True, "$comment": "c"},
-    "unknown keyword": {"type": "integer", "discriminator": {"propertyName": "a"}},
-    "draft 7": {"$schema": "http://json-schema.org/draft-07/schema#", "type": "array",
-                "items": [{"type": "null"}], "additionalItems": False},
-    "type": {"type": ["integer", "null"]},
-    "const": {"const": {"a": [1, None, "x"]}},
-    "enum": {"enum": ["a", 1, None, True, [1]]},
-    "anyOf": {"anyOf": [{"type": "null"}, {"type": "boolean"}]},
-    "oneOf": {"oneOf": [{"type": "null"}, {"type": "boolean"}]},
-    "allOf": {"allOf": [{"type": "integer"}, {"minimum": 1}, {"maximum": 9}]},
-    "$ref": {"$ref": "#/$defs/a", "$defs": {"a": {"type": "null"}}},
-    "$anchor": {"$ref": "#here", "$defs": {"a": {"$anchor": "here", "type": "null"}}},
-    "recursive": {"type": "array", "items": {"$ref": "#"}},
-    "prefixItems": {"type": "array", "prefixItems": [{"type": "null"}], "items": False},
-    "items": {"type": "array", "items": {"type": "null"}, "minItems": 1, "maxItems": 2},
-    "properties": {"type": "object", "properties": {"b": {"type": "null"}, "a": {"type": "null"}},
-                   "required": ["a", "b"], "additionalProperties": False},
-    "patternProperties": {"type": "object", "patternProperties": {"^a": {"type": "null"}},
-                          "additionalProperties": False},
-    "minProperties": {"type": "object", "minProperties": 1, "maxProperties": 3},
-    "minLength": {"type": "string", "minLength": 1, "maxLength": 3},
-    "pattern": {"type": "string", "pattern": "^[a-z]+$"},
-    "minimum": {"type": "number", "minimum": -1, "exclusiveMaximum": 2.5},
-    "multipleOf": {"type": "integer", "multipleOf": 3},
-    **{f"format {name}": {"type": "string", "format": name} for name in (
-        "date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri",
-    )},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_would_be_ignored_is_refused_by_name(name: str) -> None:
-    """Before the run, on one line."""
-    schema, message = REFUSED[name]
-    constraint = Constraint(kind="json_schema", source=json.dumps(schema))
-    with pytest.raises(ConstraintNotSupported, match=message) as caught:
-        vocabulary(BYTES).mask(constraint)
-    assert str(caught.value).startswith(ROOT)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize("name", TAKEN)
-def test_what_is_taken_is_honoured(name: str) -> None:
-    """Answers with random letters validate, as far as they end."""
-    schema = TAKEN[name]
-    validator = validator_for(schema, Draft202012Validator)(schema, registry=Registry())
-    constraint = Constraint(kind="json_schema", source=json.dumps(schema))
-    for seed in range(6):
-        outcome = run(BYTES, constraint, seed=seed, temperature=1.5, max_tokens=150)
-        assert outcome.error is None
-        if outcome.finish is not FinishDetail.MAX_TOKENS:
-            validator.validate(json.loads(outcome.text))
-
-
-def test_json_is_written_as_python_writes_it() -> None:
-    """One space behind commas and colons, no line ends; the properties in the schema's order."""
-    schema = {
-        "type": "object",
-        "properties": {"b": {"const": [1, 2]}, "a": {"const": {"é": None}}},
-        "required": ["a", "b"],
-        "additionalProperties": False,
-    }
-    outcome = run(BYTES, Constraint(kind="json_schema", source=json.dumps(schema)))
-    assert outcome.text == json.dumps({"b": [1, 2], "a": {"é": None}}, ensure_ascii=False)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ('root ::= "a', "read as GBNF"),
-        ("root ::= foo", "read as GBNF: Rule 'foo' not found"),
-        ('rule ::= "a"', "read as GBNF: No 'root' rule"),
-        ('root: "a"', "read as Lark: llguidance refuses it: no start rule"),
-        ("start: start", "read as Lark: llguidance refuses it: no text satisfies it"),
-        ('start: "a" <|im_end|>', r"read as Lark: <\|im_end\|> is a control token"),
-        ("start: <[2]>", r"read as Lark: <\[2\]> is a control token"),
-        ("start: @other", "read as Lark"),
-        ('start: %json {"not": {}}', "Unimplemented keys"),
-        ("start: /a(?=b)/", "look-around"),
-        ("hello", "read as Lark"),
-        ("root ::= [z-a]", "read as GBNF"),
-    ],
-)
-def test_a_grammar_that_is_none_is_refused_and_says_as_what_it_was_read(
-    source: str, message: str
-) -> None:
-    with pytest.raises(ConstraintNotSupported, match=message) as caught:
-        vocabulary(BYTES).mask(Constraint(kind="grammar", source=source))
-    assert "\n" not in str(caught.value)
-
-
-def test_names_in_texts_of_lark_are_no_control_tokens() -> None:
-    source = '// not <this>\nstart: "<a>" /<b>/ # nor <that>\n'
-    assert run(BYTES, Constraint(kind="grammar", source=source)).text == "<a><b>"
-
-
-@pytest.mark.parametrize(
-    "source", ["a(?=b)", "(?<!a)b", r"(a)\1", "(", "a{2,1}", r"\p{Foo}", "[b-a]"]
-)
-def test_an_expression_that_is_not_taken_is_refused(source: str) -> None:
-    with pytest.raises(
-        ConstraintNotSupported, match="constraint regex: llguidance refuses it"
-    ) as caught:
-        vocabulary(BYTES).mask(regex(source))
-    assert len(str(caught.value)) < 200
 
 
 def test_a_second_run_with_a_constraint_begins_anew() -> None:

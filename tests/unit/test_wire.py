@@ -20,6 +20,7 @@ from llmwit_magic.engines.local import wire
 from llmwit_magic.engines.local.wire import (
     Broken,
     Cancel,
+    Constraining,
     Done,
     Embed,
     Exit,
@@ -66,6 +67,7 @@ SPEC = ModelSpec(model="m", context_length=8, accept=("context",), gpu_layers=3)
         Exit(),
         Started(),
         Rendering(True),
+        Constraining(True),
         Judge(1, "é\n"),
         Vectors([[0.5, -1.0], []], 7),
         Done(),

@@ -35,6 +35,7 @@ from .wire import (
     Broken,
     Cancel,
     Command,
+    Constraining,
     Done,
     Embed,
     Exit,
@@ -52,6 +53,7 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
+    from ...contract.constraint import Constraint
     from ..answer_mask import AnswerMask
     from ..backends.base import Evaluator, Loaded
     from ..constraints import ConstraintVocabulary
@@ -171,17 +173,20 @@ class Child:
         Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None, Given | None
     ]:
         threads = self._threads(request.threads)
-        rendering, constraints = self._tell_rendering, self._constraint_vocabulary
-        return prepare(self._model, self._info, request, threads, rendering, constraints)
+        rendering = self._tell_rendering
+        return prepare(self._model, self._info, request, threads, rendering, self._mask_of)
 
-    def _constraint_vocabulary(self) -> ConstraintVocabulary:
-        """The vocabulary for constraints, made for the first run that has one."""
-        if self._constraints is None:
-            from ..constraints import ConstraintVocabulary
+    def _mask_of(self, constraint: Constraint, splitter: Splitter | None) -> AnswerMask:
+        from ..answer_mask import AnswerMask
+        from ..constraints import ConstraintVocabulary
 
-            self._send(Progress("constraint"))
+        self._send(Constraining(True))
+        self._send(Progress("constraint"))
+        if self._constraints is None:  # this is the model's first run with one
             self._constraints = ConstraintVocabulary(self._model.tokenizer)
-        return self._constraints
+        mask = AnswerMask(self._constraints.mask(constraint), self._constraints, splitter)
+        self._send(Constraining(False))
+        return mask
 
     def _tell_rendering(self, running: bool) -> None:
         self._send(Rendering(running))

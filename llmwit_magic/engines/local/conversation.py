@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from ...contract.events import Cancelled, Chunk, End, Prepared, Progress
-from ...errors import ModelNotSupported, error_named
+from ...errors import ConstraintNotSupported, ModelNotSupported, error_named
 from .wire import (
     Answer,
     Broken,
     Cancel,
     Command,
+    Constraining,
     Done,
     Failed,
     Judge,
@@ -30,6 +31,9 @@ CANCEL_SECONDS = 5.0
 The child notices a cancellation before the next part of the prompt and before the next token."""
 TEMPLATE_SECONDS = 5.0
 """How long a chat template may run. It is a program from the model file, and takes milliseconds."""
+CONSTRAINT_SECONDS = 20.0
+"""How long a constraint may be prepared. Most take milliseconds. The library's own limits do not
+bound all: the time to intersect expressions may double with each one."""
 POLL_SECONDS = 0.05
 """How often a conversation that waits for an answer looks for a cancellation."""
 
@@ -74,7 +78,7 @@ class Conversation:
     - `Cancelled` where the child is cancelled while it loads its model;
     - `Gone`, `BrokenDown` or `Unusable` where the child is of no more use. `Unusable` is also
       raised where the child does not heed a cancellation in time, and where its chat template
-      does not end;
+      or the making of its constraint does not end;
     - whatever `check` raises.
     """
 
@@ -89,6 +93,7 @@ class Conversation:
         self._cancel, self._check = cancel, check
         self._cancelled_until: float | None = None
         self._template_until: float | None = None
+        self._constraint_until: float | None = None
 
     def __iter__(self) -> Iterator[Given]:
         self._child.send(self._command)
@@ -117,6 +122,9 @@ class Conversation:
                 case Rendering(running):
                     now = time.monotonic()
                     self._template_until = now + TEMPLATE_SECONDS if running else None
+                case Constraining(running):
+                    now = time.monotonic()
+                    self._constraint_until = now + CONSTRAINT_SECONDS if running else None
                 case Judge() | Progress() | Prepared() | Chunk() | End() | Vectors():
                     yield answer
             self._keep_deadlines()
@@ -130,9 +138,17 @@ class Conversation:
 
     def _keep_deadlines(self) -> None:
         now = time.monotonic()
+        late = [until for until in (self._template_until, self._constraint_until) if until]
+        if late and now > min(late) and self._cancelled_until is not None:
+            raise Unusable(Cancelled())
+        if self._constraint_until is not None and now > self._constraint_until:
+            raise Unusable(
+                ConstraintNotSupported(
+                    f"the constraint was not ready after {CONSTRAINT_SECONDS:.0f} s: write a simpler "
+                    "one, with fewer expressions that must match the same text"
+                )
+            )
         if self._template_until is not None and now > self._template_until:
-            if self._cancelled_until is not None:
-                raise Unusable(Cancelled())
             raise Unusable(
                 ModelNotSupported(
                     f"the chat template of {self._name} had not ended after "

@@ -17,10 +17,10 @@ from ..scoring import GivenChoices, GivenText
 from .given import given_choices, given_text
 
 if TYPE_CHECKING:
+    from ...contract.constraint import Constraint
     from ...models.chat import Rendered
     from ..answer_mask import AnswerMask
     from ..backends.base import Evaluator, Loaded
-    from ..constraints import ConstraintVocabulary
     from ..reasoning import Splitter
     from ..threads import Threads
 
@@ -36,7 +36,7 @@ def prepare(
     request: Request,
     threads: Threads,
     rendering: Callable[[bool], None],
-    constraints: Callable[[], ConstraintVocabulary],
+    mask_of: Callable[[Constraint, Splitter | None], AnswerMask],
 ) -> tuple[Prepared, Sequence[int], Evaluator, Splitter | None, AnswerMask | None, Given | None]:
     """The request as it will run, the ids of its prompt, the context that evaluates them, what
     keeps the reasoning of the answer apart, the mask of its constraint, and what is scored. The
@@ -44,8 +44,8 @@ def prepare(
     an answer, and the last one is None where nothing is scored.
 
     `rendering(True)` is called when a chat template begins to run, `rendering(False)` when it has
-    ended. `constraints()` gives the model's vocabulary for constraints. Raises `InvalidInput`,
-    `PromptTooLong` and `ConstraintNotSupported`.
+    ended. `mask_of(constraint, splitter)` makes the mask. Raises `InvalidInput`, `PromptTooLong`
+    and `ConstraintNotSupported`.
     """
     text, data, notices, splitter = _text(loaded, request, rendering)
     withheld = loaded.tokenizer.withheld(text, data)
@@ -65,12 +65,8 @@ def prepare(
         given, said = given_choices(loaded.tokenizer, request, empty)
         notices += said
     _check_room(loaded, len(ids), given, length)
-    mask = None
-    if request.constraint is not None and given is None:
-        from ..answer_mask import AnswerMask
-
-        vocabulary = constraints()
-        mask = AnswerMask(vocabulary.mask(request.constraint), vocabulary, splitter)
+    held = request.constraint if given is None else None
+    mask = None if held is None else mask_of(held, splitter)
     evaluator = loaded.contexts.best_for(ids)
     prepared = Prepared(
         prompt=text,

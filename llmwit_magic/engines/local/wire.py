@@ -105,6 +105,13 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
+class Constraining:
+    """A constraint begins to be prepared, or is ready. Only the kernel can end one that is not."""
+
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """The question to a content filter that is a function of the kernel: where to cut this text."""
 
@@ -148,6 +155,7 @@ Command = Load | Prepare | Run | Embed | Cancel | Verdict | Exit
 Answer = (
     Started
     | Rendering
+    | Constraining
     | Judge
     | Progress
     | Prepared

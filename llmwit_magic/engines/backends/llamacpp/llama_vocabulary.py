@@ -7,24 +7,19 @@ The library is given the text between special tokens, and is told to recognise n
 from __future__ import annotations
 
 import ctypes
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ....errors import EngineFailed, InvalidInput, ModelNotSupported
+from ....errors import InvalidInput, ModelNotSupported
 from ....models.tokenizers.vocabulary import Tokenizer, TokenType
+from ...deep_stack import pool_with_stack
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 LONGEST_TEXT = 250_000
 """Characters of a text that is tokenized at once."""
-STACK_BYTES = 512 * 2**20
-"""Of the thread that tokenizes. Some pre-tokenizers are matched by C++'s own regular expressions.
-
-These call themselves for each character of a match, and take up to 670 bytes for it. So a long run
-of letters or spaces would end a thread with an ordinary stack, and the process with it. Memory
-is taken as far as the stack is used.
-"""
 WITHOUT_ENDS = ("rwkv", "plamo2")
 """Kinds of vocabularies to whose texts the library adds no bos and no eos, whatever the file says."""
 
@@ -101,7 +96,11 @@ class LlamaTokenizer(Tokenizer):
         data = text.encode()
         if self._matches:
             if self._pool is None:
-                self._pool = _pool_with_stack()
+                # Some pre-tokenizers are matched by C++'s own regular expressions. These call
+                # themselves for each character of a match, and take up to 670 bytes for it. So a
+                # long run of letters or spaces would end a thread with an ordinary stack, and the
+                # process with it.
+                self._pool = pool_with_stack("llama.cpp's tokenizer, which this model needs,")
             ids = self._pool.submit(self._call, data, len(data) + 16).result()
         else:
             ids = self._call(data, len(data) + 16)
@@ -133,22 +132,3 @@ class LlamaTokenizer(Tokenizer):
 def _id(token_id: int) -> int | None:
     """A token id as the library gives it; it stands for none where it is negative."""
     return token_id if token_id >= 0 else None
-
-
-def _pool_with_stack() -> ThreadPoolExecutor:
-    """A pool of one thread, whose stack has `STACK_BYTES`.
-
-    Raises `EngineFailed` where the process may not have so much of address space.
-    """
-    before = threading.stack_size(STACK_BYTES)
-    try:
-        pool = ThreadPoolExecutor(1)
-        pool.submit(int).result()  # starts the thread
-    except RuntimeError as error:
-        raise EngineFailed(
-            f"llama.cpp's tokenizer, which this model needs, is run with {STACK_BYTES // 2**20} MiB "
-            f"of address space for its stack ({error}): raise the limit of this process (ulimit -v)"
-        ) from None
-    finally:
-        threading.stack_size(before)
-    return pool
