@@ -15,6 +15,7 @@ The functions of the package do the same in Python:
 - `infer_frame(df, template)` runs a template for each row of a DataFrame.
 - `evaluate(df)` compares a column of answers with the right ones.
 - `metric_summary({name: df})` says which setting a metric says the best of.
+- `Conversation(model).ask(text)` keeps the messages of a chat together.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     )
     from .runlog.export import read_export
     from .runlog.log import RunLog
+    from .running.conversations import Conversation
 
     runs: RunLog
 
@@ -74,6 +76,7 @@ _HOMES = {
     "evaluate": "analysis.evaluation", "Evaluation": "analysis.evaluation",
     "metric_summary": "analysis.metrics",
     "read_export": "runlog.export",
+    "Conversation": "running.conversations",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
     "EngineFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
@@ -83,6 +86,7 @@ _HOMES = {
 }  # fmt: skip
 
 __all__ = [
+    "Conversation",
     "EmbeddingsResult",
     "EngineFailed",
     "Evaluation",

@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from .contract.record import shown
 from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec, Request
 from .contract.scores import EndOfText, Normalization
-from .contract.wit import (
-    EmbeddingsResult,
-    InferencingParams,
-    InferencingResult,
-    params_from,
-)
+from .contract.wit import EmbeddingsResult, InferencingParams, InferencingResult
 from .errors import InvalidInput
+from .requests.arguments import Messages, request_from
 from .requests.shapes import KEYWORDS, with_constraint
 from .runlog.log import RunLog
 from .running.run import Run
@@ -38,13 +34,15 @@ _EMBEDDING_OPTIONS = {*ModelSpec.model_fields, "threads"} - {"model", "exact"}
 
 def infer(
     model: str | os.PathLike[str] | None,
-    prompt: str,
+    prompt: str | Messages,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> InferencingResult:
     """Continue a prompt, and return the result when the run has ended.
 
     - `model` is a name as in `%%infer -m`; None is the default model.
+    - `prompt` is a text, or the messages of a chat: `[{'role': 'user', 'content': …}, …]`, with the
+      roles system, user and assistant, and a message of the user at the end.
     - `params` are `InferencingParams`, or a mapping of some of its fields.
     - `options` are the other fields of `Request`: chat, system, chat_template, template_options,
       model_type, engine, exact, context_length, accept, gpu_layers, device, threads, top_logprobs,
@@ -65,7 +63,7 @@ def infer(
 
 def stream(
     model: str | os.PathLike[str] | None,
-    prompt: str,
+    prompt: str | Messages,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> TextStream:
@@ -80,7 +78,7 @@ def stream(
 
 async def ainfer(
     model: str | os.PathLike[str] | None,
-    prompt: str,
+    prompt: str | Messages,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> InferencingResult:
@@ -93,7 +91,7 @@ async def ainfer(
 
 def astream(
     model: str | os.PathLike[str] | None,
-    prompt: str,
+    prompt: str | Messages,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> AsyncTextStream:
@@ -133,7 +131,7 @@ def generate_embeddings(
         if name in known - _EMBEDDING_OPTIONS:
             raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
-    request = _request(model, "", None, options)
+    request = request_from(model, "", None, options)
     checked = [_text(text, number) for number, text in enumerate(wanted, 1)]
     return current_session().embed(request, checked, truncate=truncate)
 
@@ -227,8 +225,11 @@ def tune(
     from .requests.snippets import forms
     from .views.tuning import TuningPanel
 
+    request = request_from(model, prompt, params, options)
+    if request.history:
+        raise InvalidInput("the tuning panel has one prompt: give it the last message and system=")
     return TuningPanel(
-        current_session(), _request(model, prompt, params, options),
+        current_session(), request,
         lambda request: forms(request, {}),
         SLIDERS,
     )  # fmt: skip
@@ -236,7 +237,7 @@ def tune(
 
 def infer_frame(
     frame: pandas.DataFrame,
-    template: str,
+    template: str | Messages,
     model: str | os.PathLike[str] | Sequence[str] | None = None,
     params: InferencingParams | Mapping[str, Any] | None = None,
     *,
@@ -256,9 +257,9 @@ def infer_frame(
     """Run a template over the rows of a DataFrame. Returns a copy of it with new columns.
 
     `{{column}}` in the template stands for a row's value, as `{{name}}` does in a cell.
-    `{{row['a column']}}` is for a column whose name is no identifier. Both may also stand in
-    `system`, in `tags` and in the params' `stop`. Values are data: no control token is recognised
-    in them. Without a seed in `params`, each row draws its own.
+    `{{row['a column']}}` is for a column whose name is no identifier. The template may also be a
+    list of messages, as for `infer`. Both may also stand in `system`, in `tags` and in the params'
+    `stop`. Values are data: no control token is recognised in them. Without a seed in `params`, each row draws its own.
 
     The new columns are `infer_text`, `infer_finish_reason`, `infer_finish_detail`,
     `infer_prompt_token_count`, `infer_generated_token_count`, `infer_status`, `infer_error_type`,
@@ -322,7 +323,9 @@ def infer_frame(
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
         raise InvalidInput("model: the list is empty: name at least one model")
-    requests = [_request(name, "", params, options) for name in names]
+    requests = [request_from(name, template, params, options) for name in names]
+    template = requests[0].prompt
+    requests = [one.model_copy(update={"prompt": ""}) for one in requests]
     request, models = requests[0], tuple(dict.fromkeys(one.model for one in requests))
     named = request.model_copy(update={"model": ", ".join(models)})
     examples = NO_EXAMPLES if few_shot is None else worked_examples(few_shot, template, answer)
@@ -408,7 +411,7 @@ def llama_server(
 
 def start(
     model: str | os.PathLike[str] | None,
-    prompt: str,
+    prompt: str | Messages,
     params: InferencingParams | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Run:
@@ -416,21 +419,7 @@ def start(
 
     Takes the arguments of `infer`.
     """
-    return current_session().run(_request(model, prompt, params, options))
-
-
-def _request(
-    model: str | os.PathLike[str] | None,
-    prompt: str,
-    params: InferencingParams | Mapping[str, Any] | None,
-    options: Mapping[str, Any],
-) -> Request:
-    misplaced = [name for name in options if name in InferencingParams.model_fields]
-    if misplaced:
-        raise InvalidInput(f"{misplaced[0]} belongs into params: params={{'{misplaced[0]}': …}}")
-    name = os.fspath(model) if model is not None else DEFAULT_MODEL
-    values = with_constraint(options)
-    return Request(model=name, prompt=prompt, params=params_from(params), **values)
+    return current_session().run(request_from(model, prompt, params, options))
 
 
 def _text(text: Any, number: int) -> str:

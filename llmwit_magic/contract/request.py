@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_va
 
 from ..errors import InvalidInput
 from .constraint import Constraint
+from .messages import Message, checked_messages, fields_of
 from .record import U32, Record, Setting, Text, lists, shown, strings
 from .scores import EndOfText, Normalization
 from .spans import Spans, in_order
@@ -139,6 +140,9 @@ class Prompt(Record):
     system: Annotated[Text | None, Setting(metavar="TEXT", escapes=True)] = Field(
         default=None, description="the system message of the chat"
     )
+    history: Annotated[tuple[Message, ...], BeforeValidator(checked_messages)] = Field(
+        default=(), description="the messages between the system message and the prompt"
+    )
     chat_template: Annotated[Text | None, Setting(metavar="NAME")] = Field(
         default=None,
         description="which of the model's named chat templates; the default one otherwise",
@@ -171,9 +175,16 @@ class Prompt(Record):
         return (
             self.chat
             or self.system is not None
+            or bool(self.history)
             or self.chat_template is not None
             or bool(self.template_options)
         )
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages of the chat: the system message, the history, and the prompt as the user's."""
+        system = () if self.system is None else (Message(role="system", content=self.system),)
+        return (*system, *self.history, Message(role="user", content=self.prompt))
 
 
 class Shape(Record):
@@ -240,6 +251,18 @@ class Labels(Record):
     ] = Field(default={}, description="KEY=VALUE kept with the run in the log")
     group_id: str | None = None
     replay_of: int | None = None
+    conversation_id: str | None = None
+    turn: Annotated[U32, Field(ge=1)] | None = Field(
+        default=None, description="number of the turn in its conversation, from 1 on"
+    )
+    reply_to: int | None = Field(default=None, description="run_id of the turn before")
+    dropped_turns: U32 = Field(
+        default=0, description="how many of the oldest turns are not among the messages"
+    )
+
+
+OF_TURNS = ("conversation_id", "turn", "reply_to", "dropped_turns")
+"""The labels of a turn of a conversation."""
 
 
 class Request(ModelSpec, Prompt, Shape, Scored, Recorded, Labels):
@@ -282,6 +305,19 @@ class Request(ModelSpec, Prompt, Shape, Scored, Recorded, Labels):
             raise InvalidInput("prompt_logprobs: they belong to a score: give a continuation")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_messages(cls, values: Any) -> Any:
+        """Let `messages` stand in the place of prompt, system and history."""
+        if not isinstance(values, Mapping) or "messages" not in values:
+            return values
+        fields = fields_of(values["messages"])
+        for name in ("prompt", "history", "system"):
+            if values.get(name) and (name != "system" or fields["system"] is not None):
+                raise InvalidInput(f"{name}: it is among the messages already: leave it out")
+        others = {name: value for name, value in values.items() if name != "messages"}
+        return others | {name: value for name, value in fields.items() if value is not None}
+
     @property
     def spec(self) -> ModelSpec:
         """The part of the request that says which model is loaded, and how."""
@@ -294,3 +330,13 @@ class Request(ModelSpec, Prompt, Shape, Scored, Recorded, Labels):
         """The request with other values for some of its params. Raises `InvalidInput`."""
         params = InferencingParams(**self.params.model_dump() | changes)
         return self.model_copy(update={"params": params})
+
+    @property
+    def without_oldest(self) -> str:
+        """What the error of a prompt that is too long offers too, where the run is a later turn."""
+        return ", or --drop-oldest leaves out the oldest turns" if self.reply_turns else ""
+
+    @property
+    def reply_turns(self) -> int:
+        """How many turns before this one are among the messages."""
+        return max((self.turn or 1) - 1 - self.dropped_turns, 0)

@@ -275,6 +275,11 @@ class InferencingResult(Record):
     status: LoggedStatus = "ok"
     run_id: int | None = None
     log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")
+    conversation_id: str | None = None
+    turn: int | None = Field(None, description="number of the turn in its conversation, from 1 on")
+    dropped_turns: int = Field(
+        default=0, description="how many of the conversation's oldest turns were not sent"
+    )
 
     def __str__(self) -> str:
         return self.text

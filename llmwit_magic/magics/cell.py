@@ -6,7 +6,7 @@ import itertools
 import keyword
 import math
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Cell:
     dry_run: bool
     tune: bool
     quiet: bool
+    drop_oldest: bool = False
 
 
 def with_options(function: Any) -> Any:
@@ -71,23 +72,43 @@ def _argument(option: Option) -> Any:
     )  # fmt: skip
 
 
+GOING_ON = ("continue", "conversation", "reply_to")
+"""The options that make a cell the next turn of a conversation."""
+
+NextTurn = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Gives what is known of the next turn, by the fields of request and params: its messages, its
+labels, and the settings that stay. It gets the values that the line gives."""
+
+
+def _no_turn(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {}
+
+
 def read_cell(
-    line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
+    line: str,
+    cell: str,
+    namespace: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    next_turn: NextTurn = _no_turn,
 ) -> Cell:
     """Read a cell.
 
     `namespace` has the variables for `{{name}}`. `defaults` are the values, by `dest`, of options
-    that the line leaves open. Raises `UsageError` with one line that says what was wrong and what
-    to write.
+    that the line leaves open. `next_turn` is asked where the line names a conversation. Raises
+    `UsageError` with one line that says what was wrong and what to write.
     """
     try:
-        return _read_cell(line, cell, namespace, defaults)
+        return _read_cell(line, cell, namespace, defaults, next_turn)
     except InvalidInput as error:
         raise usage_error(in_words_of_the_line(str(error))) from None
 
 
 def _read_cell(
-    line: str, cell: str, namespace: Mapping[str, Any], defaults: Mapping[str, Any]
+    line: str,
+    cell: str,
+    namespace: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    next_turn: NextTurn,
 ) -> Cell:
     given = parse(split_line(line))
     if not cell.strip():
@@ -96,13 +117,20 @@ def _read_cell(
     # notebook puts a line end after the last line, which nobody typed.
     prompt = cell.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     axes = _axes(given)
-    fixed = dict(defaults) | {"prompt": prompt, "tags": {}} | take_constraint(given, namespace)
-    fixed |= {name: value for name, value in given.items() if BY_DEST[name].field}
+    shape = take_constraint(given, namespace)
+    fixed = dict(defaults) | {"prompt": prompt, "tags": {}} | shape
+    said = shape | {name: value for name, value in given.items() if BY_DEST[name].field}
+    fixed |= said
     if not given.get("no_interpolate"):
         fixed |= _filled(fixed, namespace)
     if given.get("score") and "continuation" not in given:
         # The whole cell is scored, as a text that stands for itself.
         fixed |= {"prompt": "", "continuation": fixed["prompt"], "data_spans": ()}
+    going_on = _going_on(given, axes)
+    if going_on:
+        # Not filled in again: `{{` in a message or a setting that stays is text by now.
+        stays = next_turn(given)
+        fixed |= {name: value for name, value in stays.items() if name not in said}
     combinations = [
         dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
     ]
@@ -122,6 +150,7 @@ def _read_cell(
         dry_run=bool(given.get("dry_run")),
         tune=bool(given.get("tune")),
         quiet=bool(given.get("quiet")),
+        drop_oldest=bool(given.get("drop_oldest")),
     )
 
 
@@ -137,6 +166,22 @@ def _check_scored(request: Request, given: Mapping[str, Any]) -> None:
             raise InvalidInput(f"{option.flag} has no effect on a score: leave it out")
     if given.get("tune"):
         raise InvalidInput("--tune is for answers that are generated: leave out --score")
+
+
+def _going_on(given: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> bool:
+    """Whether the cell is the next turn of a conversation. Raises `InvalidInput` where it cannot."""
+    flags = [BY_DEST[name].flag for name in GOING_ON if given.get(name) is not None]
+    if len(flags) > 1:
+        raise InvalidInput(f"{flags[0]} and {flags[1]}: give one of them")
+    if not flags:
+        if given.get("drop_oldest"):
+            raise InvalidInput("--drop-oldest goes with --continue or --conversation NAME")
+        return False
+    if given.get("tune") or any(len(values) > 1 for values in axes.values()):
+        raise InvalidInput(
+            f"{flags[0]} takes one value for each option: a conversation goes on with one answer"
+        )
+    return True
 
 
 def _axes(given: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -11,6 +11,7 @@ from ..base.printable import on_one_line
 from ..contract.wit import InferencingResult
 from ..engines.local.pipe import ChildProcess
 from ..runlog.logged_run import LoggedRun
+from ..running.conversations import Conversation
 from ..running.replay import Replay
 from ..running.results import Results
 from ..views import text
@@ -114,10 +115,16 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
 
         return comparison_html(results)
 
+    def transcript(conversation: Conversation) -> None:
+        from ..views.transcript import show_transcript
+
+        show_transcript(conversation, reach_of(shell))
+
     formatters = shell.display_formatter.formatters
     formatters["text/html"].for_type(InferencingResult, answer)
     formatters["text/html"].for_type(Results, comparison)
     formatters["text/html"].for_type(Replay, replayed)
+    shell.display_formatter.ipython_display_formatter.for_type(Conversation, transcript)
 
     def for_type(kind: type, say: Callable[[Any], str]) -> None:
         def write(value: Any, printer: Any, cycle: bool) -> None:

@@ -31,9 +31,13 @@ from ..views.opening import open_view, show_progress
 from ..views.score_text import scored_text
 from ..views.view import KINDS, View
 from .cell import Cell, read_cell, usage_error, with_options
+from .cell_turn import CellTurn
 
 RESULT_NAME = "_infer"
 """The variable that always has the newest result."""
+
+CONVERSATION_NAME = "_conversation"
+"""The variable that always has the newest conversation."""
 
 
 def _default_traits() -> dict[str, Any]:
@@ -185,15 +189,19 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @with_options
     def infer(self, line: str, cell: str) -> Any:
         """Run the prompt in this cell with a local language model."""
-        read = read_cell(line, cell, self.shell.user_ns, self._defaults())
+        turn = CellTurn(self.session)
+        read = read_cell(line, cell, self.shell.user_ns, self._defaults(), turn.fields)
+        if read.drop_oldest:
+            with show_progress(self.shell) as show:
+                read = turn.shortened(read, show)
         if read.dry_run:
             self._show_dry_run(read)
         elif read.tune:
             self._tune(read)
         else:
-            self._run(read)
+            self._run(turn.of(read), turn)
 
-    def _run(self, cell: Cell) -> None:
+    def _run(self, cell: Cell, turn: CellTurn) -> None:
         """Run the cell's requests: one after another, or side by side on a server.
 
         The results so far are kept in any case.
@@ -204,6 +212,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         try:
             with ahead:
                 for run in ahead:
+                    turn.take(cell, run)
                     if view is None and not cell.quiet:
                         # Only now, so that widgets are imported while the engine starts.
                         view = self._open_view(cell)
@@ -213,6 +222,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             if runs:  # there are none after an interrupt before the first run
                 results = Results(runs, cell.requests[0].group_id)
                 self._keep(cell, results if cell.is_sweep else results[-1])
+                if turn.conversation:
+                    self.shell.push({CONVERSATION_NAME: turn.conversation}, interactive=False)
                 if view:
                     view.finish(results)
                 elif problems := [run.log_problem for run in results if run.log_problem]:

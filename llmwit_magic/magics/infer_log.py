@@ -25,7 +25,7 @@ from .cell import is_variable, read_changes, usage_error
 from .infer import RESULT_NAME, InferMagics
 
 # The options that select runs. Their names are those of the fields of `Filter`.
-_FILTERS = ("group", "model", "status", "since", "last", "grep", "tag", "rating")
+_FILTERS = ("group", "conversation", "model", "status", "since", "last", "grep", "tag", "rating")
 _PRUNED = "90d"
 """The age of `--prune` without a value."""
 
@@ -42,6 +42,9 @@ class LogMagics(Magics):
     @magic_arguments()
     @argument("--all", action="store_true", help="the runs of all kernels, not only of this one")
     @argument("--group", metavar="ID", help="the runs of a sweep, a tuning panel or a batch")
+    @argument(
+        "--conversation", metavar="NAME", help="the turns of the conversation with this name or ID"
+    )
     @argument("--model", "-m", metavar="NAME", help="the runs of this model")
     @argument("--status", metavar="S", help=f"{', '.join(STATUSES[:-1])} or {STATUSES[-1]}")
     @argument(

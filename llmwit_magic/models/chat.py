@@ -69,8 +69,9 @@ def render_chat(
             data = joined(span for spans in found for span in spans)
             return Rendered(plain, data, (MOVED,) if attempt.moved else ())
         problem = problem or ModelNotSupported(
-            f"the chat template of the model leaves out the {' and the '.join(lost)} message: leave "
-            "out --chat and --system, and write the prompt in the model's form"
+            "the chat template of the model leaves out the "
+            f"{' and the '.join(dict.fromkeys(lost))} message: leave out --chat and "
+            "--system, and write the prompt in the model's form"
         )
     assert problem is not None
     raise problem

@@ -130,6 +130,16 @@ OPTIONS = (
            "the answer is what this grammar makes, in the notation of Lark or GBNF: a text in the "
            "notebook, a file, or the grammar itself", metavar="NAME|FILE"),
     Option("anyway", ("--anyway",), "the name that --accept context had before", bool),
+    Option("continue", ("--continue",),
+           "go on with the newest conversation of this kernel", bool),
+    Option("conversation", ("--conversation",),
+           "go on with the conversation of this name, or begin it; an ID finds one of the log",
+           metavar="NAME"),
+    Option("reply_to", ("--reply-to",),
+           "go on after this run of the log; where the conversation has gone on since, that is a "
+           "fork", int, metavar="RUN", valid="the number of a run"),
+    Option("drop_oldest", ("--drop-oldest",),
+           "leave out the conversation's oldest turns where the context is too short", bool),
     Option("output", ("-o", "--output"),
            "put the result into this variable; the newest is always in _infer", metavar="NAME"),
     Option("no_interpolate", ("--no-interpolate",),

@@ -25,8 +25,9 @@ def _changed(request: Request, names: Iterable[str]) -> dict[str, Any]:
 def forms(request: Request, defaults: Mapping[str, Any]) -> dict[str, str]:
     """Each form by its name. `defaults` are the values, by field, that cells of this notebook have
     where their line leaves them open."""
-    return {
-        "cell": cell_text(request, defaults),
+    # The messages before the prompt cannot stand in a cell. The run that it replies to has them.
+    cell = not request.history or request.reply_to is not None
+    return ({"cell": cell_text(request, defaults)} if cell else {}) | {
         "Python": python_text(request),
         "JSON": request.model_dump_json(
             indent=2,
@@ -71,7 +72,9 @@ def _with_places(request: Request) -> str:
 def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
     """The options of that cell. An option is left out where its value is both the contract's and
     the notebook's default."""
-    words = []
+    # The options of a conversation stay, so all that differ from its own must be given.
+    replies = bool(request.history)
+    words = [f"--reply-to {request.reply_to}"] if replies else []
     places = _has_places(request)
 
     def as_it_is(text: str) -> str:
@@ -91,9 +94,9 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
             unsaid_values = [
                 unsaid(option.dest, other, stops, temperature) for other in unsaid_values
             ]
-        if all(value == other for other in unsaid_values):
+        if not replies and all(value == other for other in unsaid_values):
             continue
-        if value is None and "none" not in option.words:
+        if value == () or (value is None and "none" not in option.words):
             continue
         words += _option_words(option, value, as_it_is)
     if request.constraint is not None:
@@ -195,7 +198,11 @@ def python_text(request: Request) -> str:
     if request.params.temperature == 0:  # the default penalty is another one there
         params["repeat_penalty"] = request.params.repeat_penalty
     options = _changed(request, [*_PYTHON_OPTIONS, "data_spans"])
-    arguments = [repr(request.model), repr(request.prompt), repr(params)]
+    prompt: Any = request.prompt
+    if request.history:
+        prompt = [message.model_dump() for message in request.messages]
+        options = {name: value for name, value in options.items() if name not in ("chat", "system")}
+    arguments = [repr(request.model), repr(prompt), repr(params)]
     arguments += [f"{name}={value!r}" for name, value in options.items()]
     if request.constraint is not None:
         arguments.append(_python_shape(request.constraint))

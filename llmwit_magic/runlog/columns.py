@@ -74,6 +74,8 @@ COLUMNS = (
     Column("seed", "integer", "the seed that was used, given or drawn", otel="gen_ai.request.seed"),
     Column("chat", "boolean", "whether the chat template was used", few=True),
     Column("system", "text", "the system message", otel="gen_ai.system_instructions", few=True),
+    Column("history", "json", "list of the messages between the system message and the prompt, each "
+           "with its role and content"),
     Column("chat_template", "text", "the name of the chat template; missing: the model's default "
            "one", few=True),
     Column("template_options", "json", "variables given to the chat template, by name", few=True),
@@ -183,6 +185,11 @@ COLUMNS = (
     Column("note", "text", "what a person wrote about the run"),
     Column("group_id", "text", "the same for all runs of a sweep, a tuning panel or a batch"),
     Column("replay_of", "integer", "run_id of the run that this one replays"),
+    Column("conversation_id", "text", "ID of the conversation that the run is a turn of", few=True,
+           otel="gen_ai.conversation.id"),
+    Column("turn", "integer", "number of the turn in its conversation, from 1 on"),
+    Column("reply_to", "integer", "run_id of the turn before"),
+    Column("dropped_turns", "integer", "how many of the conversation's oldest turns were not sent"),
     Column("session_id", "text", "ID of the kernel's session", few=True),
     Column("version", "text", "version of llmwit-magic that made the run", few=True),
 )  # fmt: skip

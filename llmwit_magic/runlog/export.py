@@ -201,6 +201,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "not_honoured": arrow.list_(text),
         "prompt_tokens": arrow.list_(arrow.struct(token)),
         "data_spans": arrow.list_(arrow.list_(number)), **dict.fromkeys(_OF_ANY_TYPE, text),
+        "history": arrow.list_(arrow.struct([("role", text), ("content", text)])),
     }  # fmt: skip
     table = arrow.table(
         {

@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from ..contract.messages import ROLES
 from ..errors import LogWarning
 from .columns import COLUMNS, Column
 from .rows import Row, parse_json
@@ -150,6 +151,14 @@ def _is_spans(value: Any) -> bool:
     )
 
 
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(message, dict) and message.keys() == {"role", "content"}
+        and message["role"] in ROLES and _is_text(message["content"])
+        for message in value
+    )  # fmt: skip
+
+
 def _is_text(value: Any) -> bool:
     """Whether the value is a text without lone surrogates, which JSON can hold and files cannot."""
     if not isinstance(value, str):
@@ -218,5 +227,5 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS_OF_TEXT, _is_texts),
     "data_spans": _is_spans, "tags": _is_tags, "tokens": _is_tokens,
     "prompt_tokens": _is_tokens, "choice_scores": _is_choice_scores,
-    "template_options": _is_object, "value": _is_encodable,
+    "template_options": _is_object, "value": _is_encodable, "history": _is_messages,
 }  # fmt: skip

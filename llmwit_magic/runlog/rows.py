@@ -52,6 +52,8 @@ _KEPT: Mapping[str, Callable[[Request], Any]] = {
     "normalize": lambda request: request.normalize if request.probabilities else None,
     "end_of_text": lambda request: request.end_of_text if request.probabilities else None,
     "data_spans": lambda request: request.data_spans or None,
+    "history": lambda request: [message.model_dump() for message in request.history] or None,
+    "dropped_turns": lambda request: request.dropped_turns or None,
     "template_options": lambda request: request.template_options or None,
 }
 
@@ -280,6 +282,9 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "value_error": row["value_error"],
         "status": row["status"],
         "run_id": row["run_id"],
+        "conversation_id": row["conversation_id"],
+        "turn": row["turn"],
+        "dropped_turns": row["dropped_turns"] or 0,
     }
 
 

@@ -30,6 +30,8 @@ class Filter:
     """Whether the runs of all kernels are meant, or only those of this one."""
     group: str | None = None
     """The `group_id` of a sweep, a tuning panel or a batch."""
+    conversation: str | None = None
+    """The `conversation_id`, or the name that it was given."""
     model: str | None = None
     """The model's name as it was asked for."""
     status: LoggedStatus | None = None
@@ -70,6 +72,17 @@ class Filter:
             add("session_id = ?", session_id)
         if self.group is not None:
             add("group_id = ?", self.group)
+        if self.conversation is not None:
+            # The length tells the ID with this name from one whose name only begins so.
+            add(
+                "(conversation_id = ? OR (conversation_id GLOB '*-' || ? AND "
+                "length(conversation_id) = ? AND substr(conversation_id, 1, ?) = ?))",
+                self.conversation,
+                "[0-9a-f]" * 8,
+                len(self.conversation) + 9,
+                len(self.conversation),
+                self.conversation,
+            )
         if self.model is not None:
             add("model = ?", self.model)
         if self.status is not None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, TypeAdapter
 
+from ..contract.messages import Message
 from ..contract.request import Request
 from ..contract.spans import joined
 from ..errors import InvalidInput
-from ..requests.interpolation import Columns, Filled, fill, names_in, python_name
+from ..requests.interpolation import Columns, Filled, fill, interpolate, names_in, python_name
 from ..requests.line import interpolated
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def check_template(frame: pandas.DataFrame, template: Any, request: Request | None = None) -> None:
     """Raise `InvalidInput` unless the template is a text that names columns of the DataFrame.
 
-    The names in the request's system message, stop sequences and tags must be columns too. `row`
+    The names in the request's other messages, stop sequences and tags must be columns too. `row`
     may stand there even if no column has that name: it is the row itself.
     """
     if not isinstance(template, str):
@@ -31,6 +32,7 @@ def check_template(frame: pandas.DataFrame, template: Any, request: Request | No
     others: list[str] = []
     if request is not None:
         others = [request.system or "", *request.params.stop]
+        others += (message.content for message in request.history)
         others += (text for pair in request.tags.items() for text in pair)
     try:
         names = [name for text in (template, *others) for name in names_in(text)]
@@ -138,6 +140,11 @@ def _request(template: str, request: Request, row: Mapping[str, Any], examples: 
     changes = {
         "prompt": examples.text + text, "data_spans": data_spans, **interpolated(others, row),
     }  # fmt: skip
+    if request.history:
+        changes["history"] = tuple(
+            Message(role=message.role, content=interpolate(message.content, row))
+            for message in request.history
+        )
     if "stop" in changes:
         changes["params"] = request.with_params(stop=changes.pop("stop")).params
     Request(model="-", **changes)  # raises `InvalidInput`; `model_copy` checks nothing

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.events import Report
-from ..contract.request import ContentFilter, Request
+from ..contract.request import OF_TURNS, ContentFilter, Request
 from ..contract.spans import common
 from ..contract.wit import InferencingResult
 from ..errors import InvalidInput, ModelNotFound, ModelNotSupported
@@ -137,6 +137,8 @@ def replay_request(
             "params": original.request.with_params(**params).params,
             "group_id": None,
             "replay_of": original.run_id,
+            # It has the messages of the turn, and is none itself.
+            **{name: Request.model_fields[name].default for name in OF_TURNS},
         }
     )
     if "model" in changes or original.model is None:

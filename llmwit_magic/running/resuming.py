@@ -27,7 +27,7 @@ VALUES = ("value", "value_error", "choice_scores")
 probabilities of choices."""
 KEPT = (*RESULTS, *RESULTS_OF_SOME, *VALUES)
 
-_SAME = ("prompt", "system", "chat", "chat_template", "template_options", "control_tokens",
+_SAME = ("prompt", "system", "history", "chat", "chat_template", "template_options", "control_tokens",
          "model_type",
          "context_length_requested", "content_filters", "constraint_hash", "continuation",
          "prompt_logprobs", "probabilities_requested", "normalize", "end_of_text", "stop", *(name for name in InferencingParams.model_fields if name not in ("stop", "seed")),
@@ -135,7 +135,7 @@ class EqualRows:
         if params.temperature != 0 and params.seed is None:
             return place
         # All else is the same in all rows of a batch.
-        said = (request.prompt, request.data_spans, request.system, params.stop,
+        said = (request.prompt, request.data_spans, request.system, request.history, params.stop,
                 sorted(request.tags.items()))  # fmt: skip
         name = hashlib.blake2b(repr(said).encode("utf-8", "replace"), digest_size=16).digest()
         return self._first.setdefault(name, place)

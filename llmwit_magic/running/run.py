@@ -404,6 +404,9 @@ class Run:
             status=status,
             run_id=self.run_id,
             log_problem=self.log_problem,
+            conversation_id=self.request.conversation_id,
+            turn=self.request.turn,
+            dropped_turns=self.request.dropped_turns,
         )
 
 

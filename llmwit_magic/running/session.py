@@ -25,6 +25,7 @@ from ..engines.server.server_engine import ServerEngine
 from ..errors import EngineFailed, InferenceError, Interrupted, InvalidInput
 from ..models.catalog import local_models
 from ..runlog.log import RunLog
+from .known_conversations import KnownConversations
 from .run import Run
 from .shared_settings import Settings, first_settings, is_worker, tell_children, told
 
@@ -48,6 +49,7 @@ class Session:
         self.engines: tuple[Engine, ...] = (*engines, self.remote, self.local)
         self._lock = threading.Lock()
         self._runs: set[Run] = set()
+        self.conversations = KnownConversations()
 
     @property
     def aliases(self) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from ..base.printable import on_one_line, short, visible
 from ..base.widths import filled, width
 from ..contract.constraint import Constraint
 from ..contract.events import Progress
+from ..contract.messages import conversation_name
 from ..contract.wit import (
     DeviceInfo,
     FinishDetail,
@@ -77,6 +78,7 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((True, "no answer yet: give more --max-tokens"))
     if result.value_error is not None and result.status == "ok":
         parts.append((True, f"no value: {short(result.value_error, VALUE_ERROR_COLUMNS)}"))
+    parts += [(True, part) for part in _turn_parts(result)]
     parts += [(True, notice) for notice in result.notices]
     if result.not_honoured:
         parts.append((False, f"not honoured: {', '.join(result.not_honoured)}"))
@@ -105,7 +107,37 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
         parts.append((False, f"run {result.run_id}"))
+    if result.conversation_id:
+        parts.append((False, f"conversation {result.conversation_id}"))
     return [(brief, on_one_line(part)) for brief, part in parts]
+
+
+def _turn_parts(result: InferencingResult) -> list[str]:
+    """Which turn of its conversation it is, which ones are dropped, and how much context is left.
+
+    A first turn without a name may stay alone, so nothing is said of it.
+    """
+    name = conversation_name(result.conversation_id or "")
+    if result.turn is None or (result.turn == 1 and not name):
+        return []
+    said = [f"turn {result.turn}" + (f" of {name}" if name else "")]
+    dropped = result.dropped_turns
+    if dropped:
+        said.append(f"turn{'s 1 to' if dropped > 1 else ''} {dropped} dropped")
+    left = tokens_left(result)
+    if left is not None:
+        said.append(f"{left:,} of {result.context_length:,} tokens left")
+        if left < (result.params.max_tokens or 0):
+            said.append("nearly full: --drop-oldest leaves out the oldest turns")
+    return said
+
+
+def tokens_left(result: InferencingResult) -> int | None:
+    """How many tokens of the context prompt and answer leave; None where that is not known."""
+    counts = result.usage.prompt_token_count, result.usage.generated_token_count
+    if result.model is None or result.context_length is None or None in counts:
+        return None
+    return max(result.context_length - sum(count or 0 for count in counts), 0)
 
 
 def _count(number: int | None) -> str:

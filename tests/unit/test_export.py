@@ -97,6 +97,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "tags": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
     "template_options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),
     "value": JSON,
+    "history": st.lists(
+        st.fixed_dictionaries({
+            "role": st.sampled_from(["system", "user", "assistant"]),
+            "content": st.text(max_size=3),
+        }), max_size=2,
+    ),
     "tokens": st.lists(
         st.fixed_dictionaries({
             "id": st.none() | st.integers(0, 9),

@@ -29,6 +29,7 @@ OURS = {
     "InferencingResult": [
         "reasoning", "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
         "tokens", "score", "choices", "prompt_tokens", "prompt", "notices", "not_honoured", "value", "value_error", "status", "run_id", "log_problem",
+        "conversation_id", "turn", "dropped_turns",
     ],
 }  # fmt: skip
 # An interrupted or failed run has a result without a finish reason; the default model has no name.

@@ -64,7 +64,7 @@ def prepare(
         empty = _empty_prompt(loaded, request, rendering)
         given, said = given_choices(loaded.tokenizer, request, empty)
         notices += said
-    _check_room(loaded, len(ids), given, length)
+    _check_room(loaded, len(ids), given, length, request.without_oldest)
     held = request.constraint if given is None else None
     mask = None if held is None else mask_of(held, splitter)
     evaluator = loaded.contexts.best_for(ids)
@@ -82,9 +82,14 @@ def prepare(
     return prepared, ids, evaluator, splitter, mask, given
 
 
-def _check_room(loaded: Loaded, prompt: int, given: Given | None, length: int) -> None:
-    """Raise `PromptTooLong` where the tokens do not fit into a context of `length` tokens."""
-    advice = f"shorten it{_longer_context(loaded, length)}"
+def _check_room(
+    loaded: Loaded, prompt: int, given: Given | None, length: int, otherwise: str
+) -> None:
+    """Raise `PromptTooLong` where the tokens do not fit into a context of `length` tokens.
+
+    `otherwise` is a further remedy.
+    """
+    advice = f"shorten it{_longer_context(loaded, length)}{otherwise}"
     if given is None:
         if prompt >= length:
             raise PromptTooLong(
@@ -142,9 +147,7 @@ def _render(
     if loaded.header is None or isinstance(loaded.tokenizer, NativeTokenizer):
         raise InvalidInput("an old GGML file has no chat template: leave out --chat")
     template = template_of(loaded.header.metadata, request.chat_template)
-    messages = [("user", request.prompt)]
-    if request.system is not None:
-        messages.insert(0, ("system", request.system))
+    messages = [(message.role, message.content) for message in request.messages]
     variables = {**request.template_options, **loaded.tokenizer.template_variables()}
     # The kernel ends this process where the template does not end. Only the kernel can, since most
     # of Python's own functions cannot be interrupted from inside.

@@ -102,12 +102,12 @@ def empty_prompt() -> InvalidInput:
     return InvalidInput("the prompt is empty: the model needs at least one token to continue")
 
 
-def refuse_too_long(count: int, length: int | None) -> None:
+def refuse_too_long(request: Request, count: int, length: int | None) -> None:
     """Raise `PromptTooLong` for a prompt that leaves no room in a context of `length` tokens."""
     if length is not None and count >= length:
         raise PromptTooLong(
             f"the prompt has {count:,} tokens and the server's context holds {length:,}, answer "
-            "included: shorten it, or give the server a longer one"
+            f"included: shorten it, or give the server a longer one{request.without_oldest}"
         )
 
 
@@ -128,7 +128,7 @@ def refuse_marks(request: Request) -> None:
     if request.control_tokens == "all":
         return
     if request.is_chat:
-        texts = [request.prompt, request.system or ""]
+        texts = [message.content for message in request.messages]
     elif request.control_tokens == "none":
         texts = [request.prompt]
     else:
@@ -143,8 +143,7 @@ def refuse_marks(request: Request) -> None:
 
 def messages_of(request: Request) -> list[dict[str, str]]:
     """The messages of a chat, as servers take them."""
-    system = [] if request.system is None else [{"role": "system", "content": request.system}]
-    return [*system, {"role": "user", "content": request.prompt}]
+    return [{"role": one.role, "content": one.content} for one in request.messages]
 
 
 def token_info(item: Mapping[str, Any], most: int) -> TokenInfo:

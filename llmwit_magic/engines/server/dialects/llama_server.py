@@ -68,7 +68,7 @@ class LlamaServer:
         prompt, ids, notices = await self._prompt(http, address, request)
         if not ids:
             raise empty_prompt()
-        refuse_too_long(len(ids), facts.context_length)
+        refuse_too_long(request, len(ids), facts.context_length)
         params, splitter = (
             request.params,
             await self._splitter(http, address, facts, request, prompt),

@@ -32,7 +32,9 @@ _NEUTRAL = {"min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 
 
 TEMPLATE_TOKENS = 512
-"""More tokens than a chat template adds to the messages."""
+"""More tokens than a chat template adds to a system message and one of the user."""
+MESSAGE_TOKENS = 32
+"""More tokens than it adds to a further message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class OpenAIStyle:
             raise empty_prompt()
         count = await self._token_count(http, address, facts, request)
         if count is not None:
-            refuse_too_long(count, facts.context_length)
+            refuse_too_long(request, count, facts.context_length)
         params = request.params
         body: dict[str, Any] = {
             "model": facts.model,
@@ -285,7 +287,8 @@ def _fits(request: Request, context_length: int | None) -> bool:
     if context_length is None:
         return True
     # A token has a byte at least, except those that the template adds.
-    most = len(f"{request.prompt}{request.system or ''}".encode()) + TEMPLATE_TOKENS
+    said = [len(message.content.encode()) for message in request.messages]
+    most = sum(said) + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.history)
     return most + (request.params.max_tokens or 0) <= context_length
 
 
