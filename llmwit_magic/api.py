@@ -270,7 +270,8 @@ def infer_frame(
     `few_shot` are worked examples: the template is written for each of their rows, followed by the
     row's `answer` and a blank line, and they stand in front of each prompt. The answer follows the
     template at once, so the template's end says whether a space or a line end stands between them.
-    An answer that is no text is written as JSON. Values and answers are data here, too.
+    An answer that is no text is written as JSON. Values and answers are data here, too. In a chat,
+    the examples are messages of the user and the assistant before that of the row.
 
     `metric` is a function of a value and its row, or a list of such. Its results are the column
     `infer_NAME`, where NAME is the function's; a column `infer_NAME_error` says where it raised. A
@@ -329,7 +330,7 @@ def infer_frame(
     request, models = requests[0], tuple(dict.fromkeys(one.model for one in requests))
     named = request.model_copy(update={"model": ", ".join(models)})
     examples = NO_EXAMPLES if few_shot is None else worked_examples(few_shot, template, answer)
-    name = batch or batch_name(f"{examples.text}{template}", named)
+    name = batch or batch_name(f"{examples.front().text}{template}", named)
     request = request.model_copy(update={"group_id": name})
     metrics = metrics_of(metric)
     if metrics:
