@@ -228,6 +228,8 @@ def tune(
     request = request_from(model, prompt, params, options)
     if request.history:
         raise InvalidInput("the tuning panel has one prompt: give it the last message and system=")
+    if request.is_scored:
+        raise InvalidInput("tune is for answers that are generated: a score has no settings to try")
     return TuningPanel(
         current_session(), request,
         lambda request: forms(request, {}),

@@ -63,7 +63,7 @@ class ConstraintVocabulary:
                 matcher = pool.submit(self._matcher, constraint).result()
             self._latest = constraint.hash, matcher
         # A batch has many runs with one constraint.
-        return Mask(self._latest[1].deep_copy(), constraint, self.end_ids)
+        return Mask(self._latest[1].deep_copy(), constraint, self.end_ids, len(self._tokenizer))
 
     def openings(self, splitter: Splitter) -> Ids:
         """The tokens that may follow in a mark that opens reasoning or an answer, ascending."""
@@ -89,7 +89,7 @@ class ConstraintVocabulary:
             matcher.compute_bitmask()  # finds what fails at the first token; the mask is kept
         said = matcher.get_error() or " ".join(matcher.get_grammar_warnings())
         if said.startswith("NoExtensionBias"):
-            said = "no text satisfies it"
+            said = "no text that the model can write satisfies it"
         if said:
             raise ConstraintNotSupported(
                 f"constraint {constraint.kind}{read_as}: llguidance refuses it: {_shortened(said)}"
@@ -133,13 +133,16 @@ class Mask:
     `ConstraintFailed` where no token can follow and the answer is not complete.
     """
 
-    def __init__(self, matcher: Any, constraint: Constraint, end_ids: frozenset[int]) -> None:
-        self._matcher, self._constraint, self._end_ids = matcher, constraint, end_ids
-        self._initial = matcher.deep_copy()
+    def __init__(
+        self, matcher: Any, constraint: Constraint, end_ids: frozenset[int], count: int
+    ) -> None:
+        """`count` is the number of tokens of the vocabulary."""
+        self._matcher, self._constraint = matcher, constraint
+        self._end_ids, self._count = end_ids, count
 
     def restart(self) -> None:
         """Begin the answer anew."""
-        self._matcher = self._initial.deep_copy()
+        self._matcher.reset()
         self.__dict__.pop("_found", None)
 
     def take(self, token: int) -> None:
@@ -167,6 +170,8 @@ class Mask:
                 f"constraint {self._constraint.kind}: no token can follow the text so far: {why}"
             )
         ids = np.unpackbits(bits, bitorder="little").nonzero()[0]
+        if not self._end_ids:  # the library's own end token stands behind those of the model
+            ids = ids[ids < self._count]
         complete = ids.size <= len(self._end_ids) + 1 and self._end_ids.issuperset(ids.tolist())
         return ids, complete
 

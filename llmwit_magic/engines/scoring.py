@@ -179,6 +179,8 @@ class Scorer:
                     return False
             logits = evaluator.logits
             for token, following in node.following.items():
+                if self._cancelled():  # of many choices, this takes seconds
+                    return False
                 shown = self._vocabulary.token_bytes(token)
                 following.info = token_info(self._vocabulary, logits, token, self._top, shown=shown)
             if node.ends:

@@ -18,6 +18,8 @@ from .expressions import NotValid, finds
 
 CHECK_SECONDS = 2.0
 """Seconds that the check of an answer by a schema may take."""
+FORMATS = ("date", "email", "ipv4", "ipv6", "uuid")
+"""The formats that are checked. For others `jsonschema` needs packages that may be there or not."""
 LARGEST_CHECKED = 2_000
 """The most objects and lists of a schema that is itself checked. That takes about a second."""
 MISSING = 'a JSON schema needs jsonschema: pip install "llmwit-magic[constraints]"'
@@ -103,6 +105,7 @@ def _is_large(schema: Any) -> bool:
 def check_value(value: Any, schema: Any) -> None:
     """Raise `NotValid` unless the schema allows the value, and where that cannot be found out."""
     try:
+        from jsonschema import FormatChecker
         from jsonschema.exceptions import best_match
         from referencing import Registry
     except ImportError:
@@ -112,7 +115,7 @@ def check_value(value: Any, schema: Any) -> None:
         schema = {key: item for key, item in schema.items() if key != "$schema"}
     token = _deadline.set(time.monotonic() + CHECK_SECONDS)
     try:
-        validator = kind(schema, registry=Registry(), format_checker=kind.FORMAT_CHECKER)
+        validator = kind(schema, registry=Registry(), format_checker=FormatChecker(FORMATS))
         error = best_match(validator.iter_errors(value))
     except TimeoutError:
         raise NotValid(f"the check by the schema takes over {CHECK_SECONDS:g} s") from None

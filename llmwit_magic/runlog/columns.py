@@ -174,7 +174,8 @@ COLUMNS = (
         "tokens",
         "json",
         "id, bytes (base64), log-probability, rank and alternatives of each token in the text or "
-        "in the reasoning, and which of the two it is in: tokens of a stop sequence, of a mark of "
+        "in the reasoning, which of the two it is in, and its log-probability among what a "
+        "constraint left: tokens of a stop sequence, of a mark of "
         "reasoning, or of what a filter cut, are left out",
     ),
     Column("content_filters", "json", "list of patterns, and of functions by their names"),

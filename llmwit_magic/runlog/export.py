@@ -192,7 +192,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
     number, real, text = arrow.int64(), arrow.float64(), arrow.string()
     top = arrow.struct([("id", number), ("bytes", text), ("logprob", real)])
     token = [("id", number), ("bytes", text), ("logprob", real), ("rank", number),
-             ("top", arrow.list_(top)), ("reasoning", arrow.bool_())]  # fmt: skip
+             ("top", arrow.list_(top)), ("reasoning", arrow.bool_()), ("masked_logprob", real)]  # fmt: skip
     types = {
         "integer": number, "real": real, "text": text, "boolean": arrow.bool_(),
         "time": arrow.timestamp("us", "UTC"), "stop": arrow.list_(text),
@@ -246,14 +246,18 @@ def _json_number(value: float) -> float | str:
 def _token_numbers(tokens: Any, convert: Callable[[Any], Any]) -> Any:
     if tokens is None:
         return None
+    # A token of an older log says nothing of reasoning, and those of a run without a constraint say
+    # nothing of one. A server's may have no id and no rank: these are there, and None.
+    silent = {
+        name for name in ("reasoning", "masked_logprob")
+        if all(token.get(name) is None for token in tokens)
+    }  # fmt: skip
     return [
         {
-            # A token of an older log says nothing of reasoning. A server's may have no id and no
-            # rank: these are there, and None.
             **{
-                key: value
+                key: convert(value) if key == "masked_logprob" and value is not None else value
                 for key, value in token.items()
-                if key != "reasoning" or value is not None
+                if key not in silent and (key != "reasoning" or value is not None)
             },
             "logprob": convert(token["logprob"]),
             "top": [{**other, "logprob": convert(other["logprob"])} for other in token["top"]],

@@ -175,6 +175,7 @@ def _is_tokens(value: Any) -> bool:
         and _is_whole_or_none(token.get("rank"))
         and isinstance(token.get("top"), list)
         and isinstance(token.get("reasoning", False), bool)
+        and (token.get("masked_logprob") is None or _is_logprob(token["masked_logprob"]))
         and all(map(_is_token, token["top"]))
         for token in value
     )

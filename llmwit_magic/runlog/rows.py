@@ -146,9 +146,7 @@ def result_row(
         "score_token_count": result.score.token_count if result.score else None,
         "score_perplexity": _finite(result.perplexity),
         "score_exact": scored.exact if scored else None,
-        "choice_scores": (
-            _CHOICES.dump_json(result.choices.scores).decode() if result.choices else None
-        ),
+        "choice_scores": _choices_json(result.choices) if result.choices else None,
         "prompt_tokens": _token_texts(result.prompt_tokens),
         "error_type": type(error).__name__ if error else None,
         "error_message": str(error) if error else None,
@@ -161,7 +159,20 @@ def _finite(value: float | None) -> float | None:
 
 
 def _token_texts(tokens: tuple[TokenInfo, ...] | None) -> str | None:
-    return None if tokens is None else _TOKENS.dump_json(tokens).decode()
+    """The tokens as the log has them. Without a constraint they say nothing of one."""
+    if tokens is None:
+        return None
+    masked = any(token.masked_logprob is not None for token in tokens)
+    return _TOKENS.dump_json(tokens, exclude=None if masked else _NO_MASK).decode()
+
+
+def _choices_json(choices: ChoiceProbabilities) -> str:
+    left_out = {"__all__": {"tokens": _NO_MASK}}
+    return _CHOICES.dump_json(choices.scores, exclude=left_out).decode()
+
+
+_NO_MASK = {"__all__": {"masked_logprob"}}
+"""What the JSON of tokens leaves out where no constraint had a say in them."""
 
 
 # Out of the log -------------------------------------------------------------------

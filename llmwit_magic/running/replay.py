@@ -141,6 +141,8 @@ def replay_request(
             **{name: Request.model_fields[name].default for name in OF_TURNS},
         }
     )
+    if request.is_scored and params:
+        raise InvalidInput(f"{next(iter(params))} has no effect on a score: leave it out")
     if "model" in changes or original.model is None:
         return request, ""
     if original.device.is_server:

@@ -8,6 +8,7 @@ from ..base.printable import on_one_line, short
 from ..base.widths import filled, width
 from ..contract.request import Request
 from ..contract.scores import ChoiceProbabilities, ChoiceScore, Score
+from ..contract.wit import InferencingResult
 
 LARGEST_SHOWN = 500
 """The most columns of a text that is to be scored, on one line."""
@@ -36,6 +37,19 @@ def choices_parts(choices: ChoiceProbabilities) -> list[tuple[bool, str]]:
     return parts if choices.exact else [*parts, (True, "not exact")]
 
 
+def outcome(result: InferencingResult) -> str:
+    """What a score came to, in a few words; empty for an answer that was generated."""
+    if result.choices:
+        best = result.choices.best
+        return f"{choice_label(best)} {share(result.choices.probabilities[best])}"
+    return score_parts(result.score)[0] if result.score else ""
+
+
+def scored_count(result: InferencingResult) -> int | None:
+    """The tokens that were scored, or else those that were generated."""
+    return result.score.token_count if result.score else result.usage.generated_token_count
+
+
 def _signed(number: float) -> str:
     return f"{number:.2f}".replace("-", "−")
 
@@ -54,9 +68,9 @@ def choice_label(choice: str) -> str:
 
 
 def share(probability: float) -> str:
-    """A probability in percent; a tiny one keeps a digit that says something."""
+    """A probability in percent; a tiny one keeps two digits that say something."""
     if 0 < probability < 0.0005:
-        return f"{100 * probability:.1e}%"
+        return f"{100 * probability:.2g}%"
     return f"{100 * probability:.1f}%"
 
 

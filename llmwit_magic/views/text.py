@@ -21,7 +21,7 @@ from ..contract.wit import (
 )
 from ..running.results import Results
 from ..running.run import Run
-from .score_text import chart_lines, choices_parts, score_parts
+from .score_text import chart_lines, choices_parts, outcome, score_parts, scored_count
 from .value_table import value_lines
 
 _DETAILS = {
@@ -277,12 +277,19 @@ def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[li
             "" if result.run_id is None else str(result.run_id),
             *(_setting(result, name) for name in names),
             visible(result.text),
-            ": ".join(brief_parts(result)[:2]) if result.finish_detail else badge(result),
+            ": ".join(_finish(result)),
             f"{_count(result.usage.prompt_token_count)} + "
-            f"{_count(result.usage.generated_token_count)}",
+            f"{_count(scored_count(result))}",
             "" if total is None else f"{total:.2f}",
         ])  # fmt: skip
     return rows
+
+
+def _finish(result: InferencingResult) -> list[str]:
+    """Why a run ended, in the words of its status line; of a score, what it came to."""
+    if found := outcome(result):
+        return [badge(result), found]
+    return brief_parts(result)[:2] if result.finish_detail else [badge(result)]
 
 
 def plain_table(results: Sequence[InferencingResult]) -> str:

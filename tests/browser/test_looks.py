@@ -163,3 +163,42 @@ def test_values_are_readable_and_fit(open_notebook: Open, looks: str) -> None:
     without.scroll_into_view_if_needed()
     notebook.picture(f"values_{looks}")
     assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+
+
+SCORES = """from llmwit_magic import InferencingResult, InferencingUsage
+from llmwit_magic.contract.scores import ChoiceScore, choice_probabilities
+def chosen(**logprobs):
+    scores = tuple(ChoiceScore(choice=name, probability=0, logprob=value)
+                   for name, value in logprobs.items())
+    choices = choice_probabilities(scores, "sum", end_of_text=False)
+    return InferencingResult(text=choices.best, finish_reason="stop", finish_detail="scored",
+                             usage=InferencingUsage(), choices=choices)"""
+SCORE_CELLS = (
+    SCORES,
+    "chosen(**{' positive': -0.4, ' negative': -1.4, 'neither of the two, as far as anyone can '"
+    " * 4: -3.0, 'x' * 300: -9.0})",
+    "chosen(**{f'label {n}': -0.1 * n for n in range(40)})",
+)
+
+
+def test_charts_are_readable_and_fit(open_notebook: Open, looks: str) -> None:
+    """The probabilities of choices are a table with bars, as wide as there is room."""
+    notebook = open_notebook(*SCORE_CELLS, width=480 if looks == "narrow" else 1000)
+    page = notebook.page
+    notebook.run(1)
+    few, many = notebook.run(2), notebook.run(3)
+    for output in (few, many):
+        chart = output.locator(".llmwit-chart")
+        assert_readable(*chart.locator("td, th").all()[:12])
+        box = chart.bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= page.viewport_size["width"]
+        assert faults(output) == []
+    bars = few.locator(".llmwit-chart td > div[style*=background]").all()
+    widths = [bar.bounding_box()["width"] for bar in bars]  # type: ignore[index]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 1.5 * widths[1] > 20
+    expect(many.locator(".llmwit-chart")).to_contain_text("and 20 more in .probabilities")
+    few.scroll_into_view_if_needed()
+    notebook.picture(f"choices_{looks}")
+    assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0

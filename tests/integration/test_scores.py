@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmwit_magic.contract.constraint import Constraint
-from llmwit_magic.contract.events import Chunk, Prepared
+from llmwit_magic.contract.events import Chunk, Prepared, Progress
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
 from llmwit_magic.engines.backends.llamacpp.llama_sources import unavailable
@@ -117,6 +117,28 @@ def test_choices_are_what_each_is_alone(asked: Asked, engine: str, repeated: int
     assert found.text == reverse.text == found.choices.best
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_choices_begin_with_is_evaluated_once(asked: Asked, engine: str) -> None:
+    """Beside the prompt, each beginning that something follows is evaluated once."""
+    texts = [" the sea", " the house", " the", " a robot", " a robot and a house"]
+    source = str(texts).replace("'", '"')
+    run = asked.session.run(
+        Request(model=str(asked.model), prompt=PROMPT, gpu_layers=0, engine=engine,
+                constraint=Constraint(kind="choices", source=source), probabilities=True)
+    )  # fmt: skip
+    assert run.wait(50)
+    assert run.result.choices
+    ids = [tuple(token.id for token in each.tokens) for each in run.result.choices.scores]
+    # Each choice is evaluated whole, since the end of text belongs to it here.
+    assert run.result.choices.end_of_text
+    beginnings = {each[:length] for each in ids for length in range(1, len(each) + 1)}
+    assert len(beginnings) < sum(map(len, ids))
+    steps = [e for e in run.events if isinstance(e, Progress) and e.stage == "score"]
+    assert [(step.done, step.total) for step in steps] == [
+        (number, len(beginnings)) for number in range(1, len(beginnings) + 1)
+    ]
+
+
 def test_the_end_of_text_belongs_to_choices_that_begin_others(asked: Asked) -> None:
     """Then to all choices of the call; and always, or never, where that is asked for."""
     for texts, how, wanted in (
@@ -192,6 +214,8 @@ def test_rows_and_replays(asked: Asked) -> None:
     assert row["score_token_count"] == text.score.token_count
     assert row["score_perplexity"] == text.score.perplexity
     assert row["seed"] is None
+    with pytest.raises(InvalidInput, match="temperature has no effect on a score"):
+        replay_request(asked.session, log[text.run_id or 0], {"temperature": 0})
     other, _ = replay_request(asked.session, log[text.run_id or 0], {"continuation": " the bee"})
     run = asked.session.run(other)
     assert run.wait(50)

@@ -210,6 +210,11 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "grammar": ("ConstraintNotSupported", lambda s: constrained(s, "grammar", "root ::= word")),
     "large grammar": ("ConstraintFailed", lambda s: constrained(
         s, "grammar", 'start: ("a" "b"){1000000}')),
+    "score effect": ("InvalidInput", lambda s: api.score("a", "b", temperature=0)),
+    "nothing in front": ("InvalidInput", lambda s: ask(
+        s, write_llama_gguf("m.gguf"), "", continuation="a")),
+    "long score": ("PromptTooLong", lambda s: ask(
+        s, write_llama_gguf("m.gguf"), "word", continuation=" word" * 200)),
     "backtracking": ("EngineFailed", lambda s: ask(
         s, write_llama_gguf("m.gguf", tied=False, weights="successor",
                             answer=("a" * 12, "a" * 12, "a" * 12, "!")), QUESTION,

@@ -15,18 +15,19 @@ from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingResult
 from llmwit_magic.running.session import Session
 from tests.support.apart import python_apart
+from tests.support.kernel import Kernel
 from tests.support.numpy_model import NumpyModel
 
 pytestmark = pytest.mark.timeout(200)
 MODEL = "smollm2-135m-instruct"
 ENGINES = ("ctransformers", "llama.cpp")
-CHOICES = [" yes", " no", " yes, of course", " I do not know", " Paris"]
+CHOICES = [" yes", " no", " yes, of course", " maybe not"]
 SUBJECTS = ["water", "the sun", "a cat", "iron", "a violin", "the moon", "bread", "snow", "a horse",
             "glass"]  # fmt: skip
 QUESTIONS = ["Is {} heavy? Answer:", "Can {} float?\nAnswer:", "Q: Would you eat {}?\nA:",
              "They asked whether {} was cold, and the answer was",
              "Here is all that I know about {} after ten years of work: it is old, it is loved by "
-             "many people in many countries, and nobody has ever asked if it is blue. Is it?"]  # fmt: skip
+             "many people, and nobody has ever asked whether it is blue. Is it?"]  # fmt: skip
 PROMPTS = [question.format(subject) for question in QUESTIONS for subject in SUBJECTS]
 
 
@@ -83,18 +84,19 @@ print("SAID", json.dumps(rows))
 """
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("engine", "count"), [("ctransformers", 50), ("llama.cpp", 10)])
 def test_choices_are_what_each_is_alone(
-    session: Session, engine: str, default_model_source: Path
+    session: Session, engine: str, count: int, default_model_source: Path
 ) -> None:
     """On 50 prompts, the probabilities are those of the engine's own logits, to 1e-6."""
     assert len(set(PROMPTS)) == 50
+    prompts = PROMPTS[:: 50 // count]
     rows = python_apart(
-        ALONE, engine, str(default_model_source), json.dumps(PROMPTS), json.dumps(CHOICES)
+        ALONE, engine, str(default_model_source), json.dumps(prompts), json.dumps(CHOICES)
     )
     constraint = Constraint(kind="choices", source=json.dumps(CHOICES))
     worst = 0.0
-    for prompt, row in zip(PROMPTS, rows, strict=True):
+    for prompt, row in zip(prompts, rows, strict=True):
         found = run(session, prompt, engine=engine, constraint=constraint, probabilities=True)
         assert found.choices
         assert found.choices.end_of_text
@@ -102,7 +104,7 @@ def test_choices_are_what_each_is_alone(
         differences = np.abs(wanted - list(found.choices.probabilities.values()))
         worst = max(worst, float(differences.max()))
         assert math.fsum(found.choices.probabilities.values()) == pytest.approx(1, abs=1e-12)
-    print(f"largest difference in 50 prompts: {worst:.1e}")
+    print(f"{engine}: largest difference in {count} prompts: {worst:.1e}")
     assert worst < 1e-6
 
 
@@ -124,6 +126,28 @@ def test_the_difference_from_float32(
     print(f"{engine}: differences of {len(differences)} probabilities from float32: "
           f"largest {max(differences):.3f}, mean {sum(differences) / len(differences):.3f}")  # fmt: skip
     assert max(differences) < 0.15
+
+
+def test_cells(kernel: Kernel) -> None:
+    """A score, a continuation and choices, in a notebook's cells."""
+    reply = kernel.run("%%infer --score\nThe capital of France is Paris, and the sea is cheese.")
+    assert reply.status == "ok", reply.error
+    assert "scored tokens · log-probability −" in reply.text
+    reply = kernel.run("%%infer --continuation ' Paris' --top-logprobs 2\nThe capital of France is")
+    assert reply.status == "ok", reply.error
+    assert reply.text.startswith(" Paris\n── scored · 5 prompt")
+    reply = kernel.run(
+        "%%infer --choice ' London' --choice ' Paris' --probabilities\nThe capital of France is"
+    )
+    assert reply.status == "ok", reply.error
+    assert [line.split()[0] for line in reply.text.splitlines()[1:3]] == ["␣Paris", "␣London"]
+    told = kernel.run(
+        "from llmwit_magic import choose, runs, score\n"
+        "print(runs[-1].probabilities == _infer.probabilities, _infer.value, "
+        "choose('The capital of France is', [' Paris', ' London']).text, "
+        "score('The capital of France is', ' Paris').logprob == runs[2].logprob)"
+    )
+    assert told.stdout.split() == ["True", "Paris", "Paris", "True"], told.error
 
 
 def encoded(path: Path, prompt: str) -> list[int]:

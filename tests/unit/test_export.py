@@ -158,6 +158,19 @@ def test_tokens_of_servers_and_of_older_logs_come_back_from_parquet(tmp_path: Pa
     assert read["tokens"] == tokens
 
 
+def test_tokens_with_and_without_a_constraint_come_back_from_parquet(tmp_path: Path) -> None:
+    """The log-probability among what the constraint left is there for all tokens of a run or none."""
+    plain = {"id": 1, "bytes": "YQ==", "logprob": -1.5, "rank": 0, "top": [], "reasoning": False}
+    for number, tokens in enumerate(
+        ([plain], [plain | {"masked_logprob": None}, plain | {"masked_logprob": -0.25}])
+    ):
+        export(
+            [dict.fromkeys(NAMES) | {"run_id": 1, "tokens": tokens}], tmp_path / f"{number}.parquet"
+        )
+        (read,) = _read_parquet(tmp_path / f"{number}.parquet")
+        assert read["tokens"] == tokens
+
+
 def test_parquet_has_types_of_its_own(log: RunLog, tmp_path: Path) -> None:
     """Other programs see lists, a map, records and timestamps, and no JSON in text."""
     log.export(tmp_path / "runs.parquet")

@@ -145,6 +145,20 @@ def test_all_end_tokens_may_end_an_answer() -> None:
     assert (outcome.text, outcome.finish) == ("a", FinishDetail.EOS)
 
 
+def test_a_vocabulary_without_an_end_token() -> None:
+    """Its answers end where nothing can follow, and no token is chosen that does not exist."""
+    two = build_tokenizer({
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [b"a", b"b"],
+        "tokenizer.ggml.scores": [0.0] * 2,
+        "tokenizer.ggml.token_type": [1, 1],
+    })  # fmt: skip
+    assert not two.end_ids
+    outcome = run(two, regex("a{2,3}"), noise(4, 1), top_logprobs=0)
+    assert (outcome.text, outcome.finish) == ("aaa", FinishDetail.CONSTRAINT)
+    assert [info.id for info in outcome.tokens] == [0, 0, 0]
+
+
 def test_a_cut_answer_says_length() -> None:
     """Its limit is reached first. At the last token of a complete answer the constraint is named."""
     assert run(BYTES, regex("a{50}"), max_tokens=4).finish is FinishDetail.MAX_TOKENS
