@@ -7,8 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..contract.events import Report
-from ..running import conversations
+from ..contract.messages import is_id
+from ..errors import InvalidInput
+from ..runlog.selection import Filter
 from ..running.conversations import Conversation
+from ..running.logged_turns import logged_turns
 from ..running.run import Run
 from ..running.session import Session
 from .cell import Cell
@@ -31,10 +34,10 @@ class CellTurn:
 
     def _conversation(self, given: Mapping[str, Any]) -> Conversation:
         if given.get("reply_to") is not None:
-            return conversations.after(self._session, given["reply_to"])
+            return after(self._session, given["reply_to"])
         if given.get("conversation") is not None:
-            return conversations.named(self._session, given["conversation"])
-        return conversations.newest(self._session)
+            return named(self._session, given["conversation"])
+        return newest(self._session)
 
     def shortened(self, cell: Cell, show: Report) -> Cell:
         """The cell without the oldest turns that do not fit."""
@@ -53,3 +56,41 @@ class CellTurn:
         """Have the cell's run be the newest turn."""
         if self.conversation is not None:
             self.conversation.take(cell.requests[0], run)
+
+
+def newest(session: Session) -> Conversation:
+    """The newest conversation of this kernel that has a turn. Raises `InvalidInput` for none."""
+    for conversation in reversed(session.conversations.newest):
+        if conversation.turns or conversation.going:
+            return conversation
+    raise InvalidInput(
+        "continue: this kernel has no conversation yet: begin one with --chat, or give "
+        "--conversation NAME"
+    )
+
+
+def named(session: Session, name: str) -> Conversation:
+    """The conversation with that name in this kernel, or with that ID in the log, or a new one.
+
+    Raises `InvalidInput` for an ID that the log does not have, and for a name that is none.
+    """
+    known = session.conversations
+    for conversation in (known.by_name.get(name), *known.newest):
+        if conversation is not None and name in (conversation.name, conversation.id):
+            return conversation
+    if is_id(name):
+        return Conversation.of_runs(session, logged_turns(session.log, name))
+    made = Conversation.opened(session, name=name)
+    known.by_name[name] = made
+    return made
+
+
+def after(session: Session, run_id: int) -> Conversation:
+    """The conversation that ends with that run; a fork where it has gone on after the run."""
+    for conversation in reversed(session.conversations.newest):
+        turns = conversation.turns
+        if turns and turns[-1].result.run_id == run_id:
+            return conversation
+    found = Conversation.of_runs(session, logged_turns(session.log, run_id))
+    last = session.log.tuples(Filter(conversation=found.id, last=1), ("run_id",))
+    return found if last == [(run_id,)] else found.fork()

@@ -75,6 +75,7 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
     # The options of a conversation stay, so all that differ from its own must be given.
     replies = bool(request.history)
     words = [f"--reply-to {request.reply_to}"] if replies else []
+    words += ["--drop-oldest"] if request.dropped_turns else []
     places = _has_places(request)
 
     def as_it_is(text: str) -> str:

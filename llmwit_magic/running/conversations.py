@@ -10,20 +10,21 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.filesystem import replacing
 from ..contract.events import Report
-from ..contract.messages import Message, checked_messages, conversation_name, is_id
+from ..contract.messages import Message, checked_messages, conversation_name
 from ..contract.request import OF_TURNS, Request
 from ..contract.wit import InferencingParams, InferencingResult
-from ..errors import InvalidInput, LogError, PromptTooLong, RunNotFound
+from ..errors import InvalidInput, PromptTooLong
 from ..requests.arguments import Messages, request_from
 from ..runlog.log import RunLog
-from ..runlog.selection import Filter
+from ..runlog.logged_run import LoggedRun
+from .logged_turns import is_kept, logged_turns
 from .run import Run
 from .session import Session, current_session
 from .streams import TextStream, result_in_loop, result_of
@@ -65,6 +66,9 @@ class Conversation:
         **options: Any,
     ) -> None:
         """Raises `InvalidInput` for a value that is not valid."""
+        for given in ("prompt", "history"):
+            if given in options:
+                raise InvalidInput(f"{given}: a conversation takes messages= to begin with")
         opening = checked_messages(messages)
         if system is None and opening and opening[0].role == "system":
             system, opening = opening[0].content, opening[1:]
@@ -113,7 +117,7 @@ class Conversation:
             if self._going is not None and self._going[1].done:
                 (request, run), self._going = self._going, None
                 result = run.result
-                if _is_kept(result.status, result.text):
+                if is_kept(result.status, result.text):
                     self._turns.append(Turn(request, result))
             return tuple(self._turns)
 
@@ -307,7 +311,18 @@ class Conversation:
         to the first. Its next turn draws a seed. Raises `InvalidInput` where the log has no such
         conversation, `RunNotFound` for an unknown run, and `LogError`.
         """
-        return loaded(current_session(), which, log)
+        session = current_session()
+        return cls.of_runs(session, logged_turns(log or session.log, which))
+
+    @classmethod
+    def of_runs(cls, session: Session, runs: Sequence[LoggedRun]) -> Conversation:
+        """The conversation whose last turns those runs of the log are."""
+        turns = [Turn(run.request.with_params(seed=None), run) for run in runs]
+        first = turns[0].request
+        made = cls.opened(session, first)
+        made.id = turns[-1].request.conversation_id or made.id
+        made._turns, made._before = turns, (first.turn or 1) - 1
+        return made
 
     @property
     def turn_count(self) -> int:
@@ -317,11 +332,6 @@ class Conversation:
     def __repr__(self) -> str:
         count = self.turn_count
         return f"<Conversation {self.id}: {count} turn{'' if count == 1 else 's'}>"
-
-
-def _is_kept(status: str, text: str) -> bool:
-    """Whether a run that ended so is a turn: one that was stopped must have begun its answer."""
-    return status == "ok" or (status == "interrupted" and bool(text))
 
 
 def new_id(name: str | None) -> str:
@@ -334,79 +344,3 @@ def new_id(name: str | None) -> str:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise InvalidInput(f"conversation: {name!r} is not a name: give one of printable letters")
     return f"{name}-{uuid.uuid4().hex[:8]}"
-
-
-def loaded(session: Session, which: str | int, log: RunLog | None = None) -> Conversation:
-    """What `Conversation.load` gives."""
-    log = log or session.log
-    newest = log[which] if isinstance(which, int) else log[_newest_turn(log, which)]
-    if not newest.request.is_chat or not _is_kept(newest.status, newest.text):
-        raise InvalidInput(
-            f"run {newest.run_id} is no turn of a conversation: it must be a chat with an answer"
-        )
-    runs = [newest]
-    while (number := runs[0].request.reply_to) is not None:
-        try:
-            before = log[number]
-        except (RunNotFound, LogError):
-            break
-        said = tuple((message.role, message.content) for message in runs[0].request.history[-2:])
-        if said and said != (("user", before.request.prompt), ("assistant", before.text)):
-            break  # the file of the log was replaced: another run has that number
-        runs.insert(0, before)
-    first = runs[0].request
-    turns = [Turn(run.request.with_params(seed=None), run) for run in runs]
-    made = Conversation.opened(session, turns[0].request)
-    made.id = newest.request.conversation_id or made.id
-    made._turns, made._before = turns, (first.turn or 1) - 1
-    return made
-
-
-def _newest_turn(log: RunLog, which: str) -> int:
-    names = ("run_id", "conversation_id", "status", "text")
-    found = log.tuples(Filter(conversation=which), names)
-    for run_id, _, status, text in reversed(found):
-        if _is_kept(status, text):
-            return int(run_id)
-    raise InvalidInput(
-        f"the log has no conversation {which!r}: %infer_log --all --columns conversation_id lists "
-        "those that it has"
-    )
-
-
-# Those of a kernel --------------------------------------------------------------------
-
-
-def newest(session: Session) -> Conversation:
-    """The newest conversation of this kernel that has a turn. Raises `InvalidInput` for none."""
-    for conversation in reversed(session.conversations.newest):
-        if conversation.turns or conversation.going:
-            return conversation
-    raise InvalidInput(
-        "continue: this kernel has no conversation yet: begin one with --chat, or give "
-        "--conversation NAME"
-    )
-
-
-def named(session: Session, name: str) -> Conversation:
-    """The conversation with that name in this kernel, or with that ID in the log, or a new one."""
-    known = session.conversations
-    for conversation in (known.by_name.get(name), *known.newest):
-        if conversation is not None and name in (conversation.name, conversation.id):
-            return conversation
-    if session.log.tuples(Filter(conversation=name), ("run_id",)) and is_id(name):
-        return loaded(session, name)
-    made = Conversation.opened(session, name=name)
-    known.by_name[name] = made
-    return made
-
-
-def after(session: Session, run_id: int) -> Conversation:
-    """The conversation that ends with that run; a fork where it has gone on after the run."""
-    for conversation in reversed(session.conversations.newest):
-        turns = conversation.turns
-        if turns and turns[-1].result.run_id == run_id:
-            return conversation
-    found = loaded(session, run_id)
-    last = session.log.tuples(Filter(conversation=found.id, last=1), ("run_id",))
-    return found if last == [(run_id,)] else found.fork()

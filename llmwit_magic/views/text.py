@@ -127,7 +127,8 @@ def _turn_parts(result: InferencingResult) -> list[str]:
     left = tokens_left(result)
     if left is not None:
         said.append(f"{left:,} of {result.context_length:,} tokens left")
-        if left < (result.params.max_tokens or 0):
+        most = result.params.max_tokens
+        if left < ((result.context_length or 0) // 8 if most is None else most):
             said.append("nearly full: --drop-oldest leaves out the oldest turns")
     return said
 

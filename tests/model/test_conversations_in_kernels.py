@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from llmwit_magic.contract.request import Request
+from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.backends.blocks import BLOCK
 from llmwit_magic.runlog.log import RunLog
+from llmwit_magic.running.conversations import Conversation
+from llmwit_magic.running.session import Session
 from tests.model.test_faults import generated
 from tests.support.kernel import Kernel, Once
 
@@ -104,3 +108,19 @@ def test_a_stopped_answer_is_a_turn(kernel: Kernel, log_path: Path) -> None:
     assert row["history"][1] == {"role": "assistant", "content": stopped["text"]}
     assert stopped["text"].strip() in row["rendered_prompt"]
     assert "── assistant · interrupted · turn 1 of sea" in kernel.run("_conversation").text
+
+
+def test_without_exact_an_answer_is_not_read_again(
+    default_model_source: Path, session: Session
+) -> None:
+    """llama.cpp keeps what it has generated; only the new message is read."""
+    first = Request(
+        model=str(default_model_source), prompt="", chat=True, engine="llama.cpp", exact=False,
+        params=InferencingParams(max_tokens=20, temperature=0),
+    )  # fmt: skip
+    talk = Conversation.opened(session, first)
+    one, two = talk.ask("Name a fruit.").usage, talk.ask("Another one?").usage
+    assert one.prompt_token_count
+    assert one.generated_token_count
+    assert two.cached_token_count
+    assert two.cached_token_count >= one.prompt_token_count + one.generated_token_count - 1

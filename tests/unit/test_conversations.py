@@ -198,6 +198,8 @@ def test_messages_to_begin_with(session: FakeSession) -> None:
     assert Conversation.load(talk.id).messages == talk.messages
     with pytest.raises(InvalidInput, match="end with an answer"):
         Conversation("fake", messages=shots[:1])
+    with pytest.raises(InvalidInput, match=r"^history: a conversation takes messages="):
+        Conversation("fake", history=shots)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", 3])
@@ -346,6 +348,7 @@ def test_values_that_stay_are_not_filled_in_again(shell: Any, session: FakeSessi
         ("--drop-oldest", "--drop-oldest goes with --continue"),
         ("--reply-to x", "--reply-to"),
         ("--conversation ' '", "is not a name"),
+        ("--conversation owl-01234567", "the log has no conversation 'owl-01234567'"),
     ],
 )
 def test_lines_that_cannot_be(shell: Any, session: FakeSession, line: str, said: str) -> None:
@@ -369,6 +372,10 @@ def test_a_cell_drops_the_oldest_turns(shell: Any, session: FakeSession) -> None
     for text in "bcd":
         cell(shell, "--continue", text)
     assert "turn 1 dropped" in cell(shell, "--continue --drop-oldest", "e")
+    newest = session.log[-1]
+    line, _, text = infer.forms(newest.request, {})["cell"].removeprefix("%%infer ").partition("\n")
+    shell.run_cell_magic("infer", line, text)
+    assert session.log[-1].request.history == newest.request.history
 
 
 # The transcript --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pandas
 
 import llmwit_magic
 from llmwit_magic import (
+    Conversation,
     FinishDetail,
     FinishReason,
     InferenceError,
@@ -27,6 +28,11 @@ from llmwit_magic import (
 defaults = InferencingParams()
 greedy = InferencingParams(max_tokens=None, temperature=0, stop=("\n", "."), seed=7)
 request = Request(model="tiny", prompt="p")
+talk = Conversation(system="S", params={"max_tokens": 5}, name="n", chat=True)
+said: list[dict[str, str]] = talk.messages
+answer: InferencingResult = infer(None, [*said, {"role": "user", "content": "p"}])
+answer = Conversation.load(12).fork().ask("p", {"temperature": 0}, drop_oldest=True, model="m")
+pieces: list[str] = list(talk.stream("p"))
 longer = Request(model="tiny", prompt="p", params=greedy, chat=True, tags={"k": "v"})
 
 
