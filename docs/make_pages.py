@@ -28,7 +28,7 @@ _COLUMNS_HEAD = f"""# The columns of the run log
 
 Every run is a row, which is written when the run starts and completed when it ends. The same columns are in the DataFrame of `%infer_log` and `runs.to_frame()` (indexed by `run_id`), in the SQLite table `runs` (schema {VERSION}) and in exports.
 
-Columns of the type `json` hold lists and mappings in `.jsonl`, and values of their own types in `.parquet` (there `template_options` and `choice_scores` are JSON text). In SQLite, in `.csv` and in the DataFrame they hold JSON text, which `json.loads` reads. In the DataFrame, each tag is a column `tag.KEY` instead of the column `tags`. Times are in UTC. In the DataFrame they have no zone, since spreadsheets refuse one.
+Columns of the type `json` hold lists and mappings (`value` any JSON) in `.jsonl`, and values of their own types in `.parquet` (there `template_options`, `value` and `choice_scores` are JSON text). In SQLite, in `.csv` and in the DataFrame they hold JSON text, which `json.loads` reads. In the DataFrame, each tag is a column `tag.KEY` instead of the column `tags`. Times are in UTC. In the DataFrame they have no zone, since spreadsheets refuse one.
 
 A value is missing where it does not apply, or where the run did not get so far. A value that another program has written and that does not fit the column's type is read as missing too, with a warning.
 

@@ -141,8 +141,10 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_encodable(value: Any) -> bool:
-    """Whether no text in the value has a lone surrogate."""
-    return _is_text(json.dumps(value, ensure_ascii=False))
+    """Whether the value can be written as JSON: with no lone surrogate and no infinity in it."""
+    with suppress(TypeError, ValueError, RecursionError):
+        return _is_text(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    return False
 
 
 def _is_spans(value: Any) -> bool:

@@ -175,3 +175,18 @@ def test_a_dry_run_shows_the_shape(options: dict[str, Any], said: str) -> None:
     lines = dry_run_text(prepared(request), request.params, request.constraint).splitlines()
     assert lines[-1] == said
     assert "answer" not in dry_run_text(prepared(request), request.params).splitlines()[-1]
+
+
+def test_a_console_prints_the_value_between_the_answer_and_its_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The text streams as it comes; the table follows when the run has ended."""
+    run = finished(
+        '{"name": "Ada", "amount": 2}', with_constraint({"returns": Invoice})["constraint"]
+    )
+    text.TerminalView().draw(run)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        '{"name": "Ada", "amount": 2}', "── value", "name    Ada", "amount  2.0", "due     null",
+    ]  # fmt: skip
+    assert lines[5].startswith("── stop · constraint")

@@ -16,12 +16,14 @@ from llmwit_magic import (
     Request,
     ainfer,
     astream,
+    choose,
     generate_embeddings,
     infer,
     infer_frame,
     read_export,
     replay,
     runs,
+    score,
     stream,
 )
 
@@ -47,6 +49,10 @@ def ask(prompt: str) -> str:
     count: int = (result.usage.generated_token_count or 0) + (defaults.max_tokens or 0)
     if result.finish_reason is FinishReason.LENGTH and count > 3:
         assert result.finish_detail is not FinishDetail.EOS
+    scored: InferencingResult = score(prompt, " Paris", prompt_logprobs=True, top_logprobs=2)
+    shares: dict[str, float] | None = choose(prompt, ["a", "b"], normalize="token").probabilities
+    if shares and scored.score and scored.score.logprob > -1:
+        return max(shares, key=shares.__getitem__)
     with stream(None, prompt, greedy, accept="context") as chunks:
         return "".join(chunks)
 
