@@ -11,8 +11,7 @@ from .contract.request import ALL_ACCEPTED, DEFAULT_MODEL, ModelSpec
 from .contract.scores import EndOfText, Normalization
 from .contract.wit import EmbeddingsResult, InferencingParams, InferencingResult
 from .errors import InvalidInput
-from .requests.arguments import Messages
-from .requests.arguments import request_from as _request
+from .requests.arguments import Messages, request_from
 from .requests.shapes import with_constraint
 from .runlog.log import RunLog
 from .running.run import Run
@@ -219,11 +218,11 @@ def tune(
     from .requests.snippets import forms
     from .views.tuning import TuningPanel
 
-    request = _request(model, prompt, params, options)
-    if request.is_scored:
-        raise InvalidInput("tune is for answers that are generated: a score has no settings to try")
+    request = request_from(model, prompt, params, options)
     if request.history:
         raise InvalidInput("the tuning panel has one prompt: give it the last message and system=")
+    if request.is_scored:
+        raise InvalidInput("tune is for answers that are generated: a score has no settings to try")
     return TuningPanel(
         current_session(), request,
         lambda request: forms(request, {}),
@@ -267,7 +266,8 @@ def infer_frame(
     `few_shot` are worked examples: the template is written for each of their rows, followed by the
     row's `answer` and a blank line, and they stand in front of each prompt. The answer follows the
     template at once, so the template's end says whether a space or a line end stands between them.
-    An answer that is no text is written as JSON. Values and answers are data here, too.
+    An answer that is no text is written as JSON. Values and answers are data here, too. In a chat,
+    the examples are messages of the user and the assistant before that of the row.
 
     `metric` is a function of a value and its row, or a list of such. Its results are the column
     `infer_NAME`, where NAME is the function's; a column `infer_NAME_error` says where it raised. A
@@ -320,13 +320,13 @@ def infer_frame(
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)
     if not names:
         raise InvalidInput("model: the list is empty: name at least one model")
-    requests = [_request(name, template, params, options) for name in names]
+    requests = [request_from(name, template, params, options) for name in names]
     template = requests[0].prompt
     requests = [one.model_copy(update={"prompt": ""}) for one in requests]
     request, models = requests[0], tuple(dict.fromkeys(one.model for one in requests))
     named = request.model_copy(update={"model": ", ".join(models)})
     examples = NO_EXAMPLES if few_shot is None else worked_examples(few_shot, template, answer)
-    name = batch or batch_name(f"{examples.text}{template}", named)
+    name = batch or batch_name(f"{examples.front().text}{template}", named)
     request = request.model_copy(update={"group_id": name})
     metrics = metrics_of(metric)
     if metrics:
@@ -416,7 +416,7 @@ def start(
 
     Takes the arguments of `infer`.
     """
-    return current_session().run(_request(model, prompt, params, options))
+    return current_session().run(request_from(model, prompt, params, options))
 
 
 def log() -> RunLog:

@@ -100,7 +100,8 @@ def shown_mistakes(report: Evaluation) -> pandas.DataFrame:
 
 def named(table: pandas.DataFrame) -> pandas.DataFrame:
     """The table with its labels short and on one line."""
-    return table.rename(index=name_of, columns=name_of)
+    shown = table.set_axis([name_of(name) for name in table.index])
+    return shown.set_axis([name_of(name) for name in table.columns], axis="columns")
 
 
 def plain(report: Evaluation) -> str:

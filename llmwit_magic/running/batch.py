@@ -16,11 +16,10 @@ from ..contract.events import Emit, Progress
 from ..contract.request import Request
 from ..engines.content_filters import check_filters
 from ..errors import Interrupted, InvalidInput, warn_unlogged
-from ..requests.interpolation import Filled
 from ..runlog.columns import COLUMNS
 from ..runlog.rows import request_row
 from .batch_rows import BatchRows, Result
-from .frame_requests import NO_EXAMPLES, check_template, row_requests
+from .frame_requests import NO_EXAMPLES, Examples, check_template, row_requests
 from .resuming import KEPT, RESULTS, RESULTS_OF_SOME, EqualRows, KnownRows
 from .session import Session, interruptible
 from .typed_columns import (
@@ -58,7 +57,7 @@ def run_batch(
     request: Request,
     *,
     models: Sequence[str] = (),
-    examples: Filled = NO_EXAMPLES,
+    examples: Examples = NO_EXAMPLES,
     resume: bool = True,
     executor: Executor | None = None,
     workers: int | None = None,
@@ -70,7 +69,7 @@ def run_batch(
     """Run the template over the rows, as `infer_frame` says. `request` has all but the prompt.
 
     `models` are the models that share the rows; by default there is the request's only.
-    `examples` stand in front of each prompt.
+    `examples` are worked ones, which stand before each prompt.
     """
     columns = value_columns(request.constraint)
     _check(frame, executor, workers, prefix, _names(columns, request))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,40 @@ def check_template(frame: pandas.DataFrame, template: Any, request: Request | No
             )
 
 
-NO_EXAMPLES = Filled("", ())
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Worked examples: what is asked in each, with the spans of its values, and the answer."""
+
+    pairs: tuple[tuple[Filled, str], ...] = ()
+
+    def front(self) -> Filled:
+        """The examples as text in front of a prompt, each with its answer and a blank line."""
+        parts: list[str] = []
+        spans: list[tuple[int, int]] = []
+        length = 0
+        for (text, data), said in self.pairs:
+            spans += ((length + start, length + end) for start, end in data)
+            spans.append((length + len(text), length + len(text) + len(said)))
+            parts += (text, said, "\n\n")
+            length += len(text) + len(said) + 2
+        return Filled("".join(parts), joined(spans))
+
+    def messages(self) -> tuple[Message, ...]:
+        """The examples as messages of the user and the assistant, which are data as all messages."""
+        return tuple(
+            Message(role=role, content=text)
+            for asked, said in self.pairs
+            for role, text in (("user", asked.text), ("assistant", said))
+        )
+
+
+NO_EXAMPLES = Examples()
 _PLAIN = TypeAdapter(Any, config=ConfigDict(ser_json_inf_nan="constants"))
 """Makes values that JSON has; without the setting, infinity would become null."""
 
 
-def worked_examples(frame: Any, template: str, answer: Any) -> Filled:
-    """The template with the values of each row, each followed by the row's answer and a blank line.
+def worked_examples(frame: Any, template: str, answer: Any) -> Examples:
+    """The template with the values of each row, and the row's answer.
 
     `answer` is the column of the answers. The values and the answers are data. Raises
     `InvalidInput` for what is no DataFrame, for a template that does not fit it, and for a row that
@@ -77,20 +105,13 @@ def worked_examples(frame: Any, template: str, answer: Any) -> Filled:
         raise InvalidInput(
             f"few_shot: the DataFrame has no column {answer!r} with the answers: name it by answer="
         )
-    parts: list[str] = []
-    spans: list[tuple[int, int]] = []
-    length = 0
+    pairs: list[tuple[Filled, str]] = []
     for number, row in enumerate(_rows(frame), 1):
         try:
-            text, data = fill(template, row)
-            said = answer_text(row[answer])
+            pairs.append((fill(template, row), answer_text(row[answer])))
         except InvalidInput as error:
             raise InvalidInput(f"few_shot: row {number}: {error}") from None
-        spans += ((length + start, length + end) for start, end in data)
-        spans.append((length + len(text), length + len(text) + len(said)))
-        parts += (text, said, "\n\n")
-        length += len(text) + len(said) + 2
-    return Filled("".join(parts), joined(spans))
+    return Examples(tuple(pairs))
 
 
 def answer_text(value: Any) -> str:
@@ -112,15 +133,17 @@ def answer_text(value: Any) -> str:
 
 
 def row_requests(
-    frame: pandas.DataFrame, template: str, request: Request, examples: Filled = NO_EXAMPLES
+    frame: pandas.DataFrame, template: str, request: Request, examples: Examples = NO_EXAMPLES
 ) -> Iterator[Request | InvalidInput]:
     """The request of each row with its values put in, or the error that these lead to.
 
-    `examples` stand in front of each prompt.
+    `examples` stand before each prompt: in a chat as messages, and else as text.
     """
+    front = Filled("", ()) if request.is_chat else examples.front()
+    messages = examples.messages() if request.is_chat else ()
     for row in _rows(frame):
         try:
-            yield _request(template, request, row, examples)
+            yield _request(template, request, row, front, messages)
         except InvalidInput as error:
             yield error
 
@@ -132,19 +155,26 @@ def _rows(frame: pandas.DataFrame) -> Iterator[_RowValues]:
         yield row
 
 
-def _request(template: str, request: Request, row: Mapping[str, Any], examples: Filled) -> Request:
+def _request(
+    template: str,
+    request: Request,
+    row: Mapping[str, Any],
+    front: Filled,
+    messages: tuple[Message, ...],
+) -> Request:
     text, data = fill(template, row)
-    shift = len(examples.text)
-    data_spans = joined([*examples.data, *((start + shift, end + shift) for start, end in data)])
+    shift = len(front.text)
+    data_spans = joined([*front.data, *((start + shift, end + shift) for start, end in data)])
     others = {"system": request.system, "stop": request.params.stop, "tags": request.tags}
     changes = {
-        "prompt": examples.text + text, "data_spans": data_spans, **interpolated(others, row),
+        "prompt": front.text + text, "data_spans": data_spans, **interpolated(others, row),
     }  # fmt: skip
-    if request.history:
-        changes["history"] = tuple(
+    if request.history or messages:
+        history = tuple(
             Message(role=message.role, content=interpolate(message.content, row))
             for message in request.history
         )
+        changes["history"] = history + messages
     if "stop" in changes:
         changes["params"] = request.with_params(stop=changes.pop("stop")).params
     Request(model="-", **changes)  # raises `InvalidInput`; `model_copy` checks nothing

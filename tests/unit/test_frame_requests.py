@@ -13,6 +13,7 @@ import numpy
 import pandas
 import pytest
 
+from llmwit_magic.contract.messages import checked_messages
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.errors import InvalidInput
 from llmwit_magic.running.frame_requests import NO_EXAMPLES, worked_examples
@@ -181,6 +182,29 @@ class Point:
     day: date
 
 
+def test_worked_examples_of_a_chat_are_messages(session: FakeSession, engine: Echo) -> None:
+    """Of the user and the assistant by turns, after the messages of the template; `{{` in a value
+    of theirs is text."""
+    frame = EXAMPLES.assign(name=["Dot", "{{n}}"])
+    told = ({"role": "user", "content": "I am {{name}}."}, {"role": "assistant", "content": "Ok"})
+    request = REQUEST.model_copy(update={
+        "system": "Be {{n}}.", "chat": True, "history": checked_messages(told),
+    })  # fmt: skip
+    template = "{{name}}?"
+    examples = worked_examples(frame, template, "label")
+    run(session, template=template, request=request, examples=examples)
+    said = [[(one.role, one.content) for one in asked.messages] for asked in engine.requests]
+    assert said[0] == [
+        ("system", "Be 1."), ("user", "I am Ada."), ("assistant", "Ok"),
+        ("user", "Dot?"), ("assistant", "yes"), ("user", "{{n}}?"), ("assistant", "no</s>"),
+        ("user", "Ada?"),
+    ]  # fmt: skip
+    assert [messages[-1] for messages in said] == [
+        ("user", "Ada?"), ("user", "Bob?"), ("user", "Cyd?"),
+    ]  # fmt: skip
+    assert engine.requests[0].data_spans == ((0, 3),)
+
+
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
@@ -198,7 +222,7 @@ class Point:
 def test_answers_that_are_no_texts_are_json(answer: Any, text: str) -> None:
     """A model that has to write JSON sees JSON."""
     frame = pandas.DataFrame({"a": ["A"], "label": pandas.Series([answer], dtype=object)})
-    assert worked_examples(frame, "{{a}}:", "label").text == f"A:{text}\n\n"
+    assert worked_examples(frame, "{{a}}:", "label").front().text == f"A:{text}\n\n"
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,13 @@ def prepare(
 
 
 def _check_room(
-    loaded: Loaded, prompt: int, given: Given | None, length: int, more_advice: str
+    loaded: Loaded, prompt: int, given: Given | None, length: int, otherwise: str
 ) -> None:
-    """Raise `PromptTooLong` where the tokens do not fit into a context of `length` tokens."""
-    advice = f"shorten it{_longer_context(loaded, length)}{more_advice}"
+    """Raise `PromptTooLong` where the tokens do not fit into a context of `length` tokens.
+
+    `otherwise` is a further remedy.
+    """
+    advice = f"shorten it{_longer_context(loaded, length)}{otherwise}"
     if given is None:
         if prompt >= length:
             raise PromptTooLong(
