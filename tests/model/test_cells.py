@@ -187,6 +187,7 @@ def test_the_log_is_a_typed_table(kernel: Kernel, log_path: Path) -> None:
     assert [row["status"] for row in RunLog(log_path).rows()] == ["ok", "error"]
 
 
+@pytest.mark.timeout(600)
 def test_the_example_notebooks_run(default_model_loaded: Path, tmp_path: Path) -> None:
     """Each example, stored without outputs, is executed for real by the README's own script."""
     root = Path(__file__).parents[2]

@@ -28,7 +28,8 @@ OURS = {
     "InferencingUsage": ["reasoning_token_count"],
     "InferencingResult": [
         "reasoning", "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
-        "tokens", "prompt", "notices", "not_honoured", "status", "run_id", "log_problem",
+        "tokens", "prompt", "notices", "not_honoured", "kind", "text_count", "status", "run_id",
+        "log_problem",
     ],
 }  # fmt: skip
 # An interrupted or failed run has a result without a finish reason; the default model has no name.
