@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -203,6 +204,13 @@ def test_the_example_notebooks_run(default_model_loaded: Path, tmp_path: Path, p
     assert "tokens" in done.stdout
     if path.stem == "quickstart":
         assert "Paris" in done.stdout
+    if path.stem == "long_texts":
+        executed = nbformat.read(tmp_path / path.name, as_version=4)
+        outputs = [cell.outputs for cell in executed.cells if cell.cell_type == "code"]
+        _, times_the_context = ast.literal_eval(outputs[0][0].data["text/plain"])
+        assert times_the_context > 4
+        assert outputs[2][0].data["text/plain"] == "True"  # the parts are the text again
+        assert outputs[4][-1].data["text/plain"] == "True"  # all of it was in the log
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r"])

@@ -28,7 +28,8 @@ OURS = {
     "InferencingUsage": ["reasoning_token_count"],
     "InferencingResult": [
         "reasoning", "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
-        "tokens", "score", "choices", "prompt_tokens", "prompt", "notices", "not_honoured", "value", "value_error", "status", "run_id", "log_problem",
+        "tokens", "score", "choices", "prompt_tokens", "prompt", "chat", "notices", "not_honoured",
+        "value", "value_error", "kind", "text_count", "status", "run_id", "log_problem",
         "conversation_id", "turn", "dropped_turns",
     ],
 }  # fmt: skip
