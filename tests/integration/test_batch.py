@@ -22,6 +22,7 @@ import pytest
 from llmwit_magic import api
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.errors import EngineFailed, InvalidInput
+from llmwit_magic.requests.arguments import request_from
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.runlog.selection import Filter
 from llmwit_magic.running.session import Session
@@ -266,7 +267,7 @@ def test_without_a_seed_each_row_has_its_own(session: Session, tiny_model: Path)
     assert len({row["seed"] for row in rows}) == 5
     for row, text in zip(rows, found["infer_text"], strict=True):
         params = {"max_tokens": 10, "seed": row["seed"]}
-        run = session.run(api._request(tiny_model, row["prompt"], params, {}))
+        run = session.run(request_from(tiny_model, row["prompt"], params, {}))
         assert run.wait(20)
         assert run.text == text
     again = run_batch(session, FRAME.head(5), tiny_model, params={"max_tokens": 10})

@@ -14,6 +14,7 @@ from llmwit_magic.contract.scores import ChoiceProbabilities, ChoiceScore, choic
 from llmwit_magic.contract.tokens import TokenInfo
 from llmwit_magic.contract.wit import FinishDetail, InferencingResult, InferencingUsage
 from llmwit_magic.errors import InvalidInput
+from llmwit_magic.requests.arguments import request_from
 from llmwit_magic.requests.snippets import forms
 from llmwit_magic.running.replay import Replay
 from llmwit_magic.views.html import ELEMENTS, html_of
@@ -131,7 +132,7 @@ def test_a_copied_cell_asks_the_same(request_: Request, monkeypatch: pytest.Monk
         pass
 
     def start(model: Any, prompt: str, params: Any, **options: Any) -> Any:
-        called.append(api._request(model, prompt, params, options))
+        called.append(request_from(model, prompt, params, options))
         raise Done
 
     monkeypatch.setattr(api, "start", start)
