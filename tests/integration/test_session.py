@@ -30,6 +30,8 @@ from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import write_falcon_gguf, write_llama_gguf
 
 PROMPT = "A language model reads"
+LONG = InferencingParams(seed=1)
+"""With these, the answer has many tokens; with a drawn seed it may end at once."""
 
 
 def ask(session: Session, model: Path, prompt: str = PROMPT, **options: Any) -> Run:
@@ -350,7 +352,8 @@ def test_unloading_during_a_run_is_said(session: Session, tiny_model: Path) -> N
     """The run soon ends with an error that says so, and the next run works."""
     for _ in range(3):
         run = session.run(Request(
-            model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.05),),
+            model=str(tiny_model), prompt=PROMPT, params=LONG,
+            content_filters=(lambda text: time.sleep(0.05),),
         ))  # fmt: skip
         while run.generated_token_count < 3:
             time.sleep(0.01)
@@ -373,7 +376,8 @@ def test_another_log_does_not_disturb_a_run(
     precious = answer(session, tiny_model)
     session.use_log(first_path)
     run = session.run(Request(
-        model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.02),),
+        model=str(tiny_model), prompt=PROMPT, params=LONG,
+        content_filters=(lambda text: time.sleep(0.02),),
     ))  # fmt: skip
     while run.generated_token_count < 3:
         time.sleep(0.01)
@@ -449,7 +453,8 @@ def test_a_filter_that_hangs_can_be_interrupted(session: Session, tiny_model: Pa
 def test_waiting_for_the_engine_is_said(session: Session, tiny_model: Path) -> None:
     """A run behind another one on the same model shows that it waits for it."""
     first = session.run(Request(
-        model=str(tiny_model), prompt=PROMPT, content_filters=(lambda text: time.sleep(0.05),),
+        model=str(tiny_model), prompt=PROMPT, params=LONG,
+        content_filters=(lambda text: time.sleep(0.05),),
     ))  # fmt: skip
     while first.generated_token_count < 1:
         time.sleep(0.01)
