@@ -20,6 +20,9 @@ from ..errors import InvalidInput
 # backtracks.
 _PLACE = re.compile(r"""\{\{(?:((?:'[^'\n]*+'|"[^"\n]*+"|[^{}\n'"])++)\}\}|([^{}\n]++)\}\})""")
 
+_OF_IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
+"""What IPython puts among a person's variables."""
+
 
 class Filled(NamedTuple):
     """A text with its values put in, and the spans where these stand."""
@@ -140,10 +143,16 @@ class _Place:
         name = self.written(node) if isinstance(namespace, Columns) else node.id
         if name in namespace:
             return namespace[name]
-        public = [key for key in namespace if isinstance(key, str) and not key.startswith("_")]
-        near = difflib.get_close_matches(name, public, 3)
-        hint = f": did you mean {' or '.join(near)}?" if near else ""
-        raise InvalidInput(f"{self.shown}: there is no variable '{name}'{hint}")
+        raise InvalidInput(
+            f"{self.shown}: there is no variable '{name}'{near_names(name, namespace)}"
+        )
+
+
+def near_names(name: str, namespace: Mapping[str, Any]) -> str:
+    """The end of an error's message: which variables have a name like this one, if any."""
+    own = [key for key in namespace if isinstance(key, str) and not key.startswith("_")]
+    near = difflib.get_close_matches(name, [key for key in own if key not in _OF_IPYTHON], 3)
+    return f": did you mean {' or '.join(near)}?" if near else ""
 
 
 class Columns(dict[Any, Any]):

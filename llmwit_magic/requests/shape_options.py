@@ -6,7 +6,6 @@ a grammar may also stand on the line itself.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..contract.constraint import LARGEST_SOURCE, Constraint
 from ..contract.record import shown
 from ..errors import InvalidInput
 from . import shapes
-from .interpolation import python_name
+from .interpolation import near_names, python_name
 from .line import unescape
 from .options import BY_DEST
 
@@ -69,7 +68,7 @@ def _variable(name: str, namespace: Mapping[str, Any]) -> Any:
     own = python_name(name)
     if own in namespace:
         return namespace[own]
-    raise InvalidInput(f"there is no variable '{name}'{_hint(name, namespace)}")
+    raise InvalidInput(f"there is no variable '{name}'{near_names(name, namespace)}")
 
 
 def _variable_or_file(name: str, namespace: Mapping[str, Any]) -> Any:
@@ -85,7 +84,7 @@ def _variable_or_file(name: str, namespace: Mapping[str, Any]) -> Any:
     if not there:
         raise InvalidInput(
             f"{shown(name)} is neither a variable of the notebook nor a file"
-            f"{_hint(name, namespace)}"
+            f"{near_names(name, namespace)}"
         )
     try:
         with path.open("rb") as file:
@@ -97,9 +96,3 @@ def _variable_or_file(name: str, namespace: Mapping[str, Any]) -> Any:
         raise InvalidInput(f"the file {name} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise InvalidInput(f"the file {name} is not text in UTF-8") from None
-
-
-def _hint(name: str, namespace: Mapping[str, Any]) -> str:
-    public = [key for key in namespace if isinstance(key, str) and not key.startswith("_")]
-    near = difflib.get_close_matches(name, public, 3)
-    return f": did you mean {' or '.join(near)}?" if near else ""

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmwit_magic.errors import InvalidInput
-from llmwit_magic.requests.interpolation import Columns, fill, interpolate, literal, names_in
+from llmwit_magic.requests.interpolation import (
+    Columns,
+    fill,
+    interpolate,
+    literal,
+    names_in,
+    near_names,
+)
 
 VARIABLES: dict[str, Any] = {
     "name": "Ada",
@@ -219,3 +226,8 @@ def test_reading_takes_a_time_that_grows_with_the_length() -> None:
         with suppress(InvalidInput):
             interpolate(text, {})
         assert time.monotonic() - begin < 5, unit
+
+
+def test_what_ipython_puts_among_the_variables_is_not_suggested() -> None:
+    assert near_names("opens", {"open": open, "In": [], "opener": 1}) == ": did you mean opener?"
+    assert near_names("Nope", {"open": open}) == ""
