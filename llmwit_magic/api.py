@@ -315,6 +315,9 @@ def infer_frame(
     from .running.resuming import KEPT
     from .running.typed_columns import judged_values, value_columns
 
+    for name in ("continuation", "prompt_logprobs"):
+        if options.get(name):
+            raise InvalidInput(f"{name}: infer_frame generates: score each row with score()")
     if params and options.get("probabilities"):
         raise InvalidInput("params: they have no effect on probabilities: leave them out")
     names = [model] if model is None or isinstance(model, str | os.PathLike) else list(model)

@@ -6,12 +6,13 @@ A metric judges an answer. A score is a log-probability, and is none.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 import pandas
 
 from ..errors import InvalidInput, one_line
-from .class_labels import column_of
+from .class_labels import column_of, label_text
 
 Metric = Callable[..., Any]
 """A function of a value and its row, or a metric of scikit-learn."""
@@ -98,7 +99,7 @@ def add_metrics(
                 try:
                     said = (
                         metric(value, frame.iloc[place]) if truths is None
-                        else metric([truths.iloc[place]], [value])
+                        else metric(*_comparable([truths.iloc[place]], [value]))
                     )  # fmt: skip
                 except Exception as error:  # a person's own function may raise anything
                     problem = one_line(f"{type(error).__name__}: {error}")
@@ -108,6 +109,13 @@ def add_metrics(
         if any(errors):
             added[f"{prefix}{name}_error"] = pandas.Series(errors, frame.index, dtype="string")
     return frame.assign(**added)
+
+
+def _comparable(truths: list[Any], values: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Right answers and values; where the values are labels, both as texts, as `evaluate` does it."""
+    if all(isinstance(value, str | Enum) for value in values):
+        return [label_text(truth) for truth in truths], [label_text(value) for value in values]
+    return truths, values
 
 
 def _missing(value: Any) -> bool:
@@ -164,6 +172,8 @@ def _settings(
         found = dict(frames)
     elif isinstance(frames, pandas.DataFrame) and by is not None:
         names = list(by) if isinstance(by, list | tuple) else by
+        if isinstance(names, list) and len(names) == 1:
+            names = names[0]
         for one in names if isinstance(names, list) else [names]:
             column_of(frames, one, "by")
         found = dict(iter(frames.groupby(names, dropna=False, observed=True, sort=False)))
@@ -186,7 +196,8 @@ def _judged(
         if not isinstance(metric, str) and of_scikit_learn(metric):
             values, truths = _values(frame, value), column_of(frame, answer, "answer")
             use = values.notna() & truths.notna()
-            said = metric(truths[use].tolist(), values[use].tolist()) if use.any() else float("nan")
+            both = _comparable(truths[use].tolist(), values[use].tolist())
+            said = metric(*both) if use.any() else float("nan")
         else:
             column = metric
             if not isinstance(metric, str):

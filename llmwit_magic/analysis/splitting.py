@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -69,6 +69,8 @@ def count_tokens(
     session, spec = current_session(), _spec(model, engine, model_type)
     if isinstance(text, str):
         return session.count_tokens(spec, [_checked(text, "the text")])[0]
+    if not isinstance(text, Iterable):
+        raise InvalidInput(f"text: {type(text).__name__} is neither a text nor a list of texts")
     texts = [_checked(each, f"text {number}") for number, each in enumerate(text, 1)]
     return session.count_tokens(spec, texts) if texts else []
 

@@ -142,6 +142,10 @@ def _read_cell(
     requests = [_request(fixed | chosen, given) for chosen in combinations]
     if requests[0].is_scored:
         _check_scored(requests[0], given)
+    for name in ("normalize", "end_of_text"):
+        asked = given.get(name, Request.model_fields[name].default)  # a copied turn gives all
+        if asked != Request.model_fields[name].default and not requests[0].probabilities:
+            raise InvalidInput(f"{BY_DEST[name].flag} goes with --probabilities")
     varying = [name for name, values in axes.items() if len(values) > 1]
     if len({request.params.repeat_penalty for request in requests}) > 1:
         varying.append("repeat_penalty")  # it is off only where the temperature is 0

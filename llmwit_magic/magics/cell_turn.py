@@ -27,7 +27,9 @@ class CellTurn:
     def fields(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What is known of the turn that the line of a cell asks for; see `NextTurn`."""
         self.conversation = self._conversation(given)
-        params = self.conversation.next_params.model_dump() if self.conversation.turns else {}
+        params = (
+            self.conversation.next_params.model_dump() if self.conversation.has_settings else {}
+        )
         fields = {**self.conversation.next_fields(), **params}
         fields.pop("content_filters", None)  # those of the notebook count
         return fields
@@ -46,10 +48,12 @@ class CellTurn:
 
     def of(self, cell: Cell) -> Cell:
         """The cell, with its chat as the first turn of a new conversation if it is none yet."""
-        if self.conversation is None and not cell.is_sweep and cell.requests[0].is_chat:
+        request = cell.requests[0]
+        begins = request.is_chat and not request.is_scored and not cell.is_sweep
+        if self.conversation is None and begins:
             self.conversation = Conversation.opened(self._session)
             labels = {"conversation_id": self.conversation.id, "turn": 1}
-            return replace(cell, requests=(cell.requests[0].model_copy(update=labels),))
+            return replace(cell, requests=(request.model_copy(update=labels),))
         return cell
 
     def take(self, cell: Cell, run: Run) -> None:

@@ -28,4 +28,8 @@ def request_from(
     name = os.fspath(model) if model is not None else DEFAULT_MODEL
     said = {"messages" if isinstance(prompt, list | tuple) else "prompt": prompt}
     values = with_constraint(options)
-    return Request(model=name, params=params_from(params), **said, **values)
+    request = Request(model=name, params=params_from(params), **said, **values)
+    for option in ("normalize", "end_of_text"):
+        if option in options and not request.probabilities:
+            raise InvalidInput(f"{option} has no effect without probabilities: leave it out")
+    return request

@@ -207,7 +207,9 @@ def of_type(kind: Any) -> Constraint:
         adapter: TypeAdapter[Any] = TypeAdapter(kind)
         schema = adapter.json_schema(schema_generator=_Schema)
         source = json.dumps(closed(schema), ensure_ascii=False, allow_nan=False)
-    except (PydanticUserError, TypeError, ValueError, NameError, RecursionError) as error:
+    except (
+        PydanticUserError, TypeError, ValueError, NameError, RecursionError, AttributeError,
+    ) as error:  # fmt: skip
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise InvalidInput(
             f"returns: {shown(kind)} has no JSON schema ({reason}): give a JSON schema, a pydantic "

@@ -199,10 +199,7 @@ def python_text(request: Request) -> str:
     if request.params.temperature == 0:  # the default penalty is another one there
         params["repeat_penalty"] = request.params.repeat_penalty
     options = _changed(request, [*_PYTHON_OPTIONS, "data_spans"])
-    prompt: Any = request.prompt
-    if request.history:
-        prompt = [message.model_dump() for message in request.messages]
-        options = {name: value for name, value in options.items() if name not in ("chat", "system")}
+    prompt, options = _said(request, options)
     arguments = [repr(request.model), repr(prompt), repr(params)]
     arguments += [f"{name}={value!r}" for name, value in options.items()]
     if request.constraint is not None:
@@ -210,17 +207,27 @@ def python_text(request: Request) -> str:
     return "from llmwit_magic import infer\n\nresult = infer({})\n".format(", ".join(arguments))
 
 
+def _said(request: Request, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The prompt as an argument, which is a list of messages where there are earlier ones, and the
+    options beside it."""
+    if not request.history:
+        return request.prompt, options
+    others = {name: value for name, value in options.items() if name not in ("chat", "system")}
+    return [message.model_dump() for message in request.messages], others
+
+
 def _scored_text(request: Request) -> str:
     options = _changed(request, [*_PYTHON_OPTIONS, "data_spans"])
-    options |= {"model": request.model}
+    options = {**options, "model": request.model}
     for field in ("continuation", "probabilities"):
         options.pop(field, None)
     name, what = "score", repr(request.continuation)
     if request.probabilities:
         assert request.constraint is not None
         name, what = "choose", repr(list(request.constraint.choices))
+    prompt, options = _said(request, options)
     arguments = [
-        repr(request.prompt),
+        repr(prompt),
         what,
         *(f"{key}={value!r}" for key, value in options.items()),
     ]

@@ -55,7 +55,7 @@ def checked_value(
         return _value(constraint, text)
     except NotValid as error:
         return CheckedValue(error=_line(f"not valid: {error}"))
-    except Exception as error:  # a validator of the user's own type may raise anything
+    except BaseException as error:  # a validator of the user's own type may raise anything
         return CheckedValue(error=_line(f"not valid: {type(error).__name__}: {error}"))
 
 

@@ -10,36 +10,45 @@ import json
 import os
 import threading
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.filesystem import replacing
+from ..base.printable import short
 from ..contract.events import Report
 from ..contract.messages import Message, checked_messages, conversation_name
-from ..contract.request import OF_TURNS, Request
+from ..contract.request import OF_TURNS, Request, Scored, Shape
 from ..contract.wit import InferencingParams, InferencingResult
 from ..errors import InvalidInput, PromptTooLong
 from ..requests.arguments import Messages, request_from
 from ..runlog.log import RunLog
 from ..runlog.logged_run import LoggedRun
+from ..runlog.rows import function_filters
 from .logged_turns import is_kept, logged_turns
 from .run import Run
 from .session import Session, current_session
 from .streams import TextStream, result_in_loop, result_of
 
-_OWN = {*OF_TURNS, "prompt", "data_spans", "history", "tags", "group_id", "replay_of", "params"}
+_OWN = {
+    *OF_TURNS, "prompt", "data_spans", "history", "tags", "group_id", "replay_of", "params",
+    *Shape.model_fields, *Scored.model_fields,
+}  # fmt: skip
 """The fields that belong to one turn. The others stay for the next one."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Turn:
     """What the user said, and the result: the answer, complete or interrupted."""
 
     request: Request
     """The request as it was made: its seed is missing unless it was given."""
     result: InferencingResult
+
+    def __repr__(self) -> str:
+        return f"<Turn: {short(self.request.prompt, 60)!r} → {short(self.result.text, 60)!r}>"
 
     @property
     def messages(self) -> tuple[Message, Message]:
@@ -78,7 +87,14 @@ class Conversation:
                 "the user's last one to ask()"
             )
         options = {"chat": True, **options, "system": system, "history": opening}
-        self._begin(current_session(), request_from(model, "", params, options), name)
+        first = request_from(model, "", params, options)
+        _refuse_score(first)
+        if first.constraint is not None:
+            raise InvalidInput(
+                f"constraint {first.constraint.kind}: the shape of an answer belongs to one turn: "
+                "give it to ask()"
+            )
+        self._begin(current_session(), first, name)
         if name is not None:
             self._session.conversations.by_name[name] = self
 
@@ -182,6 +198,11 @@ class Conversation:
         return {"dropped_turns": dropped, "history": (*self.opening, *said)}
 
     @property
+    def has_settings(self) -> bool:
+        """Whether it has model and params of its own, by its first turn or from the beginning."""
+        return self._settings is not None
+
+    @property
     def next_params(self) -> InferencingParams:
         """The params of the next turn, where it gives none."""
         settings = self._settings
@@ -192,11 +213,12 @@ class Conversation:
     ) -> Request:
         """The request of the next turn. Raises `InvalidInput`."""
         if not isinstance(params, InferencingParams):
-            kept = self.next_params.model_dump(exclude_unset=True)
-            params = kept | dict(params or {})
+            params = _given(self.next_params) | dict(params or {})
         fields = self.next_fields()
         model = options.pop("model", fields.pop("model", None))
-        return request_from(model, text, params, fields | options)
+        request = request_from(model, text, params, fields | options)
+        _refuse_score(request)
+        return request
 
     def shortened(self, request: Request, show: Report | None = None) -> Request:
         """The request without as many of the oldest turns as it takes for prompt and answer to fit.
@@ -308,11 +330,19 @@ class Conversation:
         """A conversation from the log: by its ID, by its name, or up to the run of a number.
 
         Of several with a name, the newest is meant. The turns are followed from the newest one back
-        to the first. Its next turn draws a seed. Raises `InvalidInput` where the log has no such
-        conversation, `RunNotFound` for an unknown run, and `LogError`.
+        to the first. Its next turn draws a seed. The log has no content filters that are functions:
+        a warning says so. Raises `InvalidInput` where the log has no such conversation,
+        `RunNotFound` for an unknown run, and `LogError`.
         """
         session = current_session()
-        return cls.of_runs(session, logged_turns(log or session.log, which))
+        runs = logged_turns(log or session.log, which)
+        if names := function_filters(runs[-1].row):
+            warnings.warn(
+                f"the log does not have the content filters {', '.join(names)}: give "
+                "content_filters= to the next turn",
+                stacklevel=2,
+            )
+        return cls.of_runs(session, runs)
 
     @classmethod
     def of_runs(cls, session: Session, runs: Sequence[LoggedRun]) -> Conversation:
@@ -332,6 +362,21 @@ class Conversation:
     def __repr__(self) -> str:
         count = self.turn_count
         return f"<Conversation {self.id}: {count} turn{'' if count == 1 else 's'}>"
+
+
+def _refuse_score(request: Request) -> None:
+    if request.is_scored:
+        raise InvalidInput("a score is no turn of a conversation: use score() or choose()")
+
+
+def _given(params: InferencingParams) -> dict[str, Any]:
+    """The params that somebody gave. Those of a cell and of the log are set without exception."""
+    given = params.model_dump(exclude_unset=True)
+    if given.keys() == InferencingParams.model_fields.keys():
+        standard = InferencingParams(temperature=params.temperature)
+        if params.repeat_penalty == standard.repeat_penalty:  # it follows from the temperature
+            del given["repeat_penalty"]
+    return given
 
 
 def new_id(name: str | None) -> str:

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -44,6 +44,8 @@ def embedding_request(
             raise InvalidInput(f"{name} has no effect on embeddings: leave it out")
     name = DEFAULT_MODEL if model is None else os.fspath(model)
     request = Request(model=name, prompt="", **options)
+    if not isinstance(texts, Iterable):
+        raise InvalidInput(f"texts: {type(texts).__name__} is neither a text nor a list of texts")
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
     checked = [_text(text, number) for number, text in enumerate(wanted, 1)]
     return request.model_copy(update={"prompt": checked[0] if checked else ""}), checked

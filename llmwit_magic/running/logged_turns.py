@@ -20,7 +20,9 @@ def logged_turns(log: RunLog, which: str | int) -> list[LoggedRun]:
     where the log has no such conversation, `RunNotFound` for an unknown run, and `LogError`.
     """
     newest = log[which] if isinstance(which, int) else log[_newest_turn(log, which)]
-    if not newest.request.is_chat or not is_kept(newest.status, newest.text):
+    request = newest.request
+    is_turn = request.is_chat and not request.is_scored and is_kept(newest.status, newest.text)
+    if not is_turn:
         raise InvalidInput(
             f"run {newest.run_id} is no turn of a conversation: it must be a chat with an answer"
         )

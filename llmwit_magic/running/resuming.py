@@ -122,8 +122,8 @@ def _serves(
 class EqualRows:
     """Finds the rows of a batch that ask for the same as an earlier one.
 
-    They do where a seed is given, or none is needed because the likeliest tokens are taken. Their
-    tags must be equal too, since a tag is how a person finds the run of a row.
+    They do where a seed is given, or none is needed because the likeliest tokens are taken or
+    nothing is generated. Their tags must be equal too, since a tag is how a person finds the run of a row.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,8 @@ class EqualRows:
     def first(self, place: int, request: Request) -> int:
         """The place of the first row that asks for the same; it is `place` for that row itself."""
         params = request.params
-        if params.temperature != 0 and params.seed is None:
+        draws = params.temperature != 0 and not request.is_scored
+        if draws and params.seed is None:
             return place
         # All else is the same in all rows of a batch.
         said = (request.prompt, request.data_spans, request.system, request.history, params.stop,

@@ -95,7 +95,7 @@ class Session:
     def run(self, request: Request, seed: int | None = None, logged: bool = True) -> Run:
         """Start a run and return at once. The caller iterates over it, or waits for it.
 
-        A request that is scored draws no token. Where another one leaves its seed open, this sets it to `seed`, or else draws one. So the
+        Where the request leaves its seed open, this sets it to `seed`, or else draws one. So the
         seed is logged before the run starts. Raises `InvalidInput` for a content filter that cannot
         be used, and for a setting that the engine cannot honour.
         """
@@ -104,8 +104,7 @@ class Session:
             from ..engines.content_filters import check_filters
 
             check_filters(request.content_filters)
-        if not request.is_scored:
-            request = self.with_seed(request, seed)
+        request = self.with_seed(request, seed)
         run = Run(request, self.log if logged else None)
         self._start(run, lambda emit, cancel: engine.run(request, emit, cancel))
         return run
@@ -160,8 +159,11 @@ class Session:
 
     @classmethod
     def with_seed(cls, request: Request, seed: int | None = None) -> Request:
-        """The request with a seed: its own, or else `seed`, or else one that is drawn."""
-        if request.params.seed is not None:
+        """The request with a seed: its own, or else `seed`, or else one that is drawn.
+
+        Where something is scored nothing is drawn, and no seed is needed.
+        """
+        if request.params.seed is not None or request.is_scored:
             return request
         return request.with_params(seed=cls.draw_seed() if seed is None else seed)
 

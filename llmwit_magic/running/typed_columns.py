@@ -153,17 +153,22 @@ def judged_values(
 ) -> pandas.Series[Any]:
     """What a metric judges in the answers of a batch, None where there is no value.
 
-    That is the text; with a constraint the column `value`; and where the values are objects with
-    fields, the objects, as instances of the notebook's type where the constraint has one.
+    That is the text; with a constraint the column `value`, as members where the choices are those
+    of an Enum; and where the values are objects with fields, the objects, as instances of the
+    notebook's type where the constraint has one.
     """
     columns = value_columns(constraint)
     found: pandas.Series[Any]
     if constraint is None or not columns.are_fields:
         found = answers[prefix + (VALUE if columns.types else "text")]
+        if isinstance(constraint, TypedConstraint) and constraint.kind == "choices":
+            members = [None if pandas.isna(one) else constraint.typed(str(one)) for one in found]
+            return pandas.Series(members, found.index, dtype=object)
         return found
     read = constraint.typed if isinstance(constraint, TypedConstraint) else json.loads
-    valid = answers[f"{prefix}value_error"].isna()
     texts = answers[f"{prefix}text"]
+    # A row that was refused before its run has no text.
+    valid = answers[f"{prefix}value_error"].isna() & texts.notna()
     values = [read(text) if use else None for text, use in zip(texts, valid, strict=True)]
     return pandas.Series(values, answers.index, dtype=object)
 

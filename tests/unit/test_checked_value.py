@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, model_validator
+from pydantic import AfterValidator, BaseModel, model_validator
 
 from llmwit_magic import api
 from llmwit_magic.contract.constraint import Constraint
@@ -99,6 +99,18 @@ def test_a_validator_that_fails_is_no_failed_run() -> None:
     assert run.error is None
     assert run.result.value_error == "not valid: ZeroDivisionError: a second⏎line"
     assert run.result.text == '{"a": 1}'
+
+
+def test_a_validator_that_leaves_is_no_run_without_an_end() -> None:
+    def leave(value: int) -> int:
+        raise SystemExit("bye")
+
+    class Leaving(BaseModel):
+        a: Annotated[int, AfterValidator(leave)]
+
+    run = finished('{"a": 1}', constraint(returns=Leaving))
+    assert run.wait(5)
+    assert run.result.value_error == "not valid: SystemExit: bye"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from llmwit_magic.contract.constraint import CONSTRAINT_KINDS
+from llmwit_magic.contract.engine import Capabilities
 from llmwit_magic.contract.events import Emit, End, Prepared
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingUsage
@@ -279,6 +281,70 @@ def test_a_cell_goes_on_with_the_newest_conversation(shell: Any, session: FakeSe
     assert session.engine.requests[-1].params.top_k == 7
     assert [row["reply_to"] for row in session.log.rows()] == [None, None, 1, 3]
     assert shell.user_ns["_conversation"].messages[-2]["content"] == "b"
+
+
+def test_a_turn_is_shown_in_short(session: FakeSession) -> None:
+    talk = Conversation("fake")
+    talk.ask("a\nb" + "c" * 100)
+    assert repr(talk.undo()) == f"<Turn: 'a⏎b{'c' * 56}…' → 'Hello world'>"
+
+
+def test_a_score_is_no_turn(shell: Any, session: FakeSession) -> None:
+    """A chat that is scored begins no conversation, and none goes on with one."""
+    session.engine.capabilities = Capabilities(scores=True, constraints=CONSTRAINT_KINDS)
+    cell(shell, "--chat", "a")
+    cell(shell, "--chat --continuation b", "c")
+    cell(shell, "--chat --choice b --choice c --probabilities", "c")
+    assert "turn 2" in cell(shell, "--continue", "d")
+    assert asked(session)[-1] == ["a", "Hello world", "d"]
+    said = "a score is no turn of a conversation"
+    with pytest.raises(InvalidInput, match=said):
+        Conversation("fake").ask("a", continuation="b")
+    with pytest.raises(InvalidInput, match=said):
+        Conversation("fake", continuation="b")
+    with pytest.raises(InvalidInput, match="run 2 is no turn of a conversation"):
+        Conversation.load(2)
+
+
+def test_a_shape_belongs_to_one_turn(shell: Any, session: FakeSession) -> None:
+    session.engine.capabilities = Capabilities(constraints=CONSTRAINT_KINDS)
+    talk = Conversation("fake")
+    talk.ask("a", choices=["b", "c"])
+    talk.ask("a", regex="b|c")
+    talk.ask("a")
+    cell(shell, "--chat --choice b", "a")
+    cell(shell, "--continue", "a")
+    kinds = [one.constraint and one.constraint.kind for one in session.engine.requests]
+    assert kinds == ["choices", "regex", None, "choices", None]
+    with pytest.raises(InvalidInput, match=r"belongs to one turn: give it to ask\(\)"):
+        Conversation("fake", choices=["b"])
+
+
+def test_settings_of_a_conversation_without_a_turn_count_in_a_cell(
+    shell: Any, session: FakeSession
+) -> None:
+    Conversation("fake", params={"temperature": 0, "max_tokens": 7}, name="x")
+    cell(shell, "--conversation x", "a")
+    params = session.engine.requests[-1].params
+    assert (params.temperature, params.max_tokens, params.repeat_penalty) == (0, 7, 1.0)
+
+
+def test_the_repeat_penalty_follows_the_temperature_of_a_loaded_conversation(
+    session: FakeSession,
+) -> None:
+    """The log has all params. That the penalty was given cannot be seen there."""
+    talk = Conversation("fake")
+    talk.ask("a", {"temperature": 0.5})
+    loaded = Conversation.load(1)
+    assert loaded.request("b", {"temperature": 0}).params.repeat_penalty == 1.0
+    assert loaded.request("b").params.repeat_penalty == 1.1
+    assert loaded.request("b").params.temperature == 0.5
+
+
+def test_filters_that_the_log_does_not_have_are_said(session: FakeSession) -> None:
+    Conversation("fake").ask("a", content_filters=("x", lambda text: None))
+    with pytest.warns(UserWarning, match="the log does not have the content filters <function"):
+        Conversation.load(1)
 
 
 def test_a_cell_goes_on_with_a_named_one(shell: Any, session: FakeSession) -> None:

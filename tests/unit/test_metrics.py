@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -182,3 +183,34 @@ def test_what_cannot_be_summarised_is_one_line(
     with pytest.raises(InvalidInput) as caught:
         metric_summary(frames, options.pop("metric", is_right), **options)
     assert message in str(caught.value)
+
+
+class Mood(Enum):
+    GOOD = "good"
+    BAD = "bad"
+
+
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        ([Mood.GOOD, Mood.BAD], ["good", "good"]),
+        ([Mood.GOOD, Mood.BAD], [Mood.GOOD, Mood.GOOD]),
+        ([1, 0], ["1", "1"]),
+        ([1.0, 0.0], ["1", "1"]),
+    ],
+)
+def test_labels_are_compared_as_an_evaluation_does(labels: list[Any], values: list[Any]) -> None:
+    """Members of an Enum are their values, and whole numbers their texts."""
+    frame = pandas.DataFrame({"label": labels, "infer_value": values})
+    accuracy = sklearn.metrics.accuracy_score
+    found = add_metrics(frame, frame["infer_value"], {"a": accuracy}, "label", "infer_")
+    assert found["infer_a"].tolist() == [1.0, 0.0]
+    assert metric_summary({"x": frame}, accuracy)["accuracy_score"].tolist() == [0.5]
+
+
+def test_one_column_of_settings_names_them() -> None:
+    frame = pandas.DataFrame({"label": ["a", "b"], "infer_value": ["a", "a"], "by": ["x", "y"]})
+    assert list(metric_summary(frame, sklearn.metrics.accuracy_score, by=["by"]).index) == [
+        "x",
+        "y",
+    ]

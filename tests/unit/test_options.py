@@ -67,7 +67,10 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "probabilities": ("", True),
     "render": ("markdown", "markdown"),
 }
-BESIDE = {"prompt_logprobs": "--continuation x ", "probabilities": "--choice a "}
+BESIDE = {
+    "prompt_logprobs": "--continuation x ", "probabilities": "--choice a ",
+    "normalize": "--choice a --probabilities ", "end_of_text": "--choice a --probabilities ",
+}  # fmt: skip
 """What stands on the line besides, for an option that means nothing alone."""
 
 

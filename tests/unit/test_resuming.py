@@ -148,6 +148,9 @@ def test_rows_that_draw_seeds_are_never_equal() -> None:
     assert [equal.first(0, drawn), equal.first(1, drawn)] == [0, 1]
     greedy = Request(model="m", prompt="p", params=InferencingParams(temperature=0))
     assert [equal.first(2, greedy), equal.first(3, greedy)] == [2, 2]
+    scored = Request(model="m", prompt="p", continuation="c")  # nothing is drawn for a score
+    others = EqualRows()
+    assert [others.first(0, scored), others.first(1, scored)] == [0, 0]
 
 
 def test_equal_rows_of_a_local_model_are_one_run_where_asked(session: FakeSession) -> None:

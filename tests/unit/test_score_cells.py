@@ -98,6 +98,8 @@ def test_choices_of_a_cell() -> None:
         ("--continuation ''", "it is empty"),
         ("--prompt-logprobs", "--prompt-logprobs: they belong to a score"),
         ("--normalize best", "it must be sum, token or empty-prompt"),
+        ("--choice a --normalize token", "--normalize goes with --probabilities"),
+        ("--choice a --end-of-text always", "--end-of-text goes with --probabilities"),
     ],
 )
 def test_what_a_cell_is_refused_for(line: str, said: str) -> None:

@@ -186,5 +186,7 @@ def test_what_is_refused(arguments: Any, message: str) -> None:
 
 def test_what_is_counted_is_text() -> None:
     """A list names the text that is none by its number."""
+    with pytest.raises(InvalidInput, match=r"^text: int is neither a text nor a list of texts$"):
+        count_tokens(3)  # type: ignore[call-overload]
     with pytest.raises(InvalidInput, match=r"^text 2 is int, not text$"):
         count_tokens(["a", 5])  # type: ignore[list-item]

@@ -35,6 +35,11 @@ from tests.support.constrained import KINDS
 from tests.support.fake import FakeSession, end, prepared
 
 
+class YesNo(Enum):
+    YES = "yes"
+    NO = "no"
+
+
 class Kind(Enum):
     INVOICE = "invoice"
     REMINDER = "reminder"
@@ -307,14 +312,15 @@ def test_columns_of_several_levels_stay(session: FakeSession) -> None:
 def test_a_metric_judges_the_value() -> None:
     """An instance of the notebook's own type, a label, or the text where there is no constraint."""
     frame = pandas.DataFrame({
-        "infer_text": ['{"name": "Ada", "n": 1}', "no"], "infer_value_error": [None, "not valid"],
-        "infer_value": ["yes", None],
+        "infer_text": ['{"name": "Ada", "n": 1}', "no", pandas.NA],
+        "infer_value_error": [None, "not valid", None], "infer_value": ["yes", None, None],
     })  # fmt: skip
-    person, nothing = judged_values(of_returns(Person), frame, "infer_")
-    assert (person, nothing) == (Person(name="Ada", n=1), None)
+    person, nothing, refused = judged_values(of_returns(Person), frame, "infer_")
+    assert (person, nothing, refused) == (Person(name="Ada", n=1), None, None)
     plain = of_returns(json.loads(of_returns(Person).source))
     assert judged_values(plain, frame, "infer_")[0] == {"name": "Ada", "n": 1}
     assert judged_values(of_choices(["yes"]), frame, "infer_").tolist()[0] == "yes"
+    assert judged_values(of_choices(YesNo), frame, "infer_").tolist() == [YesNo.YES, None, None]
     assert judged_values(None, frame, "infer_")[1] == "no"
 
 
