@@ -7,7 +7,8 @@
 
 The functions of the package do the same in Python:
 
-- `infer(model, prompt, params)` returns the result, and `stream(...)` gives it chunk by chunk.
+- `infer(prompt)` or `infer(model, prompt, params)` returns the result, and `stream(...)` gives it
+  chunk by chunk.
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
 - `score(prompt, continuation)` returns the log-probability of a text, token by token.
 - `choose(prompt, choices)` returns the probability of each choice.

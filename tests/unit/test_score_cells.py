@@ -131,7 +131,7 @@ def test_a_copied_cell_asks_the_same(request_: Request, monkeypatch: pytest.Monk
         pass
 
     def start(model: Any, prompt: str, params: Any, **options: Any) -> Any:
-        called.append(api._request(model, prompt, params, options))
+        called.append(api.request_from(model, prompt, params, options))
         raise Done
 
     monkeypatch.setattr(api, "start", start)
