@@ -12,6 +12,7 @@ from .contract.scores import EndOfText, Normalization
 from .contract.wit import EmbeddingsResult, InferencingParams, InferencingResult
 from .errors import InvalidInput
 from .requests.arguments import Messages, Params, request_from, request_of_call
+from .requests.presets import preset_of
 from .requests.shapes import with_constraint
 from .runlog.log import RunLog
 from .running.run import Run
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def infer(
-    model_or_prompt: str | os.PathLike[str] | Messages | None = None,
+    model: str | os.PathLike[str] | Messages | None = None,
     /,
     prompt: str | Messages | Params | None = None,
     params: Params | None = None,
@@ -50,6 +51,7 @@ def infer(
     - `options` are also the other fields of `Request`: chat, system, chat_template,
       template_options, model_type, engine, exact, context_length, accept, gpu_layers, device,
       threads, top_logprobs, content_filters, tags, control_tokens, data_spans.
+    - `preset` names options that `%infer_preset` has kept. All others count before them.
     - One of four further options says what the answer must be, and `.value` of the result is the
       answer as a value: `returns` is a pydantic model, a dataclass, a TypedDict, another type such
       as `list[int]`, or a JSON schema; `choices` is a list of texts or an Enum; `regex` is an
@@ -64,11 +66,11 @@ def infer(
     Raises `InvalidInput`, `ModelNotSupported` or `EngineFailed`; all of them are
     `InferenceError`. An interrupt raises `Interrupted`, which is a `KeyboardInterrupt`.
     """
-    return result_of(start(model_or_prompt, prompt, params, **options))
+    return result_of(start(model, prompt, params, **options))
 
 
 def stream(
-    model_or_prompt: str | os.PathLike[str] | Messages | None = None,
+    model: str | os.PathLike[str] | Messages | None = None,
     /,
     prompt: str | Messages | Params | None = None,
     params: Params | None = None,
@@ -80,11 +82,11 @@ def stream(
     raises what `infer` does. Leaving the loop early cancels the run, unless a variable still has
     the stream.
     """
-    return TextStream(start(model_or_prompt, prompt, params, **options))
+    return TextStream(start(model, prompt, params, **options))
 
 
 async def ainfer(
-    model_or_prompt: str | os.PathLike[str] | Messages | None = None,
+    model: str | os.PathLike[str] | Messages | None = None,
     /,
     prompt: str | Messages | Params | None = None,
     params: Params | None = None,
@@ -94,11 +96,11 @@ async def ainfer(
 
     Cancelling the task cancels the run, and the task ends when the run has ended.
     """
-    return await result_in_loop(start(model_or_prompt, prompt, params, **options))
+    return await result_in_loop(start(model, prompt, params, **options))
 
 
 def astream(
-    model_or_prompt: str | os.PathLike[str] | Messages | None = None,
+    model: str | os.PathLike[str] | Messages | None = None,
     /,
     prompt: str | Messages | Params | None = None,
     params: Params | None = None,
@@ -109,7 +111,7 @@ def astream(
     `await` of the stream's `result()` gives the result. Cancelling the task that iterates cancels
     the run.
     """
-    return AsyncTextStream(start(model_or_prompt, prompt, params, **options))
+    return AsyncTextStream(start(model, prompt, params, **options))
 
 
 def generate_embeddings(
@@ -388,7 +390,7 @@ def replay(
 
     session = current_session()
     original = session.log[run_id]
-    changes = {**(params or {}), **with_constraint(options)}
+    changes = {**preset_of(options), **(params or {}), **with_constraint(options)}
     request, notice = replay_request(
         session, original, changes, accept=ALL_ACCEPTED if anyway else accept
     )
@@ -425,7 +427,7 @@ def llama_server(
 
 
 def start(
-    model_or_prompt: str | os.PathLike[str] | Messages | None = None,
+    model: str | os.PathLike[str] | Messages | None = None,
     /,
     prompt: str | Messages | Params | None = None,
     params: Params | None = None,
@@ -436,7 +438,7 @@ def start(
     Takes the arguments of `infer`.
     """
     session = current_session()
-    return session.run(request_of_call(model_or_prompt, prompt, params, options, session.has_model))
+    return session.run(request_of_call(model, prompt, params, options, session.has_model))
 
 
 def log() -> RunLog:

@@ -284,6 +284,7 @@ class InferencingResult(Record):
     status: LoggedStatus = "ok"
     run_id: int | None = None
     log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")
+    preset: str | None = Field(None, description="the preset that settings were taken from")
     conversation_id: str | None = None
     turn: int | None = Field(None, description="number of the turn in its conversation, from 1 on")
     dropped_turns: int = Field(

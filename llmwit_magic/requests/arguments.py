@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,12 +11,15 @@ from ..contract.record import shown
 from ..contract.request import DEFAULT_MODEL, Request
 from ..contract.wit import InferencingParams, params_from
 from ..errors import InvalidInput
-from .shapes import with_constraint
+from .presets import preset_of
+from .shapes import KEYWORDS, with_constraint
 
 Messages = Sequence[Mapping[str, str]]
 """Messages of a chat: `[{'role': 'user', 'content': …}, …]`."""
 Params = InferencingParams | Mapping[str, Any]
 """Params, or a mapping of some of their fields."""
+_OF_PARAMS = InferencingParams.model_fields.keys()
+_NAMES = (*_OF_PARAMS, *Request.model_fields, *KEYWORDS, "anyway", "messages")
 
 
 def request_from(
@@ -27,24 +31,40 @@ def request_from(
     """The request. The prompt is a text, or messages with roles.
 
     `options` are fields of the request and of its params. One of the params' counts before `params`.
-    Raises `InvalidInput`.
+    The option `preset` names a preset, before which all others count. Raises `InvalidInput`.
     """
+    _check_names(options)
+    kept = preset_of(options)
+    model = kept.pop("model", None) if model is None else model
     name = os.fspath(model) if model is not None else DEFAULT_MODEL
     said = {"messages" if isinstance(prompt, list | tuple) else "prompt": prompt}
-    beside = {name: options[name] for name in options if name in InferencingParams.model_fields}
-    others = {name: options[name] for name in options if name not in beside}
-    return Request(model=name, params=_params(params, beside), **said, **with_constraint(others))
+    below, beside = ({key: value for key, value in values.items() if key in _OF_PARAMS}
+                     for values in (kept, options))  # fmt: skip
+    others = with_constraint({key: value for key, value in options.items() if key not in beside})
+    fields = {key: value for key, value in kept.items() if key not in ("model", *below)}
+    return Request(model=name, params=_params(params, below, beside), **said, **fields | others)
 
 
-def _params(params: Params | None, changes: Mapping[str, Any]) -> InferencingParams:
-    """The params with some changes. Only those that were given stay beside the changes, since a
-    default may depend on a change. Raises `InvalidInput`."""
+def _check_names(options: Mapping[str, Any]) -> None:
+    """Raise `InvalidInput` for a name that is nearly that of an option."""
+    for name in options:
+        if name not in _NAMES and (near := difflib.get_close_matches(name, _NAMES, 1)):
+            raise InvalidInput(f"there is no option '{name}': did you mean {near[0]}?")
+
+
+def _params(
+    params: Params | None, below: Mapping[str, Any], changes: Mapping[str, Any]
+) -> InferencingParams:
+    """The params over those `below`, with some changes.
+
+    Only what was given counts, since a default may depend on a change. Raises `InvalidInput`.
+    """
     if isinstance(params, Mapping):
-        return params_from({**params, **changes})
+        return params_from({**below, **params, **changes})
     made = params_from(params)
-    if not changes:
+    if not below and not changes:
         return made
-    return params_from({**made.model_dump(exclude_unset=True), **changes})
+    return params_from({**below, **made.model_dump(exclude_unset=True), **changes})
 
 
 def request_of_call(

@@ -26,6 +26,7 @@ from llmwit_magic import (
     generate_embeddings,
     infer,
     infer_frame,
+    preset,
     read_export,
     replay,
     runs,
@@ -87,6 +88,9 @@ async def ask_in_a_loop(prompt: str) -> str:
 def table(frame: pandas.DataFrame) -> pandas.DataFrame:
     """DataFrames in, DataFrames out."""
     infer_frame(frame, "{{name}} is", params=greedy, batch="b")
+    infer_frame(frame, "{{name}} is", **preset("brief"))
+    name: str | None = infer("hi", preset="brief").preset
+    assert name
     infer_frame(frame, "{{name}}", ["a::m", "b::m"], concurrency=64, deduplicate=False)
     runs.rate(1, -1)
     runs.annotate(1, note="n", tags={"k": "v"})
