@@ -7,7 +7,8 @@
 
 The functions of the package do the same in Python:
 
-- `infer(model, prompt, params)` returns the result, and `stream(...)` gives it chunk by chunk.
+- `infer(prompt)` or `infer(model, prompt, params)` returns the result, and `stream(...)` gives it
+  chunk by chunk.
 - `await ainfer(...)` and `async for chunk in astream(...)` do so in an event loop.
 - `score(prompt, continuation)` returns the log-probability of a text, token by token.
 - `choose(prompt, choices)` returns the probability of each choice.
@@ -18,6 +19,7 @@ The functions of the package do the same in Python:
 - `evaluate(df)` compares a column of answers with the right ones.
 - `metric_summary({name: df})` says which setting a metric says the best of.
 - `Conversation(model).ask(text)` keeps the messages of a chat together.
+- `preset(name)` gives the options that `%infer_preset` has kept, for `infer(prompt, **preset(name))`.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         ModelNotSupported,
         RunNotFound,
     )
+    from .requests.presets import preset
     from .runlog.export import read_export
     from .runlog.log import RunLog
     from .running.conversations import Conversation
@@ -83,6 +86,7 @@ _HOMES = {
     "evaluate": "analysis.evaluation", "Evaluation": "analysis.evaluation",
     "metric_summary": "analysis.metrics",
     "read_export": "runlog.export",
+    "preset": "requests.presets",
     "Conversation": "running.conversations",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
@@ -124,6 +128,7 @@ __all__ = [
     "llama_server",
     "load_ipython_extension",
     "metric_summary",
+    "preset",
     "read_export",
     "replay",
     "runs",

@@ -249,6 +249,9 @@ class Labels(Record):
     tags: Annotated[
         Mapping[Text, Text], Setting(metavar="KEY=VALUE", flags=("--tag",), per_cell=True)
     ] = Field(default={}, description="KEY=VALUE kept with the run in the log")
+    preset: Text | None = Field(
+        default=None, description="name of the preset that settings were taken from"
+    )
     group_id: str | None = None
     replay_of: int | None = None
     conversation_id: str | None = None

@@ -44,8 +44,8 @@ class InferencingParams(Record):
         Setting("a finite number > 0", "R", sweeps=True, slider=(0.5, 2, 0.05)),
     ] = Field(
         default=1.1,
-        description="above 1 makes recent tokens less likely; 1 switches it off, as it is where "
-        "the temperature is 0 and no penalty is given",
+        description="above 1 makes recent tokens less likely, which makes labels and JSON less "
+        "accurate; 1 switches it off, as it is where the temperature is 0 and no penalty is given",
     )
     repeat_penalty_last_n_token_count: Annotated[
         U32,
@@ -284,6 +284,7 @@ class InferencingResult(Record):
     status: LoggedStatus = "ok"
     run_id: int | None = None
     log_problem: str | None = Field(None, description="why the run is not in the log, if it is not")
+    preset: str | None = Field(None, description="the preset that settings were taken from")
     conversation_id: str | None = None
     turn: int | None = Field(None, description="number of the turn in its conversation, from 1 on")
     dropped_turns: int = Field(

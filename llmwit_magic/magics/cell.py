@@ -25,6 +25,7 @@ from ..requests.line import (
     split_line,
 )
 from ..requests.options import BY_DEST, OPTIONS, Option, unsaid
+from ..requests.presets import preset_of
 from ..requests.shape_options import take_constraint
 
 
@@ -114,6 +115,7 @@ def _read_cell(
     next_turn: NextTurn,
 ) -> Cell:
     given = parse(split_line(line))
+    kept = preset_of(given)
     if not cell.strip():
         raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
     # A cell has the line ends of the file that it comes from, but models know only `\n`. The
@@ -131,6 +133,9 @@ def _read_cell(
         # Not filled in again: `{{` in a message or a setting that stays is text by now.
         stays = next_turn(given)
         fixed |= {name: value for name, value in stays.items() if name not in said}
+    # Nor is what a preset has. It stands over the settings that stay, and below the line.
+    tags = {**kept.get("tags", {}), **fixed["tags"]}
+    fixed |= {name: value for name, value in kept.items() if name not in said} | {"tags": tags}
     if given.get("score") and "continuation" not in given:
         # The whole cell is scored, as a text that stands for itself.
         fixed |= {"prompt": "", "continuation": fixed["prompt"], "data_spans": ()}
@@ -139,7 +144,7 @@ def _read_cell(
     ]
     if len(combinations) > 1:
         fixed["group_id"] = uuid.uuid4().hex[:12]
-    requests = [_request(fixed | chosen, given) for chosen in combinations]
+    requests = [_request(fixed | chosen, kept | given) for chosen in combinations]
     if requests[0].is_scored:
         _check_scored(requests[0], given)
     for name in ("normalize", "end_of_text"):
@@ -222,7 +227,7 @@ def _filled(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str
 
 
 def _request(fields: Mapping[str, Any], given: Mapping[str, Any]) -> Request:
-    """One request of the cell. `given` are the values that its line gives."""
+    """One request of the cell. `given` are the values that its line and its preset give."""
     standard = InferencingParams()
     params = {name: fields.get(name, value) for name, value in standard}
     for name in params.keys() - given.keys():
@@ -238,6 +243,8 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
     """
     try:
         given = parse(words)
+        kept = preset_of(given)
+        given.pop("preset", None)
         shape = take_constraint(given, namespace)
         for dest, value in given.items():
             option = BY_DEST[dest]
@@ -247,7 +254,7 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
                 if len(value) > 1:
                     raise InvalidInput(f"{option.flag}: one value, and no sweep")
                 given[dest] = value[0]
-        return given | shape | interpolated(given, namespace)
+        return kept | given | shape | interpolated(given, namespace)
     except InvalidInput as error:
         raise usage_error(in_words_of_the_line(str(error))) from None
 

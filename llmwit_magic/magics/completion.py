@@ -16,13 +16,15 @@ from IPython.core import completer
 from ..contract.wit import STATUSES
 from ..errors import InvalidInput
 from ..requests.line import complete, split_line
+from ..requests.presets import presets
 from ..requests.shapes import is_shape
 from ..runlog.columns import NAMES
+from .infer_preset import FLAGS
 
 _CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
 _LINE = re.compile(
     r"\s*(?:[\w.,\[\] ]+=\s*)?"
-    r"%(infer_log|infer_replay|infer_models|infer_unload|infer_llama_server)[ \t](.*)"
+    r"%(infer_log|infer_replay|infer_models|infer_unload|infer_llama_server|infer_preset)[ \t](.*)"
 )
 _MODEL_ENDINGS = (".gguf", ".ggml", ".bin")
 _SEPARATORS = (os.sep, os.altsep or os.sep)
@@ -96,6 +98,8 @@ class Completer:
             return self._of_server(typed, last)
         if name == "infer_models":
             return []
+        if last == "--preset" or (name == "infer_preset" and len(words) == 1):
+            return _beginning(list(dict.fromkeys(one.name for one in presets())), typed)
         if last in ("-m", "--model"):
             return _beginning(self._models(), typed) + list(_paths(typed, _MODEL_ENDINGS))
         if name == "infer_log":
@@ -112,7 +116,8 @@ class Completer:
             ]  # fmt: skip
             paths = _paths(typed, _SHAPE_FILES[last]) if _SHAPE_FILES[last] else ()
             return [*_beginning(sorted(named), typed), *paths]
-        return complete(words, self._models)
+        more = FLAGS if name == "infer_preset" and (not typed or typed.startswith("-")) else ()
+        return [*complete(words, self._models), *_beginning(more, typed)]
 
     def _of_server(self, typed: str, last: str) -> list[str]:
         """On the line of `%infer_llama_server`."""

@@ -19,8 +19,10 @@ from ..views.frontend import Reach, has_page, reach_of
 from . import completion
 from .infer import InferMagics
 from .infer_log import LogMagics
+from .infer_preset import PresetMagics
 from .infer_server import ServerMagics, own_server_names
 
+OURS = (InferMagics, LogMagics, ServerMagics, PresetMagics)
 IDLE_SECONDS = 0.1
 """How long after the loading the page for saved buttons is opened."""
 
@@ -36,6 +38,7 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
     shell.register_magics(magics)
     shell.register_magics(LogMagics(shell, magics))
     shell.register_magics(ServerMagics(shell, magics))
+    shell.register_magics(PresetMagics(shell))
     _register_formatters(shell, magics)
     completion.register(
         shell,
@@ -78,7 +81,7 @@ def unload(shell: Any) -> None:
     """
     for kind in shell.magics_manager.magics.values():
         ours = [name for name, function in kind.items()
-                if isinstance(getattr(function, "__self__", None), InferMagics | LogMagics | ServerMagics)]  # fmt: skip
+                if isinstance(getattr(function, "__self__", None), OURS)]  # fmt: skip
         for name in ours:
             magics = kind.pop(name).__self__
             if isinstance(magics, InferMagics):

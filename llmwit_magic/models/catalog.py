@@ -28,7 +28,7 @@ from ..errors import ModelNotFound, ModelNotSupported
 from .cache import cache_folder, state_of
 from .default_model import fetch_default
 from .gguf import Header, is_gguf, read_header
-from .hub import fetch_from_hub
+from .hub import fetch_from_hub, has_repository
 from .kinds import START_BYTES, not_a_model, not_a_model_before_gguf
 from .parts import files_of, joined, model_stem, one_of_each
 
@@ -215,6 +215,27 @@ def _in_spin_folder(name: str) -> Path | None:
     files = list(_in_spin_folders())
     exact = (path for path in files if name in (path.name, path.stem))
     return next(exact, next((path for path in files if name == model_stem(path.name)), None))
+
+
+def is_here(name: str, aliases: Mapping[str, str]) -> bool:
+    """Whether a text is the name of a model that is on this machine. No network is used."""
+    if not name or "\0" in name:
+        return False
+    if name in aliases or name == DEFAULT_MODEL:
+        return True
+    try:
+        path = Path(name).expanduser()
+        if mode := _mode(path):
+            path = _only_file(path) if stat.S_ISDIR(mode) else path
+            return stat.S_ISREG(path.stat().st_mode) and (
+                path.suffix.lower() in (".gguf", ".ggml", ".bin") or is_gguf(path)
+            )
+    except (OSError, RuntimeError, ModelNotFound):  # no file can have this name, or it is no model
+        return False
+    if _in_spin_folder(name):
+        return True
+    match = _REPOSITORY.fullmatch(name)
+    return match is not None and has_repository(match["repo"])
 
 
 def local_models(aliases: Mapping[str, str]) -> list[tuple[str, str, Path | None]]:

@@ -111,6 +111,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
+def has_repository(repo: str) -> bool:
+    """Whether the hub's cache has something of a repository. Nothing is asked of the hub."""
+    from huggingface_hub import constants, file_download
+
+    folder = file_download.repo_folder_name(repo_id=repo, repo_type="model")
+    return Path(constants.HF_HUB_CACHE, folder, "snapshots").is_dir()
+
+
 def _fetched_bytes(repo: str) -> int:
     """The bytes fetched so far, from the size of the incomplete file in the hub's cache.
 

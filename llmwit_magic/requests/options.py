@@ -129,6 +129,9 @@ OPTIONS = (
     Option("grammar", ("--grammar",),
            "the answer is what this grammar makes, in the notation of Lark or GBNF: a text in the "
            "notebook, a file, or the grammar itself", metavar="NAME|FILE"),
+    Option("preset", ("--preset",),
+           "take the options that %infer_preset has kept under this name; those of the line count "
+           "before them", metavar="NAME"),
     Option("anyway", ("--anyway",), "the name that --accept context had before", bool),
     Option("continue", ("--continue",),
            "go on with the newest conversation of this kernel", bool),

@@ -187,7 +187,7 @@ def _escaped(character: str) -> str:
 
 _PYTHON_OPTIONS = [
     option.dest for option in OPTIONS
-    if option.dest in Request.model_fields and option.dest not in ("model", "tags")
+    if option.dest in Request.model_fields and option.dest not in ("model", "tags", "preset")
 ]  # fmt: skip
 
 

@@ -187,6 +187,7 @@ COLUMNS = (
     Column("tags", "json", "the tags, by key"),
     Column("rating", "integer", "1 for thumbs up, -1 for thumbs down", brief=True, few=True),
     Column("note", "text", "what a person wrote about the run"),
+    Column("preset", "text", "name of the preset that settings were taken from", few=True),
     Column("group_id", "text", "the same for all runs of a sweep, a tuning panel or a batch"),
     Column("replay_of", "integer", "run_id of the run that this one replays"),
     Column("conversation_id", "text", "ID of the conversation that the run is a turn of", few=True,

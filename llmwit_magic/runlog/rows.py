@@ -296,6 +296,7 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "text_count": row["text_count"],
         "status": row["status"],
         "run_id": row["run_id"],
+        "preset": row["preset"],
         "conversation_id": row["conversation_id"],
         "turn": row["turn"],
         "dropped_turns": row["dropped_turns"] or 0,

@@ -24,6 +24,7 @@ from ..contract.request import OF_TURNS, Request, Scored, Shape
 from ..contract.wit import InferencingParams, InferencingResult
 from ..errors import InvalidInput, PromptTooLong
 from ..requests.arguments import Messages, request_from
+from ..requests.presets import preset_of
 from ..runlog.log import RunLog
 from ..runlog.logged_run import LoggedRun
 from ..runlog.rows import function_filters
@@ -86,7 +87,9 @@ class Conversation:
                 "messages: those before the first turn end with an answer of the assistant: give "
                 "the user's last one to ask()"
             )
-        options = {"chat": True, **options, "system": system, "history": opening}
+        options = {"chat": True, **options, "history": opening}
+        if system is not None:
+            options["system"] = system
         first = request_from(model, "", params, options)
         _refuse_score(first)
         if first.constraint is not None:
@@ -212,13 +215,18 @@ class Conversation:
         self, text: str, params: InferencingParams | Mapping[str, Any] | None = None, **options: Any
     ) -> Request:
         """The request of the next turn. Raises `InvalidInput`."""
+        fields, named = self.next_fields(), preset_of(options)
+        params_of_preset = {
+            name: named.pop(name) for name in InferencingParams.model_fields if name in named
+        }
         if not isinstance(params, InferencingParams):
-            params = _given(self.next_params) | dict(params or {})
-        fields = self.next_fields()
+            params = _given(self.next_params) | params_of_preset | dict(params or {})
+        fields |= named
+        label = fields.pop("preset", None)  # settings that stay are not read from the file again
         model = options.pop("model", fields.pop("model", None))
         request = request_from(model, text, params, fields | options)
         _refuse_score(request)
-        return request
+        return request.model_copy(update={"preset": label})
 
     def shortened(self, request: Request, show: Report | None = None) -> Request:
         """The request without as many of the oldest turns as it takes for prompt and answer to fit.

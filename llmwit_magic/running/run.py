@@ -412,6 +412,7 @@ class Run:
             status=status,
             run_id=self.run_id,
             log_problem=self.log_problem,
+            preset=self.request.preset,
             conversation_id=self.request.conversation_id,
             turn=self.request.turn,
             dropped_turns=self.request.dropped_turns,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +19,12 @@ from ..contract.events import Cancelled, Emit, Event, Prepared, Progress, Report
 from ..contract.request import ModelSpec, Request
 from ..contract.wit import LARGEST_DRAWN_SEED, EmbeddingsResult, ModelInfo
 from ..engines.local.local_engine import LocalEngine
-from ..engines.server.addresses import configured
+from ..engines.server.addresses import configured, knows_server, names_server
 from ..engines.server.own_server import OwnServer
 from ..engines.server.own_servers import OwnServerSpec
 from ..engines.server.server_engine import ServerEngine
 from ..errors import EngineFailed, InferenceError, Interrupted, InvalidInput
-from ..models.catalog import local_models
+from ..models.catalog import is_here, local_models
 from ..runlog.log import RunLog
 from .embedding_run import EmbeddingRun, KeptVectors
 from .known_conversations import KnownConversations
@@ -284,6 +285,14 @@ class Session:
         `catalog.local_models`."""
         return in_background(
             lambda: local_models(self.aliases), lambda: None, 0.1, "llmwit-list"
+        )  # after an interrupt, the thread is left behind
+
+    def has_model(self, text: str) -> bool:
+        """Whether a text is the name of a model that is here, or is on a server that is known."""
+        if names_server(text):
+            return not re.search(r"\s", text) and knows_server(text, self.remote.servers)
+        return in_background(
+            lambda: is_here(text, self.aliases), lambda: None, 0.1, "llmwit-list"
         )  # after an interrupt, the thread is left behind
 
     def close(self) -> None:

@@ -106,6 +106,8 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
         parts.append((False, f"run {result.run_id}"))
+    if result.preset:
+        parts.append((False, f"preset {result.preset}"))
     if result.conversation_id:
         parts.append((False, f"conversation {result.conversation_id}"))
     return [(brief, on_one_line(part)) for brief, part in parts]

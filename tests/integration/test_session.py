@@ -481,8 +481,8 @@ def test_streams(session: Session, tiny_model: Path, monkeypatch: pytest.MonkeyP
     del stream
     assert run.wait(5)
     assert run.status == "interrupted"
-    with pytest.raises(InvalidInput, match="max_tokens belongs into params"):
-        api.infer(tiny_model, PROMPT, max_tokens=5)
+    five = api.infer(tiny_model, PROMPT, {"seed": 3, "max_tokens": 9}, max_tokens=5)
+    assert five.usage.generated_token_count == 5
     with pytest.raises(InvalidInput, match="text 2 is int, not text"):
         api.generate_embeddings(tiny_model, ["a", 5])
     assert len(api.generate_embeddings(tiny_model, "one text").embeddings) == 1

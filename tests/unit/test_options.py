@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.magics.cell import Cell, with_options
+from llmwit_magic.requests import presets
 from llmwit_magic.requests.options import DEFAULTS, OPTIONS, Option
 from llmwit_magic.requests.shape_options import OPTIONS_OF_SHAPES
 from tests.support.cells import read
@@ -44,6 +46,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "threads": ("1", 1),
     "top_logprobs": ("5", 5),
     "model_type": ("gpt2", "gpt2"),
+    "preset": ("mine", "mine"),
     "choice": ("yes", Constraint(kind="choices", source='["yes"]')),
     "choices": ("labels", Constraint(kind="choices", source='["a", "b"]')),
     "regex": ("a+", Constraint(kind="regex", source="a+")),
@@ -92,8 +95,12 @@ def value_of(cell: Cell, dest: str) -> Any:
 @pytest.mark.parametrize(
     ("option", "flag"), [(option, flag) for option in OPTIONS for flag in option.flags], ids=str
 )
-def test_every_option_sets_its_value(option: Option, flag: str) -> None:
+def test_every_option_sets_its_value(
+    option: Option, flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of its names works, with the value in the next word or after an equals sign."""
+    monkeypatch.setattr(presets, "user_file", lambda: tmp_path / "presets.toml")
+    presets.keep("mine", {"model": "tiny"})
     text, wanted = EXAMPLES[option.dest]
     wanted = wanted and flag != option.off_flag if option.is_flag else wanted
     beside = BESIDE.get(option.dest, "")

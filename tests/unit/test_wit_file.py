@@ -30,11 +30,13 @@ OURS = {
         "reasoning", "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
         "tokens", "score", "choices", "prompt_tokens", "prompt", "chat", "notices", "not_honoured",
         "value", "value_error", "kind", "text_count", "status", "run_id", "log_problem",
-        "conversation_id", "turn", "dropped_turns",
+        "preset", "conversation_id", "turn", "dropped_turns",
     ],
 }  # fmt: skip
-# An interrupted or failed run has a result without a finish reason; the default model has no name.
+# An interrupted or failed run has a result without a finish reason; the default model has no name;
+# a prompt for the default model may stand alone.
 OPTIONAL_IN_PYTHON_ONLY = {("InferencingResult", "finish_reason"), ("infer", "model"),
+                           ("infer", "prompt"),
                            ("InferencingUsage", "prompt_token_count"),
                            ("InferencingUsage", "generated_token_count"),
                            ("InferencingUsage", "cached_token_count"),

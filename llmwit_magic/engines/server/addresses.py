@@ -129,6 +129,12 @@ def names_server(model: str) -> bool:
     return is_url(model) or _NAMED.fullmatch(model) is not None
 
 
+def knows_server(model: str, servers: Mapping[str, ServerConfig]) -> bool:
+    """Whether a name for which `names_server` holds leads to a URL or to one of these servers."""
+    server = model.partition("::")[0]
+    return is_url(model) or server == OWN or server in servers
+
+
 def address_of(model: str, servers: Mapping[str, ServerConfig]) -> Address:
     """The address of a name for which `names_server` holds.
 

@@ -26,6 +26,7 @@ from llmwit_magic import (
     generate_embeddings,
     infer,
     infer_frame,
+    preset,
     read_export,
     replay,
     runs,
@@ -60,6 +61,15 @@ def ask(prompt: str) -> str:
     shares: dict[str, float] | None = choose(prompt, ["a", "b"], normalize="token").probabilities
     if shares and scored.score and scored.score.logprob > -1:
         return max(shares, key=shares.__getitem__)
+    short: list[InferencingResult] = [
+        infer("hi"),
+        infer("hi", temperature=0),
+        infer("hi", {"temperature": 0}),
+        infer("hi", greedy, max_tokens=5, model="tiny"),
+        infer([{"role": "user", "content": "hi"}]),
+        infer(model=None, prompt="hi"),
+    ]
+    pieces.extend(stream("hi", temperature=0) if short else [])
     with stream(None, prompt, greedy, accept="context") as chunks:
         return "".join(chunks)
 
@@ -69,6 +79,8 @@ async def ask_in_a_loop(prompt: str) -> str:
     result: InferencingResult = await ainfer(None, prompt, {"temperature": 0}, tags={"k": "v"})
     async with astream(None, prompt, greedy) as chunks:
         texts: list[str] = [chunk async for chunk in chunks]
+    result = await ainfer("hi", temperature=0)
+    texts += [chunk async for chunk in astream("hi", max_tokens=5)]
     last: InferencingResult = await chunks.result()
     return result.text + "".join(texts) + last.text
 
@@ -76,6 +88,9 @@ async def ask_in_a_loop(prompt: str) -> str:
 def table(frame: pandas.DataFrame) -> pandas.DataFrame:
     """DataFrames in, DataFrames out."""
     infer_frame(frame, "{{name}} is", params=greedy, batch="b")
+    infer_frame(frame, "{{name}} is", **preset("brief"))
+    name: str | None = infer("hi", preset="brief").preset
+    assert name
     infer_frame(frame, "{{name}}", ["a::m", "b::m"], concurrency=64, deduplicate=False)
     runs.rate(1, -1)
     runs.annotate(1, note="n", tags={"k": "v"})
