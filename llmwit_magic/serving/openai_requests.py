@@ -36,7 +36,7 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 _WINDOWS = ("repeat_last_n", "repeat_penalty_last_n")
 _OTHERS = (
     "model", "messages", "prompt", "stream", "stream_options", "logprobs", "top_logprobs",
-    "response_format", "user",
+    "response_format", "user", "chat_template_kwargs",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def text_asked(
         model=target,
         params=_params(given, chat),
         top_logprobs=top,
+        template_options=given.get("chat_template_kwargs", {}),
         tags={"http": path} | ({"user": given["user"]} if "user" in given else {}),
         **values,
         **_constraint(given),
@@ -84,7 +85,10 @@ def vectors_asked(body: Mapping[str, Any], models: ServedModels) -> Asked:
 
 
 def _refuse_unknown(given: Mapping[str, Any], chat: bool) -> None:
-    elsewhere = ("prompt",) if chat else ("messages", "top_logprobs", "max_completion_tokens")
+    elsewhere = ("prompt",) if chat else (
+        "messages", "top_logprobs", "max_completion_tokens", "chat_template_kwargs",
+    )  # fmt: skip
+
     known = {*_PARAMS, *_LIMITS, *_WINDOWS, *_OTHERS} - {*elsewhere}
     for name, value in given.items():
         if name in known:

@@ -18,7 +18,6 @@ import openai
 import pytest
 
 from llmwit_magic.contract.request import DEFAULT_MODEL, Request
-from llmwit_magic.errors import InvalidInput
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.running.session import Session
 
@@ -215,11 +214,23 @@ def test_our_own_engine_of_servers_as_client(
     assert run.wait(50)
     run.raise_failure()
     assert (run.result.text, run.result.finish_detail) == (" Paris", "stop_sequence")
-    # To the engine of servers it is one of the other kinds, which have no such penalty.
-    refused = session.run(request.with_params(repeat_penalty=1.3))
-    assert refused.wait(50)
-    assert isinstance(refused.error, InvalidInput)
-    assert "repeat_penalty" in str(refused.error)
+    assert run.result.not_honoured == ()
+    assert run.result.model is not None
+    assert run.result.model.engine == "llmwit-magic"
+    # All that a cell can set is honoured, so the same seed gives the same text.
+    params = {
+        "max_tokens": 12, "seed": 2**62 + 1, "top_k": 7, "repeat_penalty": 1.3,
+        "repeat_penalty_last_n_token_count": 5,
+    }  # fmt: skip
+    for more in ({"prompt": PROMPT}, {"messages": CHAT, "template_options": {"x": True}}):
+        far = session.run(Request(model="lab::small", params=params, top_logprobs=2, **more))
+        assert far.wait(50)
+        far.raise_failure()
+        near = here(session, params=params, top_logprobs=2, **more)
+        assert far.result.text == near.text
+        assert [token.logprob for token in far.result.tokens or ()] == [
+            token.logprob for token in near.tokens
+        ]
 
 
 def test_a_client_that_goes_away_leaves_an_interrupted_row(

@@ -374,6 +374,18 @@ def test_an_orderly_end(session: FakeSession) -> None:
         assert first.result()[0] == 200
 
 
+def test_runs_that_go_on_too_long_are_ended(session: FakeSession) -> None:
+    """A stream says so in its last event, and the row is interrupted."""
+    session.engine = FakeEngine(["a"] * 1000, pause=0.01)
+    with served(session) as server, ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(server.events, CHAT, HELLO)
+        until(lambda: server.service.runs and next(iter(server.service.runs)).text)
+        server.server_loop(server.service.stop)
+        server.server_loop(server.service.end_runs)
+        assert stream.result()[-1]["error"]["code"] == "shutting_down"
+    assert session.log.to_frame()["status"].iloc[-1] == "interrupted"
+
+
 def test_the_line_about_a_request_has_no_prompt(server: Served) -> None:
     server.ask(CHAT, {"messages": [{"role": "user", "content": "planted-prompt"}]})
     server.ask("/planted-path?key=planted")
