@@ -13,7 +13,7 @@ from ..requests.expressions import NotValid
 from ..requests.json_schemas import parsed
 from .refusal import Refusal
 
-MOST_BYTES = 8 * 2**20
+MOST_BYTES = 4 * 2**20
 """Bytes that a body may have."""
 BODY_SECONDS = 30.0
 """How long a client may take to send it."""

@@ -25,7 +25,8 @@ from .app import application
 from .served_models import served_models
 from .waiting_line import WaitingLine
 
-MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS = 256
+"""With the largest bodies, these take about a gigabyte."""
 GRACE_SECONDS = 10.0
 """How long runs may go on after a signal to end."""
 

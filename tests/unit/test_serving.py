@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from llmwit_magic import __main__
 from llmwit_magic.contract.wit import FinishDetail
-from llmwit_magic.errors import EngineFailed, OutOfMemory, PromptTooLong
+from llmwit_magic.errors import EngineFailed, InvalidInput, OutOfMemory, PromptTooLong
+from llmwit_magic.serving import http_command
 from llmwit_magic.serving.served_models import served_models
 from tests.support.fake import FakeEngine, FakeSession, end
 from tests.support.serving import Served, served, until
@@ -384,6 +386,40 @@ def test_runs_that_go_on_too_long_are_ended(session: FakeSession) -> None:
         server.server_loop(server.service.end_runs)
         assert stream.result()[-1]["error"]["code"] == "shutting_down"
     assert session.log.to_frame()["status"].iloc[-1] == "interrupted"
+
+
+def test_a_token_comes_from_a_variable_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER_TOKEN", " planted-key ")
+    monkeypatch.setenv("EMPTY", "")
+    path = tmp_path / "token"
+    path.write_text("planted-key\n")
+    assert http_command._token("SERVER_TOKEN", None) == "planted-key"
+    assert http_command._token(None, str(path)) == "planted-key"
+    assert http_command._token(None, None) is None
+    for both in (("EMPTY", None), ("MISSING", None), ("SERVER_TOKEN", str(path))):
+        with pytest.raises(InvalidInput, match="--token-env"):
+            http_command._token(*both)
+
+
+def test_another_address_needs_a_token() -> None:
+    with pytest.raises(InvalidInput, match="give a token"):
+        http_command._listening("0.0.0.0", 0, None)
+    for host, token in (("0.0.0.0", "planted-key"), ("localhost", None), ("127.0.0.1", None)):
+        http_command._listening(host, 0, token).close()
+
+
+def test_a_missing_extra_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["llmwit_magic", "http"])
+    monkeypatch.setattr(__main__, "find_spec", lambda name: None)
+    assert __main__.main() == 2
+    assert 'pip install "llmwit-magic[http]"' in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["llmwit_magic"])
+    assert __main__.main() == 2
+    assert "usage" in capsys.readouterr().err
 
 
 def test_the_line_about_a_request_has_no_prompt(server: Served) -> None:
