@@ -12,12 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from llmwit_magic.running.session import Session
 from llmwit_magic.serving.answering import Service
 from llmwit_magic.serving.app import application
 from llmwit_magic.serving.http_command import HttpServer, configured, opened
 from llmwit_magic.serving.served_models import ServedModels
 from llmwit_magic.serving.waiting_line import WaitingLine
+from tests.support.fake import FakeEngine, FakeSession
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
 class Served:
@@ -108,3 +114,16 @@ def until(true: Callable[[], Any], seconds: float = 5.0) -> float:
         assert time.monotonic() < began + seconds, "it does not become true"
         time.sleep(0.005)
     return time.monotonic() - began
+
+
+@pytest.fixture
+def fake_session() -> Iterator[FakeSession]:
+    session = FakeSession(FakeEngine())
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def server(fake_session: FakeSession) -> Iterator[Served]:
+    with served(fake_session) as server:
+        yield server
