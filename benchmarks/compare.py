@@ -77,6 +77,18 @@ def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
     return figures
 
 
+def over_http(ways: Sequence[Way], size: Size, say: Say) -> Figures:
+    """Tokens per second of an answer, for a cell and for one client of the HTTP server."""
+    figures = _figures()
+    with _running(ways) as all_running:
+        for number in range(size.rounds):
+            say(f"over HTTP, round {number + 1} of {size.rounds}")
+            for running in all_running:
+                pace = _decode_pace(running, f"Part {number}. Once upon a time", size.tokens)
+                figures["one client over HTTP, tokens/s"][running.way.name].append(pace)
+    return figures
+
+
 def _decode_pace(running: Running, prompt: str, tokens: int) -> float:
     """Tokens per second after the first one, from the times of a long and a short answer."""
     running.answer(prompt, 1)

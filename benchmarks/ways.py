@@ -133,3 +133,27 @@ class Running:
         if reply.status != "ok":
             raise RuntimeError(f"{self.way.name}: {reply.error}")
         return reply
+
+
+def http(port: int) -> Way:
+    """A client of our HTTP server on this machine, which reads the same answer as a stream."""
+    return Way(
+        "a client over HTTP",
+        (
+            "import http.client, json\n"
+            f"connection = http.client.HTTPConnection('127.0.0.1', {port}, timeout=60)",
+        ),
+        lambda prompt, tokens: (
+            f"body = {{'prompt': {prompt!r}, 'max_tokens': {tokens}, 'stream': True, "
+            f"'stream_options': {{'include_usage': True}}, **{SAMPLING!r}}}\n"
+            "connection.request('POST', '/v1/completions', json.dumps(body))\n"
+            "for line in connection.getresponse():\n"
+            "    if line.startswith(b'data: {'):\n"
+            "        event = json.loads(line[6:])\n"
+            "        usage = event.get('usage')\n"
+            "        for choice in event['choices']:\n"
+            "            print(choice['text'], end='', flush=True)"
+        ),
+        "usage['completion_tokens']",
+        "usage['prompt_tokens']",
+    )

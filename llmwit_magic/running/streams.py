@@ -82,7 +82,7 @@ class TextStream:
 
 async def result_in_loop(run: Run) -> InferencingResult:
     """As `result_of`, without blocking the event loop. A cancelled task cancels the run."""
-    changes = _Changes(run)
+    changes = Changes(run)
     try:
         await changes.until(lambda: run.done)
     finally:
@@ -102,7 +102,7 @@ class AsyncTextStream:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._place = 0
-        self._changes: _Changes | None = None
+        self._changes: Changes | None = None
         self._finalizer = weakref.finalize(self, run.cancel)
 
     def __aiter__(self) -> AsyncTextStream:
@@ -151,14 +151,14 @@ class AsyncTextStream:
             await self._watched().end()
             raise
 
-    def _watched(self) -> _Changes:
+    def _watched(self) -> Changes:
         """The run's changes. They are watched from the first use on, when the loop is known."""
         if self._changes is None:
-            self._changes = _Changes(self.run)
+            self._changes = Changes(self.run)
         return self._changes
 
 
-class _Changes:
+class Changes:
     """The changes of a run, which another thread makes, for the tasks of this event loop."""
 
     def __init__(self, run: Run) -> None:

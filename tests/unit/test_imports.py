@@ -25,8 +25,8 @@ ORDER = (
     {"running"},
     {"views"},
     {"analysis"},
-    {"magics", "api"},
-    {"__init__"},
+    {"magics", "api", "serving"},
+    {"__init__", "__main__"},
 )
 """The rooms, each a folder or a file of the package. A room imports from those above it here."""
 

@@ -18,7 +18,9 @@ from ...contract.record import Record
 from ...contract.urls import checked_url, is_url
 from ...errors import InvalidInput, ModelNotFound
 
-Kind = Literal["llama-server", "vllm", "sglang", "ollama", "lmstudio", "openai", "other"]
+Kind = Literal[
+    "llama-server", "vllm", "sglang", "ollama", "lmstudio", "openai", "llmwit-magic", "other"
+]  # fmt: skip
 
 _NAMED = re.compile(r"(?P<server>[A-Za-z0-9_][\w.-]*)::(?P<model>.*)", re.DOTALL)
 OWN = "local"

@@ -11,16 +11,16 @@ from .addresses import Address
 from .dialects.dialect import Dialect
 from .dialects.llama_server import LlamaServer
 from .dialects.ollama import Ollama
-from .dialects.openai_style import LM_STUDIO, OPENAI, OTHER, SGLANG, VLLM
+from .dialects.openai_style import LLMWIT_MAGIC, LM_STUDIO, OPENAI, OTHER, SGLANG, VLLM
 from .http_client import HttpClient
 
 DIALECTS: tuple[Dialect, ...] = (
-    LlamaServer(), VLLM, SGLANG, Ollama(), LM_STUDIO, OPENAI, OTHER,
+    LlamaServer(), VLLM, SGLANG, Ollama(), LM_STUDIO, OPENAI, LLMWIT_MAGIC, OTHER,
 )  # fmt: skip
 _BY_KIND: Mapping[str, Dialect] = {dialect.kind: dialect for dialect in DIALECTS}
 _OWNERS = {
     "llamacpp": "llama-server", "vllm": "vllm", "sglang": "sglang",
-    "organization_owner": "lmstudio",
+    "organization_owner": "lmstudio", "llmwit-magic": "llmwit-magic",
 }  # fmt: skip
 """The kind of server by what it writes as the owner of its models."""
 

@@ -200,6 +200,10 @@ def _openai_schema(constraint: Constraint, request: Request, facts: Facts) -> To
     return Told(_response_format(schema, objection is None), (said,) if objection else ())
 
 
+def _our_schema(constraint: Constraint, request: Request, facts: Facts) -> Told:
+    return Told(_response_format(_schema(constraint)))
+
+
 def _other_schema(constraint: Constraint, request: Request, facts: Facts) -> Told:
     said = "whether this server holds answers to a schema is not known"
     return Told(_response_format(_schema(constraint)), (said,))
@@ -208,4 +212,5 @@ def _other_schema(constraint: Constraint, request: Request, facts: Facts) -> Tol
 OLLAMA: Mapping[str, Telling] = {"json_schema": _ollama_schema}
 LM_STUDIO: Mapping[str, Telling] = {"json_schema": _lm_studio_schema}
 OPENAI: Mapping[str, Telling] = {"json_schema": _openai_schema}
+LLMWIT_MAGIC: Mapping[str, Telling] = {"json_schema": _our_schema}
 OTHER: Mapping[str, Telling] = {"json_schema": _other_schema}

@@ -52,7 +52,9 @@ class OpenAIStyle(OpenAIEmbeddings):
     top_k_off: int = 0
     """Its value that switches it off."""
     penalty: str | None = None
-    """The field for the repeat penalty. None of these servers has a window for it."""
+    """The field for the repeat penalty."""
+    penalty_window: str | None = None
+    """The field for how many tokens the penalty looks at."""
     neutral: Mapping[str, float] = field(default_factory=dict)
     """Further fields, each with the value that changes nothing."""
     most_stops: int | None = None
@@ -99,6 +101,7 @@ class OpenAIStyle(OpenAIEmbeddings):
         params = request.params
         honoured = {"top_p", "stop", *(["top_k"] if self.top_k else [])}
         honoured |= {"repeat_penalty"} if self.penalty else set()
+        honoured |= {"repeat_penalty_last_n_token_count"} if self.penalty_window else set()
         wanted = unhonoured_params(params, honoured)
         # At temperature 0 nothing is drawn.
         if (params.seed or 0) > self.most_seed or not (facts.seeds or params.temperature == 0):
@@ -161,6 +164,8 @@ class OpenAIStyle(OpenAIEmbeddings):
             body[self.top_k] = params.top_k or self.top_k_off
         if self.penalty:
             body[self.penalty] = params.repeat_penalty
+        if self.penalty_window:
+            body[self.penalty_window] = params.repeat_penalty_last_n_token_count
         if params.seed is not None and params.seed <= self.most_seed:
             body["seed"] = params.seed
         if self.sends_stops(request):
@@ -363,4 +368,10 @@ OPENAI = OpenAIStyle(
     "openai", limit="max_completion_tokens", most_seed=2**63 - 1, most_completion_logprobs=5,
     constraints=constraint_fields.OPENAI,
 )  # fmt: skip
+LLMWIT_MAGIC = OpenAIStyle(
+    "llmwit-magic", template_options="chat_template_kwargs", top_k="top_k",
+    penalty="repeat_penalty", penalty_window="repeat_last_n", unlimited=-1,
+    most_seed=2**63 - 1, most_logprobs=100, constraints=constraint_fields.LLMWIT_MAGIC,
+)  # fmt: skip
+"""Our own HTTP server, `python -m llmwit_magic http`."""
 OTHER = OpenAIStyle("other", constraints=constraint_fields.OTHER)
