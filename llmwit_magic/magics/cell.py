@@ -7,7 +7,7 @@ import keyword
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core import magic_arguments
@@ -33,7 +33,8 @@ class Cell:
     """A cell after reading: its requests, and what to do with their results.
 
     `varying` are the params and options that differ in a sweep. `output` is the variable for the
-    result. `render` is how the answer is shown, or None where the line does not say it.
+    result. `metrics` are functions that judge each result, by
+    their names. `render` is how the answer is shown, or None where the line does not say it.
     """
 
     requests: tuple[Request, ...]
@@ -45,6 +46,7 @@ class Cell:
     quiet: bool
     render: str | None
     drop_oldest: bool = False
+    metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def with_options(function: Any) -> Any:
@@ -155,6 +157,7 @@ def _read_cell(
         quiet=bool(given.get("quiet")),
         render=given.get("render"),
         drop_oldest=bool(given.get("drop_oldest")),
+        metrics=read_metrics(given.get("metrics", ()), namespace),
     )
 
 
@@ -246,6 +249,29 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
         return given | shape | interpolated(given, namespace)
     except InvalidInput as error:
         raise usage_error(in_words_of_the_line(str(error))) from None
+
+
+def read_metrics(
+    names: Sequence[str], namespace: Mapping[str, Any]
+) -> dict[str, Callable[..., Any]]:
+    """The functions of the notebook with those names, by the names of the metrics.
+
+    Raises `InvalidInput` where one is no function of a result.
+    """
+    if not names:
+        return {}
+    from ..analysis.run_metrics import result_metrics
+
+    found = []
+    for name in names:
+        metric = namespace.get(python_name(name))
+        if not callable(metric):
+            raise InvalidInput(
+                f"metrics: there is no function '{name}' in the notebook: define one that gets a "
+                "result and returns a number"
+            )
+        found.append(metric)
+    return result_metrics(found)
 
 
 def is_variable(name: str) -> bool:

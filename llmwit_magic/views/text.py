@@ -102,6 +102,8 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts += [(False, part) for part in (_model(model), device)]
         if result.kind == "text":  # for nothing else is a token drawn
             parts.append((False, f"seed {result.params.seed}"))
+    if said := metrics_text(result):
+        parts.append((True, said))
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
@@ -273,13 +275,15 @@ def _setting(result: InferencingResult, name: str) -> str:
 
 
 def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[list[str]]:
-    """Header and rows of a sweep's table, with the whole answers."""
-    rows = [["run", *names, "text", "finish", "tokens", "seconds"]]
+    """Header and rows of a sweep's table, with the whole answers. Each metric has a column."""
+    metrics = tuple(dict.fromkeys(name for result in results for name in result.metric_values))
+    rows = [["run", *names, *map(on_one_line, metrics), "text", "finish", "tokens", "seconds"]]
     for result in results:
         total = result.timings.total
         rows.append([
             "" if result.run_id is None else str(result.run_id),
             *(_setting(result, name) for name in names),
+            *(_metric(result.metric_values.get(name)) for name in metrics),
             visible(result.text),
             ": ".join(_finish(result)),
             f"{_count(result.usage.prompt_token_count)} + "
@@ -287,6 +291,17 @@ def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[li
             "" if total is None else f"{total:.2f}",
         ])  # fmt: skip
     return rows
+
+
+def _metric(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
+
+
+def metrics_text(result: InferencingResult) -> str:
+    """The metrics of a result with their values; empty where it has none."""
+    return on_one_line(
+        ", ".join(f"{name} {_metric(number)}" for name, number in result.metric_values.items())
+    )
 
 
 def _finish(result: InferencingResult) -> list[str]:
@@ -407,6 +422,8 @@ class TerminalView:
     def finish(self, results: Results) -> None:
         if self._total > 1 and results:
             say("\n" + plain_table(results))
+        elif results and (said := metrics_text(results[0])):
+            say(f"── {said}")  # it was not known when the status line was printed
 
     def draw_progress(self, progress: Progress | None) -> None:
         """Write a line that the next one overwrites; None clears it. Only a terminal gets it."""

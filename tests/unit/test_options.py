@@ -49,6 +49,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "regex": ("a+", Constraint(kind="regex", source="a+")),
     "json_schema": ("schema", Constraint(kind="json_schema", source='{"type": "null"}')),
     "grammar": ("rules", Constraint(kind="grammar", source='start: "a"')),
+    "metrics": ("len", {"len": len}),
     "output": ("answer", "answer"),
     "tags": ("a=b", {"a": "b"}),
     "no_interpolate": ("", None),
@@ -71,7 +72,7 @@ BESIDE = {"prompt_logprobs": "--continuation x ", "probabilities": "--choice a "
 """What stands on the line besides, for an option that means nothing alone."""
 
 
-NAMESPACE = {"labels": ["a", "b"], "schema": {"type": "null"}, "rules": 'start: "a"'}
+NAMESPACE = {"len": len, "labels": ["a", "b"], "schema": {"type": "null"}, "rules": 'start: "a"'}
 
 
 def value_of(cell: Cell, dest: str) -> Any:
