@@ -250,6 +250,9 @@ class Labels(Record):
         Mapping[Text, Text], Setting(metavar="KEY=VALUE", flags=("--tag",), per_cell=True)
     ] = Field(default={}, description="KEY=VALUE kept with the run in the log")
     group_id: str | None = None
+    prompt_name: Text | None = Field(
+        default=None, description="name of the prompt among those of its sweep"
+    )
     replay_of: int | None = None
     conversation_id: str | None = None
     turn: Annotated[U32, Field(ge=1)] | None = Field(

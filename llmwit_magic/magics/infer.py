@@ -231,6 +231,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             runs = ahead.runs
             if runs:  # there are none after an interrupt before the first run
                 results = Results(runs, cell.requests[0].group_id)
+                results.by = cell.pivot
                 self._keep(cell, results if cell.is_sweep else results[-1])
                 if turn.conversation:
                     self.shell.push({CONVERSATION_NAME: turn.conversation}, interactive=False)

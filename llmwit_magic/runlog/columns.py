@@ -188,6 +188,7 @@ COLUMNS = (
     Column("rating", "integer", "1 for thumbs up, -1 for thumbs down", brief=True, few=True),
     Column("note", "text", "what a person wrote about the run"),
     Column("metrics", "json", "numbers that judge the answer, by name"),
+    Column("prompt_name", "text", "name of the prompt among those of its sweep (--prompts)", few=True),
     Column("group_id", "text", "the same for all runs of a sweep, a tuning panel or a batch"),
     Column("replay_of", "integer", "run_id of the run that this one replays"),
     Column("conversation_id", "text", "ID of the conversation that the run is a turn of", few=True,

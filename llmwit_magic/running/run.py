@@ -433,6 +433,7 @@ class Run:
             conversation_id=self.request.conversation_id,
             turn=self.request.turn,
             dropped_turns=self.request.dropped_turns,
+            prompt_name=self.request.prompt_name,
             metric_values=self._metrics,
         )
 
