@@ -81,9 +81,9 @@ class LogMagics(Magics):
         metavar="KIND",
         nargs="?",
         const="",
-        help="draw speed, finish, length, rating or all",
+        help="draw metric, length, finish, rating or speed, or all but the speed",
     )
-    @argument("--by", metavar="COLUMN", help="what a plot compares by")
+    @argument("--by", metavar="COLUMN", help="what a plot compares by; metrics by two: A,B")
     @argument(
         "--prune",
         metavar="AGE",

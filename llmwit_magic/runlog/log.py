@@ -276,10 +276,11 @@ class RunLog:
     def plot(
         self, kind: str | None = None, by: str | None = None, everyone: bool = True, **filters: Any
     ) -> RunPlot:
-        """A figure of the runs: `speed`, `finish`, `length` or `rating`, or all of them.
+        """A figure of the runs: `metric`, `length`, `finish`, `rating` or `speed`.
 
-        `by` is the column whose values are compared. By default it is the setting with the most
-        values. Needs matplotlib: `pip install "llmwit-magic[plots]"`.
+        By default it has all of them but the speed. `by` is the column whose values are compared,
+        or two, such as `prompt_name,temperature`, for metrics. By default these are the settings
+        with the most values. Needs matplotlib: `pip install "llmwit-magic[plots]"`.
         """
         from .plots import plot
 

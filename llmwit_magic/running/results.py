@@ -13,6 +13,8 @@ from .run import Run
 if TYPE_CHECKING:
     import pandas
 
+    from ..runlog.plots import RunPlot
+
 
 class Results(Sequence[InferencingResult]):
     """The results of a sweep, in the order of its runs. A notebook shows them as a comparison.
@@ -78,6 +80,12 @@ class Results(Sequence[InferencingResult]):
         part = self._part(self._results, self._rows)
         part.by = pivot_settings(rows, columns)
         return part
+
+    def plot(self, kind: str | None = None, by: str | None = None) -> RunPlot:
+        """A figure of the runs, as `RunLog.plot` makes it; by the settings of the table if it has two."""
+        from ..runlog.plots import plot
+
+        return plot(self.to_frame(), kind, by or (",".join(self.by) if self.by else None))
 
     def to_frame(self) -> pandas.DataFrame:
         """The runs as rows of a DataFrame, with the columns of the log."""
