@@ -291,7 +291,8 @@ def infer_frame(
     `metric` is a function of a value and its row, or a list of such. Its results are the column
     `infer_NAME`, where NAME is the function's; a column `infer_NAME_error` says where it raised. A
     metric of scikit-learn gets the right answer, from the column `answer`, and the value. The value
-    is the text; with a constraint it is the value, such as the instance of a pydantic model.
+    is the text; with a constraint it is the value, such as the instance of a pydantic model. Results
+    that are numbers are kept in the log, too, with the run of the row.
 
     `returns`, `choices`, `regex` and `grammar` say what each answer must be, as for `infer`. The
     values come in typed columns: `infer_NAME` for each field of an object, or else `infer_value`.
@@ -329,6 +330,7 @@ def infer_frame(
     raises, `EngineFailed` where the executor breaks, and `Interrupted`.
     """
     from .analysis.metrics import add_metrics, check_metrics, metrics_of
+    from .analysis.run_metrics import log_metrics
     from .running.batch import batch_name, run_batch
     from .running.frame_requests import NO_EXAMPLES, worked_examples
     from .running.resuming import KEPT
@@ -363,7 +365,9 @@ def infer_frame(
     if not metrics:
         return answers
     values = judged_values(request.constraint, answers, prefix)
-    return add_metrics(answers, values, metrics, answer, prefix)
+    judged = add_metrics(answers, values, metrics, answer, prefix)
+    log_metrics(current_session().log, judged, metrics, prefix)
+    return judged
 
 
 def replay(
@@ -372,6 +376,7 @@ def replay(
     *,
     accept: str | Collection[str] = (),
     anyway: bool = False,
+    metric: Metric | Sequence[Metric] | None = None,
     **options: Any,
 ) -> Replay:
     """Run a run of the log again, with its model file, params and seed.
@@ -387,17 +392,29 @@ def replay(
     - `"context"`: the context is longer than the model was trained with. Else that raises
       `InvalidInput`.
 
+    `metric` is a function of the new result that returns a number, or a list of such. The numbers are
+    `.result.metric_values`, and are kept in the log.
+
     Raises `RunNotFound`, too, and what `infer` raises.
     """
     from .running.replay import Replay, replay_request
 
+    if metric is not None:
+        from .analysis.run_metrics import judge, result_metrics
+
+        metrics = result_metrics(metric)
     session = current_session()
     original = session.log[run_id]
     changes = {**preset_of(options), **(params or {}), **with_constraint(options)}
     request, notice = replay_request(
         session, original, changes, accept=ALL_ACCEPTED if anyway else accept
     )
-    return Replay(original, result_of(session.run(request)), tuple(changes), notice)
+    run = session.run(request)
+    result = result_of(run)
+    if metric is not None:
+        judge(run, metrics)
+        result = run.result
+    return Replay(original, result, tuple(changes), notice)
 
 
 def llama_server(

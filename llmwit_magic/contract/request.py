@@ -253,6 +253,9 @@ class Labels(Record):
         default=None, description="name of the preset that settings were taken from"
     )
     group_id: str | None = None
+    prompt_name: Text | None = Field(
+        default=None, description="name of the prompt among those of its sweep"
+    )
     replay_of: int | None = None
     conversation_id: str | None = None
     turn: Annotated[U32, Field(ge=1)] | None = Field(

@@ -290,6 +290,12 @@ class InferencingResult(Record):
     dropped_turns: int = Field(
         default=0, description="how many of the conversation's oldest turns were not sent"
     )
+    prompt_name: str | None = Field(
+        default=None, description="name of the prompt among those of its sweep"
+    )
+    metric_values: Mapping[str, float] = Field(
+        default={}, description="numbers that judge the answer, by the names of the metrics"
+    )
 
     def __str__(self) -> str:
         return self.text

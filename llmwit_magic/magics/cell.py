@@ -7,7 +7,7 @@ import keyword
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from IPython.core import magic_arguments
@@ -26,7 +26,9 @@ from ..requests.line import (
 )
 from ..requests.options import BY_DEST, OPTIONS, Option, unsaid
 from ..requests.presets import preset_of
+from ..requests.prompt_lists import PROMPT_PLACE, in_place, named_prompts
 from ..requests.shape_options import take_constraint
+from ..running.results import pivot_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Cell:
     """A cell after reading: its requests, and what to do with their results.
 
     `varying` are the params and options that differ in a sweep. `output` is the variable for the
-    result. `render` is how the answer is shown, or None where the line does not say it.
+    result. `metrics` are functions that judge each result, by
+    their names. `pivot` are the two settings that a sweep is shown by. `render` is how the answer is shown, or None where the line does not say it.
     """
 
     requests: tuple[Request, ...]
@@ -46,6 +49,8 @@ class Cell:
     quiet: bool
     render: str | None
     drop_oldest: bool = False
+    pivot: tuple[str, str] | None = None
+    metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def with_options(function: Any) -> Any:
@@ -121,13 +126,20 @@ def _read_cell(
     # A cell has the line ends of the file that it comes from, but models know only `\n`. The
     # notebook puts a line end after the last line, which nobody typed.
     prompt = cell.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
-    axes = _axes(given)
+    prompts = _prompts(given, prompt, namespace)
+    axes = _axes(given, prompts)
     fixed = dict(defaults) | {"prompt": prompt, "tags": {}}
     said = take_constraint(given, namespace)
     said |= {name: value for name, value in given.items() if BY_DEST[name].field}
     fixed |= said
+    texts: dict[str | None, dict[str, Any]] = {
+        name: {"prompt": in_place(prompt, text), "prompt_name": name}
+        for name, text in prompts.items()
+    } or {None: {"prompt": prompt}}
     if not given.get("no_interpolate"):
-        fixed |= _filled(fixed, namespace)
+        texts = {name: text | _filled(fixed | text, namespace) for name, text in texts.items()}
+    if not prompts:
+        fixed |= texts.pop(None)
     going_on = _going_on(given, axes)
     if going_on:
         # Not filled in again: `{{` in a message or a setting that stays is text by now.
@@ -144,7 +156,10 @@ def _read_cell(
     ]
     if len(combinations) > 1:
         fixed["group_id"] = uuid.uuid4().hex[:12]
-    requests = [_request(fixed | chosen, kept | given) for chosen in combinations]
+    requests = [
+        _request(fixed | texts.get(chosen.get("prompt_name"), {}) | chosen, kept | given)
+        for chosen in combinations
+    ]
     if requests[0].is_scored:
         _check_scored(requests[0], given)
     for name in ("normalize", "end_of_text"):
@@ -164,6 +179,8 @@ def _read_cell(
         quiet=bool(given.get("quiet")),
         render=given.get("render"),
         drop_oldest=bool(given.get("drop_oldest")),
+        pivot=_pivot(given.get("pivot"), len(requests) > 1),
+        metrics=read_metrics(given.get("metrics", ()), namespace),
     )
 
 
@@ -180,6 +197,8 @@ def _going_on(given: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> bool:
         raise InvalidInput(
             f"{flags[0]}: a score is no turn of a conversation: leave out {scored[0]}"
         )
+    if "prompts" in given:
+        raise InvalidInput(f"{flags[0]} takes one prompt, which is the cell's: leave out --prompts")
     if given.get("tune") or any(len(values) > 1 for values in axes.values()):
         raise InvalidInput(
             f"{flags[0]} takes one value for each option: a conversation goes on with one answer"
@@ -201,8 +220,35 @@ def _check_scored(request: Request, given: Mapping[str, Any]) -> None:
         raise InvalidInput("--tune is for answers that are generated: leave out --score")
 
 
-def _axes(given: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The values of each option that makes a sweep where it has several, the model first.
+def _prompts(given: Mapping[str, Any], cell: str, namespace: Mapping[str, Any]) -> dict[str, str]:
+    """The prompts of `--prompts` by name; empty where the cell is the prompt.
+
+    Raises `InvalidInput` where the cell has no place for them.
+    """
+    if "prompts" not in given:
+        return {}
+    prompts = named_prompts(given["prompts"], namespace)
+    if not PROMPT_PLACE.search(cell):
+        raise InvalidInput("prompts: write {{prompt}} in the cell, where each prompt goes")
+    if given.get("score") and "continuation" not in given:
+        raise InvalidInput("--score with --prompts needs --continuation: the text to score")
+    return prompts
+
+
+def _pivot(text: str | None, is_sweep: bool) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    names = text.split(",")
+    if len(names) != 2:
+        raise InvalidInput(f"pivot: '{text}' is not valid: write two settings: prompt,temperature")
+    if not is_sweep:
+        raise InvalidInput("pivot: this cell is one run: give an option several values")
+    return pivot_settings(names[0], names[1])
+
+
+def _axes(given: Mapping[str, Any], prompts: Mapping[str, str]) -> dict[str, list[Any]]:
+    """The values of each option that makes a sweep where it has several, the model first, then the
+    names of the prompts.
 
     Raises `InvalidInput` where they make more than `MAX_SWEEP` runs.
     """
@@ -210,6 +256,9 @@ def _axes(given: Mapping[str, Any]) -> dict[str, list[Any]]:
         option.dest: given[option.dest] for option in OPTIONS
         if (option.sweeps or option.dest == "model") and option.dest in given
     }  # fmt: skip
+    if prompts:
+        models = {name: axes.pop(name) for name in ("model",) if name in axes}
+        axes = models | {"prompt_name": list(prompts)} | axes
     count = math.prod(map(len, axes.values()))
     if count > MAX_SWEEP:
         raise InvalidInput(f"a sweep of {count:,} runs: at most {MAX_SWEEP:,} are done in one cell")
@@ -257,6 +306,29 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
         return kept | given | shape | interpolated(given, namespace)
     except InvalidInput as error:
         raise usage_error(in_words_of_the_line(str(error))) from None
+
+
+def read_metrics(
+    names: Sequence[str], namespace: Mapping[str, Any]
+) -> dict[str, Callable[..., Any]]:
+    """The functions of the notebook with those names, by the names of the metrics.
+
+    Raises `InvalidInput` where one is no function of a result.
+    """
+    if not names:
+        return {}
+    from ..analysis.run_metrics import result_metrics
+
+    found = []
+    for name in names:
+        metric = namespace.get(python_name(name))
+        if not callable(metric):
+            raise InvalidInput(
+                f"metrics: there is no function '{name}' in the notebook: define one that gets a "
+                "result and returns a number"
+            )
+        found.append(metric)
+    return result_metrics(found)
 
 
 def is_variable(name: str) -> bool:

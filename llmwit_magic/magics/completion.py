@@ -32,7 +32,7 @@ _LOG_VALUES = {
     "--status": STATUSES,
     "--rating": ("up", "down"),
     "--schema": ("otel",),
-    "--plot": ("speed", "finish", "length", "rating", "all"),
+    "--plot": ("metric", "length", "finish", "rating", "speed"),
     "--columns": ("all", *NAMES[1:]),
     "--by": NAMES[1:],
 }
@@ -40,7 +40,7 @@ _SHAPE_FILES: Mapping[str, tuple[str, ...]] = {
     "--choices": (), "--json-schema": (".json",), "--grammar": (".gbnf", ".lark"),
 }  # fmt: skip
 """The options that name a shape of answers in the notebook, and the endings of its files."""
-_REPLAY_FLAGS = ("--with", "--accept", "--anyway", "--quiet")
+_REPLAY_FLAGS = ("--with", "--accept", "--metric", "--anyway", "--quiet")
 
 
 class _Nothing(list[Any]):

@@ -223,10 +223,15 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                         # Only now, so that widgets are imported while the engine starts.
                         view = self.open_view(len(cell.requests), cell.varying, cell.render)
                     run.follow(view.draw if view else lambda run: None)
+                    if cell.metrics:
+                        from ..analysis.run_metrics import judge
+
+                        judge(run, cell.metrics)
         finally:
             runs = ahead.runs
             if runs:  # there are none after an interrupt before the first run
                 results = Results(runs, cell.requests[0].group_id)
+                results.by = cell.pivot
                 self._keep(cell, results if cell.is_sweep else results[-1])
                 if turn.conversation:
                     self.shell.push({CONVERSATION_NAME: turn.conversation}, interactive=False)

@@ -15,17 +15,18 @@ from IPython.core.magic_arguments import argument, magic_arguments
 from ..contract.request import ALL_ACCEPTED
 from ..contract.wit import STATUSES
 from ..errors import InvalidInput, one_line, warn_unlogged
-from ..requests.line import in_words_of_the_line, split_line
-from ..runlog.columns import NAMES
+from ..requests.line import in_words_of_the_line, parse, split_line
+from ..runlog.columns import METRIC, NAMES, TAG
 from ..running.replay import Replay, replay_request
 from ..running.results import Results
 from ..views.opening import show_progress
 from ..views.text import say
-from .cell import is_variable, read_changes, usage_error
+from .cell import is_variable, read_changes, read_metrics, usage_error
 from .infer import RESULT_NAME, InferMagics
 
 # The options that select runs. Their names are those of the fields of `Filter`.
-_FILTERS = ("group", "conversation", "model", "status", "since", "last", "grep", "tag", "rating")
+_FILTERS = ("group", "conversation", "model", "status", "since", "last", "grep", "tag", "metric",
+            "rating")  # fmt: skip
 _PRUNED = "90d"
 """The age of `--prune` without a value."""
 
@@ -55,6 +56,9 @@ class LogMagics(Magics):
         "--grep", metavar="TEXT", help="with this text in prompt, answer, reasoning, system or note"
     )
     @argument("--tag", metavar="KEY[=VALUE]", help="with this tag")
+    @argument(
+        "--metric", metavar="NAME[>=X]", help="with this metric, or with this much of it (<, =, >)"
+    )
     @argument("--rating", metavar="up|down", help="with this thumb")
     @argument("--columns", metavar="A,B,…", help="these columns; all: every one")
     @argument("-o", "--output", metavar="NAME", help="put the DataFrame into this variable")
@@ -77,9 +81,9 @@ class LogMagics(Magics):
         metavar="KIND",
         nargs="?",
         const="",
-        help="draw speed, finish, length, rating or all",
+        help="draw metric, length, finish, rating or speed, or all but the speed",
     )
-    @argument("--by", metavar="COLUMN", help="what a plot compares by")
+    @argument("--by", metavar="COLUMN", help="what a plot compares by; metrics by two: A,B")
     @argument(
         "--prune",
         metavar="AGE",
@@ -144,6 +148,11 @@ class LogMagics(Magics):
         help="file: also where the model's file has changed; filters: also without the content "
         "filters that are gone; context: also with more than the model was trained with",
     )
+    @argument(
+        "--metric",
+        metavar="NAME",
+        help="a function of the notebook that gets the result and returns a number",
+    )
     @argument("--anyway", action="store_true", help="accept all of these")
     @argument("--quiet", action="store_true", help="show nothing while it runs")
     def infer_replay(self, line: str) -> Replay | None:
@@ -160,16 +169,23 @@ class LogMagics(Magics):
         words = [word for word in words if word not in ("--anyway", "--quiet")]
         place = words.index("--with") if "--with" in words else len(words)
         # `--accept` may stand before `--with` or after it.
-        accepted, own = _accepted(words[:place])
+        accepted, own = _taken("--accept", words[:place])
+        judged, own = _taken("--metric", own)
         changes = read_changes([*accepted, *words[place + 1 :]], self.shell.user_ns)
         accept = changes.pop("accept", ())
+        try:
+            names = parse(judged).get("metrics", ())
+            metrics = read_metrics(names, self.shell.user_ns)
+        except InvalidInput as error:
+            raise usage_error(in_words_of_the_line(str(error))) from None
         if accepts_all:
             accept = ALL_ACCEPTED
-        return self._replay(_run_number(own), changes, accept, quiet)
+        return self._replay(_run_number(own), changes, accept, quiet, metrics)
 
     def _replay(
-        self, run_id: int, changes: Mapping[str, Any], accept: Sequence[str], quiet: bool
-    ) -> Replay:
+        self, run_id: int, changes: Mapping[str, Any], accept: Sequence[str], quiet: bool,
+        metrics: Mapping[str, Any],
+    ) -> Replay:  # fmt: skip
         infer, session = self.infer, self.infer.session
         original = session.log[run_id]
         try:
@@ -184,6 +200,10 @@ class LogMagics(Magics):
         try:
             with run:
                 run.follow(view.draw if view else lambda run: None)
+                if metrics:
+                    from ..analysis.run_metrics import judge
+
+                    judge(run, metrics)
         finally:
             self.shell.push({RESULT_NAME: run.result}, interactive=False)
             if view:
@@ -230,11 +250,11 @@ def _columns(text: str, there: Iterable[str]) -> list[str]:
     known = list(there)
     if names == ["all"]:
         return known
-    tags = [name for name in known if name.startswith("tag.")]
+    by_key = {"tags": TAG, "metrics": METRIC}
     meant: list[str] = []
     for name in names:
-        if name == "tags":
-            meant += tags
+        if name in by_key:
+            meant += [column for column in known if column.startswith(by_key[name])]
         elif name in known:
             meant.append(name)
         elif name != NAMES[0]:  # the first one is the index, which is there in any case
@@ -255,17 +275,17 @@ def _runs(count: int) -> str:
     return f"{count:,} run{'' if count == 1 else 's'}"
 
 
-def _accepted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of the options `--accept` with their values, and the other words."""
-    accepted: list[str] = []
+def _taken(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of an option that may stand several times with their values, and the others."""
+    taken: list[str] = []
     others: list[str] = []
     remaining = iter(words)
     for word in remaining:
-        if word.partition("=")[0] != "--accept":
+        if word.partition("=")[0] != option:
             others.append(word)
         else:
-            accepted += [word] if "=" in word else [word, *itertools.islice(remaining, 1)]
-    return accepted, others
+            taken += [word] if "=" in word else [word, *itertools.islice(remaining, 1)]
+    return taken, others
 
 
 def _run_number(words: Sequence[str]) -> int:

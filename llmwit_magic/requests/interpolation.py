@@ -87,11 +87,25 @@ def _is_text(node: ast.expr) -> bool:
 def _text_of(expression: str, namespace: Mapping[str, Any]) -> str:
     place = _Place(expression)
     try:
-        return str(place.value(place.tree, namespace))
+        value = place.value(place.tree, namespace)
+        _warn_of_structure(place.shown, value)
+        return str(value)
     except InvalidInput:
         raise
     except Exception as error:
         raise InvalidInput(f"{place.shown}: {type(error).__name__}: {error}") from None
+
+
+def _warn_of_structure(shown: str, value: Any) -> None:
+    """Warn that a value is written as Python does it, which is seldom what a prompt should say."""
+    # Arrays and DataFrames have a shape, which is () for a single number.
+    if isinstance(value, list | tuple | dict | set) or getattr(value, "shape", ()) != ():
+        # The warning names this line, so that Python shows the same words only once.
+        warnings.warn(
+            f"{shown} is a {type(value).__name__}, and stands in the prompt as Python prints it: "
+            "put a text there, or run each item with --prompts or infer_frame",
+            stacklevel=1,
+        )
 
 
 class _Place:

@@ -143,6 +143,15 @@ OPTIONS = (
            "fork", int, metavar="RUN", valid="the number of a run"),
     Option("drop_oldest", ("--drop-oldest",),
            "leave out the conversation's oldest turns where the context is too short", bool),
+    Option("prompts", ("--prompts",),
+           "run each prompt of a list, or of a dict of named ones, in the notebook, where "
+           "the cell says {{prompt}}", metavar="NAME"),
+    Option("pivot", ("--pivot",),
+           "show the sweep as a table by two settings, such as prompt,temperature",
+           metavar="ROWS,COLUMNS", valid="two different settings, such as prompt,temperature"),
+    Option("metrics", ("--metric",),
+           "a function of the notebook that gets each result and returns a number, which is kept with "
+           "the run; give it again for each further one", metavar="NAME", many=True),
     Option("output", ("-o", "--output"),
            "put the result into this variable; the newest is always in _infer", metavar="NAME"),
     Option("no_interpolate", ("--no-interpolate",),

@@ -1,16 +1,18 @@
-"""What a person may write beside a run: a rating, a note, tags."""
+"""What may be written beside a run: a rating, a note, tags, metrics."""
 
 from __future__ import annotations
 
 import json
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any
 
+from ..contract.record import real
 from ..errors import InvalidInput
 from .rows import Row
 
-NAMES = ("rating", "note", "tags")
+NAMES = ("rating", "note", "tags", "metrics")
 _RATINGS = (1, -1)
 
 
@@ -48,6 +50,32 @@ def _tags(value: Any) -> str:
     return json.dumps(tags, ensure_ascii=False)
 
 
+def metric_numbers(value: Any) -> dict[str, float | None]:
+    """Metrics by name as floats; None stays. Raises `InvalidInput` for what is no finite number.
+
+    True is 1 and False is 0, because a metric may say whether an answer is right.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"metrics: {value!r} is not valid: it must be a mapping of numbers")
+    found: dict[str, float | None] = {}
+    for key, given in value.items():
+        name = _text("metrics", key)
+        number = real(given)
+        number = float(number) if isinstance(number, bool) else number
+        if number is not None and not (isinstance(number, float) and math.isfinite(number)):
+            raise InvalidInput(
+                f"metrics: {name}: {given!r} is not valid: it must be a finite number"
+            )
+        found[name] = number
+    return found
+
+
+def _metrics(value: Any) -> str:
+    numbers = metric_numbers(value or {})
+    kept = {name: number for name, number in numbers.items() if number is not None}
+    return json.dumps(kept, ensure_ascii=False)
+
+
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise InvalidInput(f"{name}: {value!r} is not valid: it must be text")
@@ -58,4 +86,4 @@ def _text(name: str, value: Any) -> str:
     return str(value)
 
 
-_CHECKS = {"rating": _rating, "note": _note, "tags": _tags}
+_CHECKS = {"rating": _rating, "note": _note, "tags": _tags, "metrics": _metrics}

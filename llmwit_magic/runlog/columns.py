@@ -188,6 +188,8 @@ COLUMNS = (
     Column("rating", "integer", "1 for thumbs up, -1 for thumbs down", brief=True, few=True),
     Column("note", "text", "what a person wrote about the run"),
     Column("preset", "text", "name of the preset that settings were taken from", few=True),
+    Column("metrics", "json", "numbers that judge the answer, by name"),
+    Column("prompt_name", "text", "name of the prompt among those of its sweep (--prompts)", few=True),
     Column("group_id", "text", "the same for all runs of a sweep, a tuning panel or a batch"),
     Column("replay_of", "integer", "run_id of the run that this one replays"),
     Column("conversation_id", "text", "ID of the conversation that the run is a turn of", few=True,
@@ -200,3 +202,8 @@ COLUMNS = (
 )  # fmt: skip
 
 NAMES = tuple(column.name for column in COLUMNS)
+
+TAG = "tag."
+"""In a DataFrame, the columns of tags begin with this: `tag.KEY`."""
+METRIC = "metric."
+"""In a DataFrame, the columns of metrics begin with this: `metric.NAME`."""

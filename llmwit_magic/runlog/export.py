@@ -180,6 +180,9 @@ def defused(text: str) -> str:
 _OF_ANY_TYPE = ("template_options", "value", "choice_scores")
 """The JSON columns whose values are of any type. Parquet has their JSON text."""
 
+_MAPPINGS = ("tags", "metrics")
+"""The JSON columns that are maps in Parquet."""
+
 
 def _arrow() -> Any:
     try:
@@ -204,7 +207,7 @@ def _write_parquet(rows: Sequence[Row], path: Path) -> None:
         "time": arrow.timestamp("us", "UTC"), "stop": arrow.list_(text),
         "content_filters": arrow.list_(text), "tags": arrow.map_(text, text),
         "tokens": arrow.list_(arrow.struct(token)), "notices": arrow.list_(text),
-        "not_honoured": arrow.list_(text),
+        "not_honoured": arrow.list_(text), "metrics": arrow.map_(text, real),
         "prompt_tokens": arrow.list_(arrow.struct(token)),
         "data_spans": arrow.list_(arrow.list_(number)), **dict.fromkeys(_OF_ANY_TYPE, text),
         "history": arrow.list_(arrow.struct([("role", text), ("content", text)])),
@@ -226,7 +229,7 @@ def _parquet_value(column: Column, value: Any) -> Any:
         return None
     if column.kind == "time":
         return datetime.fromisoformat(value)
-    if column.name == "tags":
+    if column.name in _MAPPINGS:
         return list(value.items())
     if column.name in _OF_ANY_TYPE:
         return json.dumps(value, ensure_ascii=False)
@@ -236,7 +239,8 @@ def _parquet_value(column: Column, value: Any) -> Any:
 def _read_parquet(path: Path) -> Sequence[Row]:
     rows: list[Row] = _arrow().parquet.read_table(path).to_pylist()
     for row in map(_checked, rows):
-        row["tags"] = None if row.get("tags") is None else dict(row["tags"])
+        for name in _MAPPINGS:
+            row[name] = None if row.get(name) is None else dict(row[name])
         for name in _OF_ANY_TYPE:
             row[name] = None if row.get(name) is None else json.loads(row[name])
         for name in _TOKEN_LISTS:

@@ -1,7 +1,8 @@
 """Rows of the log as a pandas DataFrame with one type for each column.
 
 Every cell holds a plain value, so that pandas can count, compare and join it and write it to
-files and databases. Each tag therefore has a column of its own, and lists are JSON texts.
+files and databases. Each tag and each metric therefore has a column of its own, and lists are JSON
+texts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy
 import pandas
 
-from .columns import COLUMNS, Column
+from .columns import COLUMNS, METRIC, TAG, Column
 from .reading import LISTS_OF_TEXT, read_values
 
 # With these types, integers with missing values stay integers, and a missing text is no float.
@@ -21,9 +22,6 @@ DTYPES = {
     "integer": "Int64", "real": "Float64", "text": "string", "boolean": "boolean",
     "time": "datetime64[us]", "json": "string",
 }  # fmt: skip
-TAG = "tag."
-"""The columns of tags begin with this: `tag.KEY`."""
-
 SINGLE = tuple(column for column in COLUMNS if not column.few)
 FEW = tuple(column for column in COLUMNS if column.few)
 
@@ -62,7 +60,9 @@ def _in_order(read: Mapping[str, Sequence[Any]], made: Mapping[str, Any]) -> pan
         if column.name in made:
             columns[column.name] = made[column.name]
         elif column.name == "tags":
-            columns.update(_tag_columns(read["tags"]))
+            columns.update(_columns_by_key(TAG, read["tags"], DTYPES["text"]))
+        elif column.name == "metrics":
+            columns.update(_columns_by_key(METRIC, read["metrics"], DTYPES["real"]))
         else:
             columns[column.name] = series(column, read[column.name])
     frame = pandas.DataFrame(columns).set_index("run_id")
@@ -71,11 +71,13 @@ def _in_order(read: Mapping[str, Sequence[Any]], made: Mapping[str, Any]) -> pan
     return frame
 
 
-def _tag_columns(tags: Sequence[Mapping[str, str] | None]) -> Iterator[tuple[str, Any]]:
-    keys = dict.fromkeys(key for items in tags for key in items or ())
+def _columns_by_key(
+    prefix: str, mappings: Sequence[Mapping[str, Any] | None], dtype: str
+) -> Iterator[tuple[str, Any]]:
+    keys = dict.fromkeys(key for items in mappings for key in items or ())
     for key in keys:
-        values = [None if items is None else items.get(key) for items in tags]
-        yield TAG + key, pandas.Series(values, dtype="string")
+        values = [None if items is None else items.get(key) for items in mappings]
+        yield prefix + key, pandas.Series(values, dtype=dtype)
 
 
 def series(column: Column, values: Sequence[Any]) -> pandas.Series[Any]:

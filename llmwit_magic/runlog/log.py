@@ -12,13 +12,13 @@ import json
 import operator
 import sqlite3
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LogError, RunNotFound
-from .annotations import annotation_row
+from .annotations import annotation_row, metric_numbers
 from .columns import NAMES
 from .database import Database
 from .lost_runs import gone_sessions
@@ -75,7 +75,8 @@ class RunLog:
         return self._writer.complete(run_id, row)
 
     def annotate(self, run_id: int, /, **values: Any) -> None:
-        """Set `rating` (1 or -1), `note` (a text) or `tags` (a mapping of texts) of a run.
+        """Set `rating` (1 or -1), `note` (a text), `tags` (texts by name) or `metrics` (numbers by
+        name) of a run.
 
         None removes one of them. Nothing else of a run can be set. Raises `RunNotFound`, and
         `InvalidInput` for a name or a value that is not valid.
@@ -88,6 +89,16 @@ class RunLog:
     def rate(self, run_id: int, rating: int | None) -> None:
         """Keep a person's opinion: 1 good, -1 bad, None for none. Raises as `annotate` does."""
         self.annotate(run_id, rating=rating)
+
+    def add_metrics(self, metrics: Mapping[int, Mapping[str, float | None]]) -> None:
+        """Add metrics to runs, by their run_id and by the metric's name. None removes a metric.
+
+        The other metrics of a run stay. Raises `RunNotFound` for a run that the log does not have,
+        and `InvalidInput` for what is no finite number; then no run gets any.
+        """
+        numbers = {self._number(run_id): metric_numbers(each) for run_id, each in metrics.items()}
+        if (missing := self._writer.add_metrics(numbers)) is not None:
+            raise self._not_found(missing)
 
     def prune(self, before: str = "90d", **filters: Any) -> tuple[int, int]:
         """Remove the runs that started before that age or time and meet the filters.
@@ -265,10 +276,11 @@ class RunLog:
     def plot(
         self, kind: str | None = None, by: str | None = None, everyone: bool = True, **filters: Any
     ) -> RunPlot:
-        """A figure of the runs: `speed`, `finish`, `length` or `rating`, or all of them.
+        """A figure of the runs: `metric`, `length`, `finish`, `rating` or `speed`.
 
-        `by` is the column whose values are compared. By default it is the setting with the most
-        values. Needs matplotlib: `pip install "llmwit-magic[plots]"`.
+        By default it has all of them but the speed. `by` is the column whose values are compared,
+        or two, such as `prompt_name,temperature`, for metrics. By default these are the settings
+        with the most values. Needs matplotlib: `pip install "llmwit-magic[plots]"`.
         """
         from .plots import plot
 

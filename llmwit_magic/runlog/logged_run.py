@@ -47,7 +47,7 @@ class LoggedRun(InferencingResult):
 
     @property
     def row(self) -> Row:
-        """All columns of the run as they are in the log now, with rating, note and tags."""
+        """All columns of the run as they are in the log now, with rating, note, tags and metrics."""
         assert self.run_id is not None
         return self._log.row(self.run_id)
 
@@ -66,3 +66,14 @@ class LoggedRun(InferencingResult):
         assert self.run_id is not None
         kept = {**(self.row["tags"] or {}), **{key: str(value) for key, value in tags.items()}}
         self._log.annotate(self.run_id, tags={key: value for key, value in kept.items() if value})
+
+    def metrics(self, **numbers: float | None) -> dict[str, float]:
+        """Add numbers that judge the answer, such as `accuracy=0.8`; all that the run has now.
+
+        None removes one. True is 1 and False is 0. Raises `InvalidInput` for what is no finite
+        number.
+        """
+        assert self.run_id is not None
+        if numbers:
+            self._log.add_metrics({self.run_id: numbers})
+        return dict(self.row["metrics"] or {})

@@ -1,9 +1,10 @@
-"""Figures of the run log: speed, finish reasons, lengths and ratings, compared by a setting."""
+"""Figures of the run log: metrics, lengths, finish reasons, ratings and speed, by a setting."""
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import pandas
 from ..base.printable import on_one_line
 from ..contract.wit import InferencingParams
 from ..errors import InvalidInput, LogError
-from .columns import COLUMNS
+from .columns import COLUMNS, METRIC
 
 try:
     from matplotlib.axes import Axes
@@ -25,7 +26,11 @@ except ImportError:
 MAX_GROUPS = 24
 """How many settings one axis shows at most. Where there are more, the rarest are shown as one."""
 _DPI = 100
-_SETTINGS = ("model", *(name for name in InferencingParams.model_fields if name != "seed"))
+_SETTINGS = (
+    "prompt_name",
+    "model",
+    *(name for name in InferencingParams.model_fields if name != "seed"),
+)
 # Markers and hatches distinguish the settings without colour too.
 _MARKERS = "osD^vPX*<>"
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---", "***")
@@ -59,43 +64,67 @@ class RunPlot(Figure):
 
 
 def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None) -> RunPlot:
-    """A figure of one kind, or of all that the runs have data for.
+    """A figure of one kind, or of all but the speed that the runs have data for.
 
-    `frame` is the log's DataFrame. `by` is the column whose values are compared. Raises
+    `frame` is the log's DataFrame. `by` is the column whose values are compared, or two with a comma
+    between them: metrics are drawn by both, and all else by the first one. Raises
     `InvalidInput` for an unknown kind or column, and where there is nothing to draw.
     """
     if kind is not None and kind not in KINDS:
         raise InvalidInput(f"plot: {kind!r} is not valid: it must be one of {', '.join(KINDS)}")
-    if by is not None and by not in frame.columns:
-        raise InvalidInput(f"by: {by!r} is no column of the log: {', '.join(frame.columns)}")
+    compared = (
+        [by] if by is None or by in frame.columns else re.split(r"\s*,\s*", by.strip(), maxsplit=1)
+    )
+    for name in compared:
+        if name is not None and name not in frame.columns:
+            raise InvalidInput(f"by: {name!r} is no column of the log: {', '.join(frame.columns)}")
     if frame.empty:
         raise InvalidInput("there is no run to plot: run a cell first, or choose others")
+    by, also = (compared[0], compared[-1] if len(compared) > 1 else None)
     settings = by or _varying(frame)
-    kinds = [kind] if kind else [name for name in KINDS if not _missing(name, frame)]
+    kinds = (
+        [kind]
+        if kind
+        else [name for name in KINDS if name != "speed" and not _missing(name, frame)]
+    )
     if kind and (missing := _missing(kind, frame)):
         raise InvalidInput(missing)
     if not kinds:
         raise InvalidInput("none of these runs has ended: there is nothing to plot yet")
-    heights = [2 if name == "speed" else 1 for name in kinds]
+    metrics = _metrics(frame)
+    heights = [{"speed": 2, "metric": len(metrics)}.get(name, 1) for name in kinds]
     figure = RunPlot(figsize=(8, 2.7 * sum(heights)), layout="constrained")
     parts = figure.subfigures(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
     for name, part in zip(kinds, parts, strict=True):
-        # Speed depends on the model most; finish reasons, lengths and ratings on the settings.
-        KINDS[name](part, frame, (by or "model") if name == "speed" else settings)
+        # Speed depends on the model most; all else on the settings.
+        if name == "metric":
+            _metric(part, frame, settings, also or (None if by else _varying(frame, settings)))
+        else:
+            KINDS[name](part, frame, (by or "model") if name == "speed" else settings)
     return figure
 
 
-def _varying(frame: pandas.DataFrame) -> str:
-    """The setting with the most values; the model where none varies."""
-    counts = {name: frame[name].map(_word).nunique() for name in _SETTINGS}
+def _varying(frame: pandas.DataFrame, but: str | None = None) -> str:
+    """The setting with the most values, apart from `but`; the model where none varies."""
+    counts = {name: frame[name].map(_word).nunique() for name in _SETTINGS if name != but}
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] > 1 else "model"
+
+
+def _metrics(frame: pandas.DataFrame) -> list[str]:
+    """The columns of metrics of which a run has a value."""
+    return [
+        name for name in frame.columns
+        if str(name).startswith(METRIC) and frame[name].notna().any()
+    ]  # fmt: skip
 
 
 def _missing(kind: str, frame: pandas.DataFrame) -> str:
     """Why there is nothing to draw of that kind; empty where there is something."""
     if kind == "speed" and not frame["first_token_seconds"].notna().any():
         return "none of these runs has generated a token: there is no speed to plot"
+    if kind == "metric" and not _metrics(frame):
+        return "none of these runs has a metric: %%infer --metric NAME, or runs[12].metrics(…)"
     if kind == "length" and not frame["generated_token_count"].notna().any():
         return "none of these runs has reached its model: there is no length to plot"
     if kind == "rating" and not frame["rating"].notna().any():
@@ -147,6 +176,47 @@ def _groups(
 
 
 # The kinds ----------------------------------------------------------------------
+
+
+def _metric(part: Any, frame: pandas.DataFrame, by: str, also: str | None = None) -> None:
+    """The mean of each metric and its standard deviation, over the runs themselves.
+
+    A group of the setting `by` stands at one place; each value of `also` has a marker of its own.
+    """
+    names = _metrics(frame)
+    every = part.subplots(len(names), 1, squeeze=False)[:, 0]
+    for axes, name in zip(every, names, strict=True):
+        judged = frame[frame[name].notna()]
+        groups = _groups(judged, by)
+        places = {word: place for place, (word, _) in enumerate(groups)}
+        series = _groups(judged, also, len(_MARKERS)) if also else [("", judged)]
+        step = 0.6 / len(series)
+        for index, (label, runs) in enumerate(series):
+            shift = (index - (len(series) - 1) / 2) * step
+            colour = _COLOURS[index % len(_COLOURS)]
+            at, means, spreads = [], [], []
+            for word, group in groups:
+                values = group.loc[group.index.isin(runs.index), name].to_numpy(float)
+                if not len(values):
+                    continue
+                place = places[word] + shift
+                axes.plot([place] * len(values), values, "o", markersize=3, alpha=0.3, color=colour)
+                at.append(place)
+                means.append(values.mean())
+                spreads.append(values.std(ddof=1) if len(values) > 1 else 0)
+            axes.errorbar(
+                at, means, spreads, linestyle="", marker=_MARKERS[index], markersize=7, capsize=3,
+                color=colour, markeredgecolor="black", label=without_formula(label),
+            )  # fmt: skip
+        _name_groups(axes, groups, by)
+        axes.set_title(without_formula(_word(name.removeprefix(METRIC))))
+        axes.set_ylabel("mean ± deviation")
+        axes.grid(axis="y", alpha=0.3)
+        if also and len(series) > 1:
+            axes.legend(
+                title=_axis_label(also), fontsize="small", loc="center left",
+                bbox_to_anchor=(1, 0.5),
+            )  # fmt: skip
 
 
 def _speed(part: Any, frame: pandas.DataFrame, by: str) -> None:
@@ -254,8 +324,9 @@ def _name_groups(axes: Axes, groups: Sequence[tuple[str, pandas.DataFrame]], by:
 
 
 KINDS: Mapping[str, Callable[[Any, pandas.DataFrame, str], None]] = {
-    "speed": _speed,
-    "finish": _finish,
+    "metric": _metric,
     "length": _length,
+    "finish": _finish,
     "rating": _rating,
+    "speed": _speed,
 }

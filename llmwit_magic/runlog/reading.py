@@ -136,6 +136,13 @@ def _is_tags(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
 
 
+def _is_metrics(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        _is_text(name) and type(number) in (int, float) and abs(number) <= sys.float_info.max
+        for name, number in value.items()
+    )
+
+
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and _is_encodable(value)
 
@@ -230,5 +237,5 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(LISTS_OF_TEXT, _is_texts),
     "data_spans": _is_spans, "tags": _is_tags, "tokens": _is_tokens,
     "prompt_tokens": _is_tokens, "choice_scores": _is_choice_scores,
-    "template_options": _is_object, "value": _is_encodable, "history": _is_messages,
+    "metrics": _is_metrics, "template_options": _is_object, "value": _is_encodable, "history": _is_messages,
 }  # fmt: skip

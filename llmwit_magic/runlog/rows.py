@@ -300,6 +300,8 @@ def result_values(row: Mapping[str, Any]) -> dict[str, Any]:
         "conversation_id": row["conversation_id"],
         "turn": row["turn"],
         "dropped_turns": row["dropped_turns"] or 0,
+        "prompt_name": row["prompt_name"],
+        "metric_values": row["metrics"] or {},
     }
 
 

@@ -45,6 +45,8 @@ class Filter:
     """Text in the prompt, answer, reasoning, system message or note, in upper or lower case."""
     tag: str | None = None
     """`KEY=VALUE`, or `KEY` for any value."""
+    metric: str | None = None
+    """`NAME` for any value, or a comparison such as `accuracy>=0.8`, with <, <=, =, >= or >."""
     rating: int | Literal["up", "down"] | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class Filter:
         _one_of("rating", None if self.rating is None else str(self.rating), tuple(RATINGS))
         if self.last is not None and (not isinstance(self.last, int) or self.last < 1):
             raise InvalidInput(f"last: {self.last!r} is not valid: it must be a whole number ≥ 1")
+        if self.metric is not None:
+            _comparison(self.metric)
         for name in ("since", "before"):
             moment(name, getattr(self, name))
 
@@ -106,18 +110,41 @@ class Filter:
         if self.tag is not None:
             key, equals, value = self.tag.partition("=")
             same = " AND value = ?" if equals else ""
-            add(
-                # CASE checks the text first, so that damaged tags match nothing and raise no error.
-                "CASE WHEN typeof(tags) = 'text' AND json_valid(tags) THEN "
-                f"EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ?{same}) ELSE 0 END",
-                *([key, value] if equals else [key]),
-            )
+            add(_having("tags", same), *([key, value] if equals else [key]))
+        if self.metric is not None:
+            key, sign, number = _comparison(self.metric)
+            compared = f" AND value {sign} ?" if sign else ""
+            add(_having("metrics", compared), *([key, number] if sign else [key]))
         if self.rating is not None:
             add("rating = ?", RATINGS[str(self.rating)])
         where = f"WHERE {' AND '.join(terms)} " if terms else ""
         limit = " LIMIT ?" if self.last is not None else ""
         arguments += [min(self.last, 2**63 - 1)] if self.last is not None else []
         return f"{where}ORDER BY run_id DESC{limit}", arguments
+
+
+def _having(column: str, term: str) -> str:
+    """The SQL condition that the JSON object of a column has a key, and of its value the `term`."""
+    # CASE checks the text first, so that a damaged one matches nothing and raises no error.
+    return (
+        f"CASE WHEN typeof({column}) = 'text' AND json_valid({column}) THEN "
+        f"EXISTS (SELECT 1 FROM json_each({column}) WHERE key = ?{term}) ELSE 0 END"
+    )
+
+
+_COMPARED = re.compile(r"(.*?)\s*(<=|>=|==|<|>|=)\s*([^<>=]*)")
+
+
+def _comparison(text: str) -> tuple[str, str, float]:
+    """The name, the sign and the number of a condition; the sign is empty for a name alone."""
+    if (match := _COMPARED.fullmatch(text)) is None:
+        return text.strip(), "", 0
+    try:
+        return match[1].strip(), match[2], float(match[3])
+    except ValueError:
+        raise InvalidInput(
+            f"metric: '{text}' is not valid: write NAME, or NAME>=NUMBER with <, <=, =, >= or >"
+        ) from None
 
 
 def holds(text: Any, part: str) -> bool:

@@ -6,6 +6,7 @@ memory and written with a later run, or when the log is closed.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Mapping
@@ -91,3 +92,30 @@ class RowWriter:
         return self._database.write(
             lambda connection: connection.execute(statement, arguments).rowcount > 0
         )
+
+    def add_metrics(self, metrics: Mapping[int, Mapping[str, float | None]]) -> int | None:
+        """Merge metrics into those of the runs; None removes one. All are written, or none is.
+
+        The first number of which there is no run, or None where there is none missing.
+        """
+
+        def merge(connection: sqlite3.Connection) -> int | None:
+            for run_id in metrics:
+                if not connection.execute(_EXISTS, [run_id]).fetchone():
+                    return run_id
+            for run_id, numbers in metrics.items():
+                connection.execute(_MERGE, [json.dumps(numbers), run_id])
+            return None
+
+        return self._database.write(merge)
+
+
+_EXISTS = "SELECT 1 FROM runs WHERE run_id = ?"
+_MERGE = (
+    # What is damaged is replaced: `json_patch` would raise at it each time.
+    "UPDATE runs SET metrics = json_patch("
+    "CASE WHEN typeof(metrics) = 'text' AND json_valid(metrics) THEN metrics ELSE '{}' END, ?) "
+    "WHERE run_id = ?"
+)
+"""Merges a JSON object into that of a run. `json_patch` removes the keys whose value is null
+(https://www.rfc-editor.org/rfc/rfc7396)."""

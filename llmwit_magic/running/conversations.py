@@ -34,7 +34,7 @@ from .session import Session, current_session
 from .streams import TextStream, result_in_loop, result_of
 
 _OWN = {
-    *OF_TURNS, "prompt", "data_spans", "history", "tags", "group_id", "replay_of", "params",
+    *OF_TURNS, "prompt", "data_spans", "history", "tags", "prompt_name", "group_id", "replay_of", "params",
     *Shape.model_fields, *Scored.model_fields,
 }  # fmt: skip
 """The fields that belong to one turn. The others stay for the next one."""

@@ -132,6 +132,7 @@ def replay_request(
     params = {key: value for key, value in changes.items() if key not in fields}
     if "prompt" in fields:
         fields.setdefault("data_spans", ())
+        fields.setdefault("prompt_name", None)
     if "content_filters" not in fields:
         fields["content_filters"] = _filters(original, functions, "filters" in accepted)
     request = Request(

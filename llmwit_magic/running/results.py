@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, SupportsIndex, overload
 
-from ..contract.wit import InferencingResult
+from ..contract.wit import InferencingParams, InferencingResult
+from ..errors import InvalidInput
 from ..runlog.rows import Row, as_read
 from .run import Run
 
 if TYPE_CHECKING:
     import pandas
+
+    from ..runlog.plots import RunPlot
 
 
 class Results(Sequence[InferencingResult]):
@@ -20,6 +23,9 @@ class Results(Sequence[InferencingResult]):
     `Results` again, with its own table. `sorted(results, key=…)` is a list.
     """
 
+    by: tuple[str, str] | None = None
+    """The two settings by which the runs are shown: one down, the other across. None: as a list."""
+
     def __init__(self, runs: Iterable[Run] = (), group_id: str | None = None) -> None:
         ended = [(run.result, row_of(run)) for run in runs]
         self._results = tuple(result for result, _ in ended)
@@ -28,7 +34,7 @@ class Results(Sequence[InferencingResult]):
 
     def _part(self, results: Iterable[InferencingResult], rows: Iterable[Row]) -> Results:
         part = Results(group_id=self.group_id)
-        part._results, part._rows = tuple(results), tuple(rows)
+        part._results, part._rows, part.by = tuple(results), tuple(rows), self.by
         return part
 
     @overload
@@ -64,11 +70,45 @@ class Results(Sequence[InferencingResult]):
     def __repr__(self) -> str:
         return f"Results({list(self._results)!r})"
 
+    def pivot(self, rows: str, columns: str) -> Results:
+        """The same results, shown as a table by two settings of the sweep.
+
+        A setting is `prompt`, `model` or one of the params. A cell of the table has the mean of each
+        metric and its standard deviation, or the answers where there are no metrics. Raises
+        `InvalidInput` for what is no setting.
+        """
+        part = self._part(self._results, self._rows)
+        part.by = pivot_settings(rows, columns)
+        return part
+
+    def plot(self, kind: str | None = None, by: str | None = None) -> RunPlot:
+        """A figure of the runs, as `RunLog.plot` makes it; by the settings of the table if it has two."""
+        from ..runlog.plots import plot
+
+        return plot(self.to_frame(), kind, by or (",".join(self.by) if self.by else None))
+
     def to_frame(self) -> pandas.DataFrame:
         """The runs as rows of a DataFrame, with the columns of the log."""
         from ..runlog.frame import frame_of_rows
 
         return frame_of_rows(self._rows)
+
+
+def pivot_settings(rows: str, columns: str) -> tuple[str, str]:
+    """The settings by their names in a result. Raises `InvalidInput` for other words, or one twice."""
+    known = {"prompt": "prompt_name", "model": "model"}
+    known |= {name: name for name in InferencingParams.model_fields}
+    found = []
+    for word in (rows, columns):
+        name = word.strip().replace("-", "_")
+        if name not in known and name not in known.values():
+            raise InvalidInput(
+                f"pivot: '{word}' is not valid: it must be one of {', '.join(known)}"
+            )
+        found.append(known.get(name, name))
+    if found[0] == found[1]:
+        raise InvalidInput(f"pivot: {rows} is there twice: name two different settings")
+    return found[0], found[1]
 
 
 def row_of(run: Run) -> Row:

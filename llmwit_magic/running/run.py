@@ -7,9 +7,10 @@ row of the log half written.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ from ..contract.wit import (
     Timings,
     TokenInfo,
 )
-from ..errors import EngineFailed, InferenceError, Interrupted, LogError
+from ..errors import EngineFailed, InferenceError, Interrupted, LogError, warn_unlogged
+from ..runlog.annotations import metric_numbers
 from ..runlog.rows import Row, result_row, started_row
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Run:
         self.kind: RunKind = "score" if request.is_scored else "text"
         self.log = log
         self.run_id: int | None = None
+        self._metrics: dict[str, float] = {}
         self.log_problem: str | None = None
         """Why the run is not logged; None where it is, or shall not be."""
         self.started_at = datetime.now(UTC)
@@ -346,7 +349,22 @@ class Run:
             prepared = self.prepared is not None
             row |= result_row(self.request, self.result, prepared, self.error)
             row["value"] = self._checked and self._checked.as_json
+        if self._metrics:
+            row["metrics"] = json.dumps(self._metrics, ensure_ascii=False)
         return row | {"status": status}
+
+    def add_metrics(self, numbers: Mapping[str, float | None]) -> None:
+        """Keep numbers that judge the answer of the ended run, in its result and in the log.
+
+        Raises `InvalidInput` for what is no finite number. Where the log fails, a warning says so.
+        """
+        found = self._metrics | metric_numbers(numbers)
+        self._metrics = {name: number for name, number in found.items() if number is not None}
+        if self.log is not None and self.run_id is not None:
+            try:
+                self.log.add_metrics({self.run_id: numbers})
+            except LogError as error:
+                warn_unlogged(str(error))
 
     @property
     def result(self) -> InferencingResult:
@@ -416,6 +434,8 @@ class Run:
             conversation_id=self.request.conversation_id,
             turn=self.request.turn,
             dropped_turns=self.request.dropped_turns,
+            prompt_name=self.request.prompt_name,
+            metric_values=self._metrics,
         )
 
 

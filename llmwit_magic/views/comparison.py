@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 from ..contract.wit import InferencingResult
+from ..running.results import Results
 from .html import NO_MATH, cell, escape, head, pre, quiet, reasoning_html, roomy
+from .pivot import pivot_meaning, pivot_table
 from .text import notes, table, varying_settings
 
 SHARED = 0.25
@@ -26,9 +28,11 @@ Pieces = list[tuple[str, bool]]
 def comparison_html(results: Sequence[InferencingResult]) -> str:
     """A sweep as a table: a row for each run, a column for each setting that varies, and totals.
 
-    Words that differ from the first answer are marked. The page's module can
+    Words that differ from the first answer are marked. `Results` with two settings in `by` are a table of these. The page's module can
     sort the rows, and mark against another answer.
     """
+    if isinstance(results, Results) and results.by:
+        return _pivot_html(results, results.by)
     header, *rows = table(results, varying_settings(results))
     place = header.index("text")
     # Blank lines at the beginning would make the row higher and show nothing.
@@ -55,6 +59,31 @@ def comparison_html(results: Sequence[InferencingResult]) -> str:
         f'<table style="table-layout:auto;width:100%">{head(header)}'
         f"{body}{_summary(results, place)}</table></div>"
         f"{quiet(' · '.join(said))}</div>"
+    )
+
+
+def _pivot_html(results: Sequence[InferencingResult], by: tuple[str, str]) -> str:
+    """The table as HTML, with what its cells are under it."""
+    header, *rows = pivot_table(results, by)
+    body = "".join(
+        "<tr>"
+        + cell(f"<b>{escape(name[0])}</b>")
+        + "".join(cell(roomy("<br>".join(map(escape, lines)), 5)) for lines in cells)
+        + "</tr>\n"
+        for name, *cells in rows
+    )
+    names = [lines[0] for lines in header]
+    said = " · ".join(
+        map(
+            escape,
+            [
+                pivot_meaning(results),
+            ],
+        )
+    )
+    return (
+        f'<div class="llmwit llmwit-wide {NO_MATH}"><div>'
+        f'<table style="table-layout:auto">{head(names)}{body}</table></div>{quiet(said)}</div>'
     )
 
 

@@ -10,8 +10,7 @@ import pandas
 
 from ..base.printable import short
 from ..base.widths import StandIns
-from ..runlog.columns import COLUMNS
-from ..runlog.frame import TAG
+from ..runlog.columns import COLUMNS, METRIC, TAG
 from .html import NO_MATH, cell, escape, head, quiet, roomy
 
 TEXT_COLUMNS = 80
@@ -69,8 +68,13 @@ class LogTable(pandas.DataFrame):
 
     def _is_whole(self) -> bool:
         known = [name for name in self.columns if name in _KINDS]
-        # Two are missing: `run_id` is the index, and each tag is a column of its own.
-        return self.brief and len(known) == len(_KINDS) - 2 and self.index.name == "run_id"
+        # Three are missing: `run_id` is the index, and each tag and metric is a column of its own.
+        return self.brief and len(known) == len(_KINDS) - 3 and self.index.name == "run_id"
+
+    def _brief_names(self) -> list[str]:
+        """The most important columns: the brief ones, and all metrics."""
+        metrics = [str(name) for name in self.columns if str(name).startswith(METRIC)]
+        return [*_BRIEF, *metrics]
 
     def _left_out(self) -> str:
         said = [] if len(self) else ["no runs"]
@@ -78,7 +82,7 @@ class LogTable(pandas.DataFrame):
             said.append(f"the last {MAX_ROWS} of {len(self):,} runs")
         if len(self) and self._is_whole():
             said.append(
-                f"{len(_BRIEF)} of {len(self.columns)} columns: --columns all shows the others"
+                f"{len(self._brief_names())} of {len(self.columns)} columns: --columns all shows the others"
             )
         return "; ".join(said)
 
@@ -90,7 +94,7 @@ class LogTable(pandas.DataFrame):
 
         chosen = pandas.DataFrame(self.tail(MAX_ROWS))
         if self._is_whole():
-            chosen = chosen[_BRIEF]
+            chosen = chosen[self._brief_names()]
         readable = {
             place: _readable(name, chosen.iloc[:, place], show)
             for place, name in enumerate(chosen.columns)
@@ -104,6 +108,8 @@ class LogTable(pandas.DataFrame):
 def _kind(name: Any) -> str | None:
     if not isinstance(name, str):
         return None
+    if name.startswith(METRIC):
+        return "real"
     return "text" if name.startswith(TAG) else _KINDS.get(name)
 
 

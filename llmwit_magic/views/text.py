@@ -21,6 +21,7 @@ from ..contract.wit import (
 )
 from ..running.results import Results
 from ..running.run import Run
+from .pivot import pivot_text, setting_text, shown_name
 from .score_text import chart_lines, choices_parts, outcome, score_parts, scored_count
 from .value_table import value_lines
 
@@ -102,6 +103,8 @@ def _parts(result: InferencingResult, log_problem: str | None) -> list[tuple[boo
         parts += [(False, part) for part in (_model(model), device)]
         if result.kind == "text":  # for nothing else is a token drawn
             parts.append((False, f"seed {result.params.seed}"))
+    if said := metrics_text(result):
+        parts.append((True, said))
     if problem := log_problem or result.log_problem:
         parts.append((True, f"not logged: {problem}"))
     elif result.run_id is not None:
@@ -255,33 +258,40 @@ def constraint_text(constraint: Constraint) -> str:
 
 
 def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
-    """The names of the params in which the results differ, `model` among them."""
+    """The names of the params in which the results differ, `model` and `prompt_name` among them."""
     names = [
         name for name in InferencingParams.model_fields
         if len({repr(getattr(result.params, name)) for result in results}) > 1
     ]  # fmt: skip
     # The repeat penalty's default depends on the temperature. What the user varied stands first.
     names.sort(key=lambda name: name == "repeat_penalty")
+    if len({result.prompt_name for result in results}) > 1:
+        names.insert(0, "prompt_name")
     if len({result.model.name if result.model else None for result in results}) > 1:
         names.insert(0, "model")
     return names
 
 
-def _setting(result: InferencingResult, name: str) -> str:
-    if name == "model":
-        return on_one_line(result.model.name) if result.model else ""
-    value = getattr(result.params, name)
-    return "none" if value is None else on_one_line(str(value))
-
-
 def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[list[str]]:
-    """Header and rows of a sweep's table, with the whole answers."""
-    rows = [["run", *names, "text", "finish", "tokens", "seconds"]]
+    """Header and rows of a sweep's table, with the whole answers. Each metric has a column."""
+    metrics = tuple(dict.fromkeys(name for result in results for name in result.metric_values))
+    rows = [
+        [
+            "run",
+            *map(shown_name, names),
+            *map(on_one_line, metrics),
+            "text",
+            "finish",
+            "tokens",
+            "seconds",
+        ]
+    ]
     for result in results:
         total = result.timings.total
         rows.append([
             "" if result.run_id is None else str(result.run_id),
-            *(_setting(result, name) for name in names),
+            *(setting_text(result, name) for name in names),
+            *(_metric(result.metric_values.get(name)) for name in metrics),
             visible(result.text),
             ": ".join(_finish(result)),
             f"{_count(result.usage.prompt_token_count)} + "
@@ -289,6 +299,17 @@ def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[li
             "" if total is None else f"{total:.2f}",
         ])  # fmt: skip
     return rows
+
+
+def _metric(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
+
+
+def metrics_text(result: InferencingResult) -> str:
+    """The metrics of a result with their values; empty where it has none."""
+    return on_one_line(
+        ", ".join(f"{name} {_metric(number)}" for name, number in result.metric_values.items())
+    )
 
 
 def _finish(result: InferencingResult) -> list[str]:
@@ -299,15 +320,17 @@ def _finish(result: InferencingResult) -> list[str]:
 
 
 def plain_table(results: Sequence[InferencingResult]) -> str:
-    """The results of a sweep: a line for each, with a shortened text, and notes under them."""
+    """The results of a sweep: a line for each, with a shortened text, or the table by two
+    settings that it has. Notes stand under them."""
+    said = "".join(f"\n── {note}" for note in notes(results))
+    if isinstance(results, Results) and results.by:
+        return pivot_text(results, results.by) + said
     rows = table(results, varying_settings(results))
     column = rows[0].index("text")
     for row in rows:
         row[column] = short(row[column], TABLE_COLUMNS)
     widths = [max(width(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join("  ".join(map(filled, row, widths)).rstrip() for row in rows) + "".join(
-        f"\n── {note}" for note in notes(results)
-    )
+    return "\n".join("  ".join(map(filled, row, widths)).rstrip() for row in rows) + said
 
 
 def settings_text(run: Run, names: Sequence[str]) -> str:
@@ -315,7 +338,8 @@ def settings_text(run: Run, names: Sequence[str]) -> str:
     request = run.request
     return on_one_line(
         ", ".join(
-            f"{name} {request.model if name == 'model' else getattr(request.params, name)}"
+            f"{shown_name(name)} "
+            f"{getattr(request if name in ('model', 'prompt_name') else request.params, name)}"
             for name in names
         )
     )
@@ -409,6 +433,8 @@ class TerminalView:
     def finish(self, results: Results) -> None:
         if self._total > 1 and results:
             say("\n" + plain_table(results))
+        elif results and (said := metrics_text(results[0])):
+            say(f"── {said}")  # it was not known when the status line was printed
 
     def draw_progress(self, progress: Progress | None) -> None:
         """Write a line that the next one overwrites; None clears it. Only a terminal gets it."""

@@ -26,9 +26,9 @@ def session() -> Iterator[FakeSession]:
     "name", ["text", "prompt", "run_id", "status", "seed", "note = 'x', text", "rating--", ""]
 )
 def test_what_a_run_was_stays(session: FakeSession, name: str) -> None:
-    """Another column than rating, note and tags is refused, and a name never becomes SQL."""
+    """Another column than rating, note, tags and metrics is refused, and a name never becomes SQL."""
     before = session.log.row(1)
-    with pytest.raises(InvalidInput, match="only rating, note, tags of a run can be set"):
+    with pytest.raises(InvalidInput, match="only rating, note, tags, metrics of a run can be set"):
         session.log.annotate(1, **{"rating": 1, name: "x"})
     assert session.log.row(1) == before
 
@@ -39,6 +39,7 @@ def test_what_a_run_was_stays(session: FakeSession, name: str) -> None:
         *(("rating", value) for value in (7, 0, True, "up", "1", 1.0, -1.5, [1])),
         *(("note", value) for value in (3, b"x", ["x"], "a\ud800")),
         *(("tags", value) for value in ("k=v", ["k"], {"k": 1}, {1: "v"}, {"k": "\udfff"})),
+        *(("metrics", value) for value in ("a=1", ["a"], {"a": "x"}, {1: 1}, {"a": float("nan")})),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(

@@ -77,7 +77,7 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
         ("%infer_log --since ", []),
         ("%infer_log --export ~/mod", ["~/models/"]),
         ("x = 1\n%infer_log --la", ["--last"]),
-        ("%infer_replay --", ["--accept", "--anyway", "--quiet", "--with"]),
+        ("%infer_replay --", ["--accept", "--anyway", "--metric", "--quiet", "--with"]),
         ("%infer_replay 12 --accept fi", ["file", "filters"]),
         ("%infer_replay 12 --with --te", ["--temperature", "--template-option"]),
         ("%infer_replay 1", []),

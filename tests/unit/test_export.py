@@ -95,6 +95,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "not_honoured": st.lists(st.text(max_size=3), max_size=2),
     "content_filters": st.lists(st.text(max_size=3), max_size=2),
     "tags": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+    "metrics": st.dictionaries(
+        st.text(max_size=3), st.floats(allow_nan=False, allow_infinity=False), max_size=2
+    ),
     "template_options": st.dictionaries(st.text(max_size=3), JSON, max_size=2),
     "value": JSON,
     "history": st.lists(

@@ -139,7 +139,7 @@ def test_output_keeps_it(shell: Any) -> None:
         ("--last x", "argument --last: invalid int value: 'x': %infer_log? lists the options"),
         ("--rating 3", "--rating: '3' is not valid: it must be one of up, down"),
         ("--columns heat", "--columns: no column 'heat': started_at, "),
-        ("--plot pie", "--plot: 'pie' is not valid: it must be one of speed, finish"),
+        ("--plot pie", "--plot: 'pie' is not valid: it must be one of metric, length"),
         ("--plot speed --by heat", "--by: 'heat' is no column of the log"),
         ("--by model", "--by: that goes with --plot"),
         ("--schema otel", "--schema: that goes with --export"),
@@ -201,9 +201,9 @@ def test_the_log_is_copied(shell: Any, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_runs_are_plotted(shell: Any) -> None:
-    """`--plot` draws all; a kind and a column draw one plot. A notebook shows an image."""
+    """`--plot` draws all but the speed; a kind and a column draw one plot. A notebook shows an image."""
     figure = infer_log(shell, "--plot")
-    assert len(figure.axes) == 5
+    assert len(figure.axes) == 3
     data, _ = shell.display_formatter.format(infer_log(shell, "--plot finish --by model"))
     assert data["image/png"]
     assert "Why runs ended" in data["text/plain"]

@@ -82,8 +82,8 @@ def test_a_whole_table_shows_its_telling_columns(log: RunLog) -> None:
     head, *rows = cells(table._repr_html_() or "")
     assert head == brief
     assert [row[0] for row in rows] == ["1", "2"]
-    said = f"{len(brief) - 1} of {len(COLUMNS) - 1} columns: --columns all shows the others"
-    assert len(table.columns) == len(COLUMNS) - 1  # without tags and run_id, with tag.k
+    said = f"{len(brief) - 1} of {len(COLUMNS) - 2} columns: --columns all shows the others"
+    assert len(table.columns) == len(COLUMNS) - 2  # without tags, metrics and run_id, with tag.k
     assert said in (table._repr_html_() or "")
     assert repr(table).endswith(said)
 

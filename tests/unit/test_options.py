@@ -52,6 +52,9 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "regex": ("a+", Constraint(kind="regex", source="a+")),
     "json_schema": ("schema", Constraint(kind="json_schema", source='{"type": "null"}')),
     "grammar": ("rules", Constraint(kind="grammar", source='start: "a"')),
+    "prompts": ("prompts", None),
+    "pivot": ("temperature,seed", ("temperature", "seed")),
+    "metrics": ("len", {"len": len}),
     "output": ("answer", "answer"),
     "tags": ("a=b", {"a": "b"}),
     "no_interpolate": ("", None),
@@ -71,13 +74,21 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "render": ("markdown", "markdown"),
 }
 BESIDE = {
+    "pivot": "--temperature 0,1 ",
     "prompt_logprobs": "--continuation x ", "probabilities": "--choice a ",
     "normalize": "--choice a --probabilities ", "end_of_text": "--choice a --probabilities ",
 }  # fmt: skip
 """What stands on the line besides, for an option that means nothing alone."""
 
 
-NAMESPACE = {"labels": ["a", "b"], "schema": {"type": "null"}, "rules": 'start: "a"'}
+NAMESPACE = {
+    "prompt": "p",
+    "prompts": ["p"],
+    "len": len,
+    "labels": ["a", "b"],
+    "schema": {"type": "null"},
+    "rules": 'start: "a"',
+}
 
 
 def value_of(cell: Cell, dest: str) -> Any:
@@ -105,10 +116,10 @@ def test_every_option_sets_its_value(
     wanted = wanted and flag != option.off_flag if option.is_flag else wanted
     beside = BESIDE.get(option.dest, "")
     line = f"{beside}{flag} {text}"
-    assert value_of(read(line, namespace=NAMESPACE), option.dest) == wanted
+    assert value_of(read(line, "{{prompt}}", NAMESPACE), option.dest) == wanted
     if not option.is_flag:
         line = f"{beside}{flag}={text}"
-        assert value_of(read(line, namespace=NAMESPACE), option.dest) == wanted
+        assert value_of(read(line, "{{prompt}}", NAMESPACE), option.dest) == wanted
 
 
 @pytest.mark.parametrize("name", ["chat", "exact"])

@@ -54,17 +54,17 @@ def texts(axes: Any) -> list[str]:
 
 
 def test_all_plots_are_one_image(log: RunLog) -> None:
-    """Five axes, each with a title and labels with units; a notebook gets a PNG."""
+    """Three axes and no speed, each with a title and labels with units; a notebook gets a PNG."""
     figure = log.plot()
     assert [axes.get_title() for axes in figure.axes] == [
-        "Speed", "Time to first token", "Why runs ended", "Length of the answers", "Ratings",
+        "Length of the answers", "Why runs ended", "Ratings",
     ]  # fmt: skip
     assert [axes.get_ylabel() for axes in figure.axes] == [
-        "speed [tokens/s]", "time [s]", "runs", "generated [tokens]", "runs",
+        "generated [tokens]", "runs", "runs",
     ]  # fmt: skip
-    assert [axes.get_xlabel() for axes in figure.axes[1:]] == ["run"] + ["temperature"] * 3
+    assert [axes.get_xlabel() for axes in figure.axes] == ["temperature"] * 3
     assert figure._repr_png_().startswith(PNG)
-    assert repr(figure).startswith("<RunPlot of Speed, Time to first token, Why")
+    assert repr(figure).startswith("<RunPlot of Length of the answers, Why")
 
 
 def test_speed_shows_each_run_of_each_model(log: RunLog) -> None:
@@ -125,11 +125,48 @@ def test_ratings_are_counted(log: RunLog) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_by_chooses_what_is_compared(log: RunLog, kind: str) -> None:
     """Any column will do, in every kind."""
+    log.add_metrics({1: {"right": 1}})
     last = log.plot(kind, by="chat").axes
     words = (
         [line.get_label() for line in last[0].get_lines()] if kind == "speed" else texts(last[0])
     )
     assert words == ["False"]
+
+
+def test_metrics_are_drawn_with_their_spread(log: RunLog) -> None:
+    """Mean and deviation of each setting, the runs behind them, and a marker for a second setting."""
+    log.add_metrics({run: {"right": run % 2, "far": -float(run)} for run in range(1, 23)})
+    figure = log.plot("metric")
+    assert [axes.get_title() for axes in figure.axes] == ["right", "far"]
+    right, _ = figure.axes
+    assert texts(right) == ["0", "0.5", "1.5"]
+    assert right.get_legend().get_title().get_text() == "model"
+    frame = log.to_frame()
+    for bars in right.containers:
+        runs = frame[frame.model == bars.get_label()]
+        means = runs.groupby("temperature")["metric.right"].mean()
+        deviations = runs.groupby("temperature")["metric.right"].std()
+        numpy.testing.assert_allclose(
+            bars.lines[0].get_ydata().astype(float), means.to_numpy(float)
+        )
+        lengths = [end[1] - start[1] for start, end in bars.lines[2][0].get_segments()]
+        numpy.testing.assert_allclose(lengths, 2 * deviations.to_numpy(float))
+    points = [line for line in right.get_lines() if line.get_markersize() == 3 and line.get_alpha()]
+    assert sum(len(line.get_ydata()) for line in points) == 22
+
+
+def test_metrics_are_drawn_by_two_settings(log: RunLog) -> None:
+    """`by` names them; one alone has no legend, and a third is no column."""
+    log.add_metrics({run: {"right": 1} for run in range(1, 9)})
+    (axes,) = log.plot("metric", by="model, temperature").axes
+    assert texts(axes) == ["one", "two"]
+    assert axes.get_legend().get_title().get_text() == "temperature"
+    assert log.plot("metric", by="model").axes[0].get_legend() is None
+    assert [axes.get_xlabel() for axes in log.plot(by="model,temperature").axes] == ["model"] * 4
+    with pytest.raises(InvalidInput, match="by: 'heat' is no column of the log"):
+        log.plot("metric", by="model,heat")
+    with pytest.raises(InvalidInput, match="none of these runs has a metric: %%infer --metric"):
+        log.plot("metric", last=1)
 
 
 def test_filters_choose_the_runs(log: RunLog) -> None:
@@ -186,7 +223,7 @@ def test_plots_without_their_data_are_left_out(session: FakeSession) -> None:
     session.engine = FakeEngine([], EngineDied("gone"))
     session.finish(Request(model="fake", prompt="p"))
     titles = [axes.get_title() for axes in session.log.plot().axes]
-    assert titles == ["Why runs ended", "Length of the answers"]
+    assert titles == ["Length of the answers", "Why runs ended"]
     with pytest.raises(InvalidInput, match="no speed to plot"):
         session.log.plot("speed")
     with pytest.raises(InvalidInput, match=r"none of these runs is rated: runs\[12\].rate"):
@@ -195,7 +232,7 @@ def test_plots_without_their_data_are_left_out(session: FakeSession) -> None:
 
 def test_what_cannot_be_plotted_is_said(log: RunLog) -> None:
     """Unknown kinds and columns, no runs, and none that has ended."""
-    with pytest.raises(InvalidInput, match=r"plot: 'pie' .* speed, finish, length, rating"):
+    with pytest.raises(InvalidInput, match=r"plot: 'pie' .* metric, length, finish, rating, speed"):
         log.plot("pie")
     with pytest.raises(InvalidInput, match="by: 'heat' is no column of the log: started_at, "):
         log.plot(by="heat")

@@ -30,7 +30,7 @@ OURS = {
         "reasoning", "finish_detail", "stop_sequence", "params", "model", "device", "context_length", "timings",
         "tokens", "score", "choices", "prompt_tokens", "prompt", "chat", "notices", "not_honoured",
         "value", "value_error", "kind", "text_count", "status", "run_id", "log_problem",
-        "preset", "conversation_id", "turn", "dropped_turns",
+        "preset", "conversation_id", "turn", "dropped_turns", "prompt_name", "metric_values",
     ],
 }  # fmt: skip
 # An interrupted or failed run has a result without a finish reason; the default model has no name;
