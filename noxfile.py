@@ -66,6 +66,9 @@ def tests(session: nox.Session) -> None:
         # Each platform has its own cache: a shared one would be made anew each time.
         session.run("mypy", "--platform", platform, "--cache-dir", f".mypy_cache/{platform}")
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows())
+    session.run(
+        "check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"
+    )
     session.run("zizmor", "--offline", "--quiet", *workflows())
     browser = find_browser() or install_browser(session)
     install_mesa(session)
