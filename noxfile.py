@@ -2,11 +2,12 @@
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the README's pictures again
-nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then the next four
+nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then the next five
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
 nox -s colab         the tests of magics and views with Google Colab's versions
 nox -s newest        the fast tests on the newest Python of this machine
 nox -s package       build the wheel and the sdist, install each, and run a cell with it
+nox -s docs          build the documentation site into build/site; a broken link is an error
 nox -s llama_cpp_python   the tests of llama.cpp by llama-cpp-python, which is built first
 """
 
@@ -60,6 +61,7 @@ def tests(session: nox.Session) -> None:
     session.notify("colab")
     session.notify("newest")
     session.notify("package")
+    session.notify("docs")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     for platform in ("linux", "darwin", "win32"):
@@ -137,6 +139,31 @@ def package(session: nox.Session) -> None:
             session.run(str(environment_python(folder)), "-I", str(smoke), env=env, external=True)
         Path("dist").mkdir(exist_ok=True)
         shutil.copy(what, "dist")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site. A warning, such as of a broken link, is an error.
+
+    Links to other sites are not asked. The notebooks are not executed: `nox -s tests` does that.
+    """
+    session.install("-q", "-e", ".[docs]")
+    session.run("python", "-m", "docs.make_pages", "--check")
+    shutil.rmtree("build/site", ignore_errors=True)
+    session.run(
+        "sphinx-build",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-E",
+        "-b",
+        "html",
+        "-c",
+        "docs",
+        ".",
+        "build/site",
+    )
+    session.log("the site is build/site/index.html")
 
 
 @nox.session
