@@ -1,7 +1,7 @@
 """The project's commands. Each one makes its own environment, and installs all that it needs.
 
 nox -s quickstart    run examples/quickstart.ipynb for real
-nox -s pictures      take the README's pictures again
+nox -s pictures      take the pictures of README and docs again, light and dark
 nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then the next five
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
 nox -s colab         the tests of magics and views with Google Colab's versions

@@ -6,6 +6,9 @@ on the site and on GitHub.
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from ipython_pygments_lexers import IPython3Lexer
 from sphinx.application import Sphinx
 
@@ -51,5 +54,13 @@ html_theme_options = {
 
 
 def setup(app: Sphinx) -> None:
-    """The blocks of Python may begin with a magic, as those of the notebooks do."""
+    """Blocks of Python may begin with a magic, as those of the notebooks do."""
     app.add_lexer("python", IPython3Lexer)
+    app.connect("build-finished", copy_pictures)
+
+
+def copy_pictures(app: Sphinx, error: Exception | None) -> None:
+    """Copy the pictures of `<picture>` tags, which choose a light or a dark one; Sphinx does not."""
+    if not error and app.builder.format == "html":
+        for picture in Path(app.confdir).glob("*.png"):
+            shutil.copy(picture, Path(app.outdir) / "docs")

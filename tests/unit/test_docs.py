@@ -120,6 +120,19 @@ def test_the_page_for_contributors_names_what_is_there() -> None:
     assert named <= set(sessions)
 
 
+def test_the_pictures_are_there_in_light_and_dark() -> None:
+    """Sphinx does not look at `<picture>` tags: their files exist, and each has a dark one."""
+    tags = []
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for light in re.findall(r'<img alt="[^"]{40,}" src="([^"]+)">', page.read_text("utf-8")):
+            dark = light.replace(".png", "-dark.png")
+            assert (page.parent / light).is_file(), light
+            assert (page.parent / dark).is_file(), dark
+            assert f'srcset="{dark}"' in page.read_text("utf-8")
+            tags.append(light)
+    assert {"docs/first-cell.png", "comparison.png", "tuning.png"} <= set(tags)
+
+
 def test_the_citation_and_the_package_have_one_version() -> None:
     """`nox -s tests` checks the rest of CITATION.cff by its schema."""
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
