@@ -32,6 +32,8 @@ LLAMA_CPP_TESTS = (
     "tests/integration/test_llama_libraries.py", "tests/model/test_current_models.py",
 )  # fmt: skip
 """The tests that run models by llama.cpp."""
+SITE_TESTS = ("axe-playwright-python", "playwright", "pytest", "pytest-timeout")
+"""What tests/site needs beside the site."""
 SHELL_TESTS = ("tests/unit/test_completion.py", "tests/unit/test_magic.py")
 """The tests that depend most on IPython's version."""
 COLAB = (
@@ -143,11 +145,11 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the documentation site. A warning, such as of a broken link, is an error.
+    """Build the documentation site, and look at it in a browser. A broken link is an error.
 
     Links to other sites are not asked. The notebooks are not executed: `nox -s tests` does that.
     """
-    session.install("-q", "-e", ".[docs]")
+    session.install("-q", "-e", ".[docs]", *SITE_TESTS)
     session.run("python", "-m", "docs.make_pages", "--check")
     shutil.rmtree("build/site", ignore_errors=True)
     session.run(
@@ -163,7 +165,9 @@ def docs(session: nox.Session) -> None:
         ".",
         "build/site",
     )
-    session.log("the site is build/site/index.html")
+    browser = find_browser() or install_browser(session)
+    session.run("pytest", "tests/site", env={"CHROMIUM": browser})
+    session.log("the site is build/site/index.html, and pictures of it are in output/site")
 
 
 @nox.session
