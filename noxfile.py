@@ -1,11 +1,13 @@
 """The project's commands. Each one makes its own environment, and installs all that it needs.
 
 nox -s quickstart    run examples/quickstart.ipynb for real
-nox -s pictures      take the README's pictures again
-nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then these three
+nox -s pictures      take the pictures of README and docs again, light and dark
+nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then the next five
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
 nox -s colab         the tests of magics and views with Google Colab's versions
 nox -s newest        the fast tests on the newest Python of this machine
+nox -s package       build the wheel and the sdist, install each, and run a cell with it
+nox -s docs          build the documentation site into build/site; a broken link is an error
 nox -s llama_cpp_python   the tests of llama.cpp by llama-cpp-python, which is built first
 """
 
@@ -30,6 +32,8 @@ LLAMA_CPP_TESTS = (
     "tests/integration/test_llama_libraries.py", "tests/model/test_current_models.py",
 )  # fmt: skip
 """The tests that run models by llama.cpp."""
+SITE_TESTS = ("axe-playwright-python", "playwright", "pytest", "pytest-timeout")
+"""What tests/site needs beside the site."""
 SHELL_TESTS = ("tests/unit/test_completion.py", "tests/unit/test_magic.py")
 """The tests that depend most on IPython's version."""
 COLAB = (
@@ -58,12 +62,17 @@ def tests(session: nox.Session) -> None:
     session.notify("lowest")
     session.notify("colab")
     session.notify("newest")
+    session.notify("package")
+    session.notify("docs")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     for platform in ("linux", "darwin", "win32"):
         # Each platform has its own cache: a shared one would be made anew each time.
         session.run("mypy", "--platform", platform, "--cache-dir", f".mypy_cache/{platform}")
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows())
+    session.run(
+        "check-jsonschema", "--builtin-schema", "vendor.citation-file-format", "CITATION.cff"
+    )
     session.run("zizmor", "--offline", "--quiet", *workflows())
     browser = find_browser() or install_browser(session)
     install_mesa(session)
@@ -105,6 +114,60 @@ def newest(session: nox.Session) -> None:
         run_tests(session, folder, *FAST_TESTS)
         return
     session.skip("no newer Python is installed here: nothing was tested on one")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build the sdist, and the wheel from it. Install each in a clean environment, and run a cell.
+
+    The two files are then in `dist/`. The smoke test is the one in the sdist.
+    """
+    session.install("-q", "uv")
+    built = Path(session.create_tmp(), "built").absolute()
+    shutil.rmtree(built, ignore_errors=True)
+    settings = uv_settings(session)
+    session.run("uv", "build", "-q", "--out-dir", str(built), env=settings)
+    (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, built / "sdist")
+    (smoke,) = built.glob("sdist/*/tests/smoke.py")
+    folder = built / "environment"
+    # The model is fetched once for all tests. IPython looks at VIRTUAL_ENV.
+    env = {"XDG_CACHE_HOME": str(Path(".cache").absolute()), "VIRTUAL_ENV": str(folder)}
+    for what in (wheel, sdist):
+        session.run("uv", "venv", "-q", "--clear", "--python", "python", str(folder), env=settings)
+        uv_install(session, folder, str(what))
+        session.run("uv", "pip", "check", "-q", "--python", str(folder))
+        with session.chdir(built):  # a folder that has no copy of the package
+            session.run(str(environment_python(folder)), "-I", str(smoke), env=env, external=True)
+        Path("dist").mkdir(exist_ok=True)
+        shutil.copy(what, "dist")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation site, and look at it in a browser. A broken link is an error.
+
+    Links to other sites are not asked. The notebooks are not executed: `nox -s tests` does that.
+    """
+    session.install("-q", "-e", ".[docs]", *SITE_TESTS)
+    session.run("python", "-m", "docs.make_pages", "--check")
+    shutil.rmtree("build/site", ignore_errors=True)
+    session.run(
+        "sphinx-build",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-E",
+        "-b",
+        "html",
+        "-c",
+        "docs",
+        ".",
+        "build/site",
+    )
+    browser = find_browser() or install_browser(session)
+    session.run("pytest", "tests/site", env={"CHROMIUM": browser})
+    session.log("the site is build/site/index.html, and pictures of it are in output/site")
 
 
 @nox.session
@@ -156,9 +219,13 @@ def uv_install(session: nox.Session, folder: Path, *what: str) -> None:
 
 def run_tests(session: nox.Session, folder: Path, *arguments: str) -> None:
     """Run pytest in the environment in that folder, and not in the session's own."""
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     env = {"VIRTUAL_ENV": str(folder.absolute())}
-    session.run(str(python), "-m", "pytest", *arguments, env=env, external=True)
+    session.run(str(environment_python(folder)), "-m", "pytest", *arguments, env=env, external=True)
+
+
+def environment_python(folder: Path) -> Path:
+    """The interpreter of the environment in that folder."""
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def uv_settings(session: nox.Session) -> dict[str, str]:

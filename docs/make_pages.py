@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import details, summary
+from docs.reference_pages import configuration_page, options_page, python_page
 from llmwit_magic.contract.constraint import CONSTRAINT_KINDS, Constraint, ConstraintKind
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.server.answers import Facts
@@ -125,6 +126,9 @@ def with_figures(path: Path, figures: str) -> str:
 def pages() -> Iterator[tuple[Path, str]]:
     """Each page, and what it is to say."""
     yield HERE / "run-log-columns.md", columns_page()
+    yield HERE / "options.md", options_page()
+    yield HERE / "configuration.md", configuration_page()
+    yield HERE / "python.md", python_page()
     yield HERE / "servers.md", with_figures(HERE / "servers.md", servers_table())
     results = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
     for path, figures in ((ROOT / "README.md", summary), (HERE / "performance.md", details)):

@@ -1,14 +1,18 @@
-"""Takes the README's pictures: `nox -s pictures`. Its name keeps pytest from collecting it."""
+"""Takes the README's pictures, light and dark: `nox -s pictures`.
+
+Its name keeps pytest from collecting it.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.support.browser import Notebook
+from tests.support.browser import THEME, Lab, Notebook
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -16,6 +20,14 @@ FIRST = "%%infer --temperature 0 --stop .\nThe capital of France is"
 TOKENS = "%%infer --max-tokens 40 --seed 4 --top-logprobs 5\nOnce upon a time"
 SWEEP = "%%infer --temperature 0.2,0.5,0.8 --max-tokens 20 --seed 3\nThe three primary colours are"
 TUNE = "%%infer --tune --max-tokens 24 --seed 3\nThe best thing about the sea is"
+
+
+@pytest.fixture(params=["", "-dark"])
+def ending(lab: Lab, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Sets the light or the dark theme; how the names of its pictures end."""
+    lab.set(THEME, {"theme": "JupyterLab Dark" if request.param else "JupyterLab Light"})
+    yield request.param
+    lab.set(THEME, {"theme": "JupyterLab Light"})
 
 
 def take(notebook: Notebook, cells: list[Locator], name: str) -> None:
@@ -28,7 +40,7 @@ def take(notebook: Notebook, cells: list[Locator], name: str) -> None:
     notebook.page.screenshot(path=DOCS / name, clip=clip)
 
 
-def test_first_cell(open_notebook: Callable[..., Notebook]) -> None:
+def test_first_cell(open_notebook: Callable[..., Notebook], ending: str) -> None:
     """An answer with its status line, and one with shaded tokens."""
     notebook = open_notebook(FIRST, TOKENS, width=900)
     notebook.run(1)
@@ -37,17 +49,17 @@ def test_first_cell(open_notebook: Callable[..., Notebook]) -> None:
     output.locator(".llmwit-token", has_text=re.compile(r"^ they")).first.hover()
     box = notebook.page.locator(".llmwit-alternatives")
     expect(box).to_be_visible()
-    take(notebook, [notebook.cell(1), notebook.cell(2), box], "first-cell.png")
+    take(notebook, [notebook.cell(1), notebook.cell(2), box], f"first-cell{ending}.png")
 
 
-def test_comparison(open_notebook: Callable[..., Notebook]) -> None:
+def test_comparison(open_notebook: Callable[..., Notebook], ending: str) -> None:
     """The table of a sweep."""
     notebook = open_notebook(SWEEP, width=900)
     notebook.run(1)
-    take(notebook, [notebook.cell(1)], "comparison.png")
+    take(notebook, [notebook.cell(1)], f"comparison{ending}.png")
 
 
-def test_tuning(open_notebook: Callable[..., Notebook]) -> None:
+def test_tuning(open_notebook: Callable[..., Notebook], ending: str) -> None:
     """The tuning panel with an output kept beside the next one."""
     notebook = open_notebook(TUNE, width=900)
     output = notebook.run(1)
@@ -60,4 +72,4 @@ def test_tuning(open_notebook: Callable[..., Notebook]) -> None:
     expect(output.locator("code").first).to_contain_text("--temperature 1.2")
     expect(output.get_by_text("2 of 2")).to_be_visible(timeout=20_000)
     expect(output.locator(".llmwit-badge")).to_have_count(2, timeout=20_000)
-    take(notebook, [notebook.cell(1)], "tuning.png")
+    take(notebook, [notebook.cell(1)], f"tuning{ending}.png")

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_the_readme_leads_to_both_pages() -> None:
 
 def test_commands_are_quoted_for_every_shell() -> None:
     """In cmd.exe a single quote is a letter: `pip install '.[gpu]'` finds no such package."""
-    for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "docs", "llmwit_magic", "examples"):
+    for name in (*map(str, ROOT.glob("*.md")), "docs", "llmwit_magic", "examples"):
         found = [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*"))
         for path in (path for path in found if path.suffix in (".md", ".py", ".ipynb")):
             text = path.read_text(encoding="utf-8")
@@ -105,3 +106,37 @@ def test_the_code_for_many_servers_is_python() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.module == "llmwit_magic":
                 assert {alias.name for alias in node.names} <= {*llmwit_magic.__all__}
+
+
+def test_the_page_for_contributors_names_what_is_there() -> None:
+    """Each path in CONTRIBUTING.md is a file or a folder, and each command a session of nox."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"(?<![\w.])(?:docs|llmwit_magic|tests)/[\w/.]+", page)
+    assert len(paths) > 15
+    assert [path for path in paths if not (ROOT / path.rstrip(".")).exists()] == []
+    sessions = re.findall(r"@nox.session\ndef (\w+)", (ROOT / "noxfile.py").read_text("utf-8"))
+    named = set(re.findall(r"nox -s (\w+)", page))
+    assert "tests" in named
+    assert named <= set(sessions)
+
+
+def test_the_pictures_are_there_in_light_and_dark() -> None:
+    """Sphinx does not look at `<picture>` tags: their files exist, and each has a dark one."""
+    tags = []
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for light in re.findall(r'<img alt="[^"]{40,}" src="([^"]+)">', page.read_text("utf-8")):
+            dark = light.replace(".png", "-dark.png")
+            assert (page.parent / light).is_file(), light
+            assert (page.parent / dark).is_file(), dark
+            assert f'srcset="{dark}"' in page.read_text("utf-8")
+            tags.append(light)
+    assert {"docs/first-cell.png", "comparison.png", "tuning.png"} <= set(tags)
+
+
+def test_the_citation_and_the_package_have_one_version() -> None:
+    """`nox -s tests` checks the rest of CITATION.cff by its schema."""
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    said = dict(re.findall(r"^(version|license): (.+)$", citation, re.MULTILINE))
+    assert said == {"version": project["version"], "license": project["license"]}
+    assert project["version"] == llmwit_magic.__version__
