@@ -38,7 +38,7 @@ _PYTHON_HEAD = """# Python
 """
 
 _GROUPS = {
-    "Running a prompt": ("infer", "stream", "ainfer", "astream", "Conversation", "tune"),
+    "Running a prompt": ("infer", "stream", "ainfer", "astream", "Conversation", "tune", "preset"),
     "Many prompts, and how good their answers are": (
         "infer_frame", "evaluate", "Evaluation", "metric_summary",
     ),

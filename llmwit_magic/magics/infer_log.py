@@ -132,7 +132,11 @@ class LogMagics(Magics):
             if arguments.columns is not None:
                 value = value[_columns(arguments.columns, value.columns)]
         if arguments.output is None:
-            return value if arguments.plot is not None else _shown(value, arguments.columns)
+            return (
+                value
+                if arguments.plot is not None
+                else _shown(value, arguments.columns, arguments.last)
+            )
         if not is_variable(arguments.output):
             raise InvalidInput(f"-o: '{arguments.output}' is not the name of a variable")
         self.shell.push({arguments.output: value}, interactive=False)
@@ -229,15 +233,16 @@ def _parsed(magic: Any, line: str) -> Namespace:
     return arguments
 
 
-def _shown(frame: Any, columns: str | None) -> Any:
+def _shown(frame: Any, columns: str | None, last: int | None) -> Any:
     """The DataFrame as the table that a person reads.
 
-    It is brief where no `columns` were asked for.
+    It is brief where no `columns` were asked for, and has `last` rows where these were.
     """
-    from ..views.table import LogTable
+    from ..views.table import MAX_ROWS, LogTable
 
     table = LogTable(frame)
     table.brief = columns is None
+    table.rows = max(MAX_ROWS, last or 0)
     return table
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC
 from typing import Any
 
 import pandas
 
-from ..base.printable import short
-from ..base.widths import StandIns
+from ..base.printable import on_one_line, short
+from ..base.widths import StandIns, width
 from ..runlog.columns import COLUMNS, METRIC, TAG
 from .html import NO_MATH, cell, escape, head, quiet, roomy
 
 TEXT_COLUMNS = 80
 """The most columns of a text in a cell of the HTML table. The DataFrame keeps all of it."""
 _TERMINAL_COLUMNS = 24
-MAX_ROWS = 60
+MAX_ROWS = 20
+"""The most rows that are shown, unless `LogTable.rows` says otherwise."""
 
 _BRIEF = [column.name for column in COLUMNS if column.brief and column.name != "run_id"]
 _LONG = ("prompt", "text", "reasoning", "rendered_prompt", "system", "note")
@@ -28,12 +30,15 @@ class LogTable(pandas.DataFrame):
     """A DataFrame of the log that is shown with short texts and local times.
 
     Its values are those of the log. A table with all columns shows the most
-    important ones. A table of more than `MAX_ROWS` rows shows the last ones.
+    important ones. A table of more than `rows` rows shows the last ones.
     Every DataFrame made from it, also a copy, is a plain one.
     """
 
     brief = True
     """Whether a table with all columns shows only the most important ones."""
+
+    rows = MAX_ROWS
+    """The most rows that are shown. The DataFrame keeps all."""
 
     @property
     def _constructor(self) -> Callable[..., pandas.DataFrame]:
@@ -60,7 +65,7 @@ class LogTable(pandas.DataFrame):
         stand_ins = StandIns()
         shown = self._shown(_TERMINAL_COLUMNS, stand_ins.put)
         with pandas.option_context(
-            "display.max_columns", None, "display.max_rows", MAX_ROWS,
+            "display.max_columns", None, "display.max_rows", self.rows,
             "display.max_colwidth", TEXT_COLUMNS,
         ):  # fmt: skip
             text = stand_ins.take(repr(shown))
@@ -78,8 +83,11 @@ class LogTable(pandas.DataFrame):
 
     def _left_out(self) -> str:
         said = [] if len(self) else ["no runs"]
-        if len(self) > MAX_ROWS:
-            said.append(f"the last {MAX_ROWS} of {len(self):,} runs")
+        if (more := len(self) - self.rows) > 0:
+            said.append(
+                f"the newest {self.rows} of {len(self):,} runs: --last {len(self)} shows the other "
+                f"{more:,}"
+            )
         if len(self) and self._is_whole():
             said.append(
                 f"{len(self._brief_names())} of {len(self.columns)} columns: --columns all shows the others"
@@ -92,13 +100,17 @@ class LogTable(pandas.DataFrame):
         def show(value: Any) -> str:
             return put(_short(value, columns))
 
-        chosen = pandas.DataFrame(self.tail(MAX_ROWS))
+        chosen = pandas.DataFrame(self.tail(self.rows))
         if self._is_whole():
             chosen = chosen[self._brief_names()]
         readable = {
             place: _readable(name, chosen.iloc[:, place], show)
             for place, name in enumerate(chosen.columns)
         }
+        for place, name in enumerate(chosen.columns):
+            values = chosen.iloc[:, place]
+            if name == "prompt" and isinstance(values.dtype, pandas.StringDtype):
+                readable[place] = _told_apart(values, columns, put)
         shown = pandas.DataFrame(readable, index=chosen.index)
         return shown.set_axis(_labels(chosen.columns, put), axis=1).set_axis(
             _labels(chosen.index, put)
@@ -130,6 +142,29 @@ def _readable(
     # A column may have been renamed. Its texts must be harmless in a terminal all the same.
     kinds = (str, dict, list, tuple)
     return values.map(lambda value: show(value) if isinstance(value, kinds) else value)
+
+
+def _told_apart(
+    prompts: pandas.Series[Any], columns: int, put: Callable[[str], str]
+) -> pandas.Series[Any]:
+    """The prompts, shortened. Where long ones have the same beginning, their ends are shown."""
+    shown: dict[Any, str] = {prompt: _short(prompt, columns) for prompt in prompts.unique()}
+    counts = Counter(shown.values())
+
+    def show(prompt: Any) -> str:
+        beginning = shown[prompt]
+        return put(_end(prompt, columns) if counts[beginning] > 1 else beginning)
+
+    return prompts.astype("object").map(show)
+
+
+def _end(text: str, columns: int) -> str:
+    """The end of a text on one line, at most so many columns wide."""
+    # Each sign of a line is one column wide or wider, so the end has no more signs than columns.
+    end = on_one_line(text)[-(columns - 1) :]
+    while width(end) > columns - 1:
+        end = end[1:]
+    return f"…{end}"
 
 
 def _labels(index: pandas.Index[Any], put: Callable[[str], str]) -> pandas.Index[Any]:

@@ -136,8 +136,27 @@ def test_many_runs_show_the_last(log: RunLog) -> None:
     """Of many rows the newest are shown, and how many there are."""
     table = LogTable(pandas.concat([log.to_frame()] * 40).reset_index(drop=True))
     assert len(cells(table._repr_html_() or "")) == MAX_ROWS + 1
-    assert "the last 60 of 80 runs" in repr(table)
+    assert "the newest 20 of 80 runs: --last 80 shows the other 60" in repr(table)
     assert "\n79" in repr(table)
+    table.rows = 80
+    assert len(cells(table._repr_html_() or "")) == 80 + 1
+    assert "newest" not in repr(table)
+
+
+def test_long_prompts_are_told_apart_by_their_ends(log: RunLog) -> None:
+    """Where beginnings agree, ends are shown, in a terminal and as HTML; values stay whole."""
+    beginning = "日本 the same beginning " * 20
+    frame = log.to_frame()
+    frame["prompt"] = [beginning + "one", beginning + "two"]
+    table = LogTable(frame)
+    for shown in (table._repr_html_() or "", repr(table)):
+        assert "beginning one" in shown
+        assert "beginning two" in shown
+    assert table["prompt"].tolist() == [beginning + "one", beginning + "two"]
+    frame["prompt"] = [beginning + "one", "another" + beginning]
+    assert "beginning one" not in repr(LogTable(frame))
+    frame["prompt"] = pandas.Series([["a list"], None], frame.index)  # a column of another name
+    assert "a list" in repr(LogTable(frame))
 
 
 def test_no_runs_say_so(log: RunLog) -> None:
