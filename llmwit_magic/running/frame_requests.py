@@ -97,8 +97,6 @@ def worked_examples(frame: Any, template: str, answer: Any) -> Examples:
 
     if not isinstance(frame, pandas.DataFrame):
         raise InvalidInput(f"few_shot: {type(frame).__name__} is not a DataFrame")
-    if frame.empty:
-        raise InvalidInput("few_shot: the DataFrame has no rows: give at least one example")
     try:
         check_template(frame, template)
     except InvalidInput as error:

@@ -148,10 +148,13 @@ def _told_apart(
     prompts: pandas.Series[Any], columns: int, put: Callable[[str], str]
 ) -> pandas.Series[Any]:
     """The prompts, shortened. Where long ones have the same beginning, their ends are shown."""
-    shown: dict[Any, str] = {prompt: _short(prompt, columns) for prompt in prompts.unique()}
+    texts = {prompt for prompt in prompts if isinstance(prompt, str)}
+    shown = {prompt: _short(prompt, columns) for prompt in texts}
     counts = Counter(shown.values())
 
-    def show(prompt: Any) -> str:
+    def show(prompt: Any) -> Any:
+        if not isinstance(prompt, str):  # it is missing
+            return prompt
         beginning = shown[prompt]
         return put(_end(prompt, columns) if counts[beginning] > 1 else beginning)
 

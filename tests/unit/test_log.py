@@ -84,7 +84,10 @@ def test_the_frame_has_one_type_a_column(tmp_path: Path) -> None:
     for params in (InferencingParams(max_tokens=None), InferencingParams(max_tokens=7)):
         session.run(Request(model="fake", prompt="p", params=params)).wait(10)
     frame = session.log.to_frame()
-    assert list(frame.columns) == [column.name for column in COLUMNS[1:] if column.name != "tags"]
+    spread = ("tags", "metrics")  # each tag and each metric has a column of its own
+    assert list(frame.columns) == [
+        column.name for column in COLUMNS[1:] if column.name not in spread
+    ]
     assert frame.index.name == "run_id"
     assert frame["max_tokens"].dtype == "Int64"
     assert frame["max_tokens"].tolist() == [pandas.NA, 7]

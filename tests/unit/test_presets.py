@@ -208,6 +208,7 @@ def test_tab_offers_names(shell: Any) -> None:
         "--probabilities",
         "--project",
         "--prompt-logprobs",
+        "--prompts",
     ]
     write(presets.user_file(), "not TOML")
     assert offered("%%infer --preset br") == []
