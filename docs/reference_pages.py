@@ -40,7 +40,7 @@ _PYTHON_HEAD = """# Python
 _GROUPS = {
     "Running a prompt": ("infer", "stream", "ainfer", "astream", "Conversation", "tune", "preset"),
     "Many prompts, and how good their answers are": (
-        "infer_frame", "evaluate", "Evaluation", "metric_summary",
+        "infer_frame", "column", "evaluate", "Evaluation", "metric_summary",
     ),
     "Scores, vectors, long texts": (
         "score", "choose", "embed", "embed_frame", "generate_embeddings", "count_tokens", "split",

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .runlog.export import read_export
     from .runlog.log import RunLog
     from .running.conversations import Conversation
+    from .running.row_settings import column
 
     runs: RunLog
 
@@ -82,7 +83,7 @@ _HOMES = {
     "generate_embeddings": "api",
     "embed": "analysis.embeddings", "embed_frame": "analysis.embeddings",
     "count_tokens": "analysis.splitting", "split": "analysis.splitting", "Passage": "analysis.splitting",
-    "tune": "api", "infer_frame": "api", "llama_server": "api", "replay": "api",
+    "tune": "api", "infer_frame": "api", "column": "running.row_settings", "llama_server": "api", "replay": "api",
     "evaluate": "analysis.evaluation", "Evaluation": "analysis.evaluation",
     "metric_summary": "analysis.metrics",
     "read_export": "runlog.export",
@@ -118,6 +119,7 @@ __all__ = [
     "ainfer",
     "astream",
     "choose",
+    "column",
     "count_tokens",
     "embed",
     "embed_frame",

@@ -21,6 +21,7 @@ from ..runlog.rows import request_row
 from .batch_rows import BatchRows, Result
 from .frame_requests import NO_EXAMPLES, Examples, check_template, row_requests
 from .resuming import KEPT, RESULTS, RESULTS_OF_SOME, EqualRows, KnownRows
+from .row_settings import NO_ROW_SETTINGS, RowSettings
 from .session import Session, interruptible
 from .typed_columns import (
     PROBABILITY,
@@ -58,6 +59,7 @@ def run_batch(
     *,
     models: Sequence[str] = (),
     examples: Examples = NO_EXAMPLES,
+    settings: RowSettings = NO_ROW_SETTINGS,
     resume: bool = True,
     executor: Executor | None = None,
     workers: int | None = None,
@@ -69,25 +71,28 @@ def run_batch(
     """Run the template over the rows, as `infer_frame` says. `request` has all but the prompt.
 
     `models` are the models that share the rows; by default there is the request's only.
-    `examples` are worked ones, which stand before each prompt.
+    `examples` are worked ones, which stand before each prompt. `settings` are those that each row
+    has its own value of.
     """
     columns = value_columns(request.constraint)
     _check(frame, executor, workers, prefix, _names(columns, request))
     if executor is not None and (concurrency is not None or len(models) > 1):
         given = "several models" if len(models) > 1 else "concurrency"
         raise InvalidInput(f"{given}: an executor has workers instead: leave one of them out")
-    check_template(frame, template, request)
+    check_template(frame, template, request, names_none=bool(settings))
     check_filters(request.content_filters)
     results: list[Result | None] = [None] * len(frame)
     bar = tqdm(total=len(frame), unit="row", disable=not progress, file=sys.stdout)
     work = BatchRows(session, results, bar)
 
     def carry_out(emit: Emit, cancel: threading.Event) -> None:
-        known = KnownRows(session.log, request, infos) if resume else None
+        seeded = request.params.seed is not None or "seed" in settings.columns
+        known = KnownRows(session.log, request, infos, seeded) if resume else None
         equal = EqualRows() if (on_servers if deduplicate is None else deduplicate) else None
         todo = work.left(
-            row_requests(frame, template, request, examples), known, equal, on_servers, cancel
-        )
+            row_requests(frame, template, request, examples, settings),
+            known, equal, on_servers, cancel,
+        )  # fmt: skip
         if executor is None:
             Window(session, servers).carry_out(todo, work.ended, work.wait, cancel)
         else:

@@ -16,13 +16,18 @@ from ..contract.spans import joined
 from ..errors import InvalidInput
 from ..requests.interpolation import Columns, Filled, fill, interpolate, names_in, python_name
 from ..requests.line import interpolated
+from .row_settings import NO_ROW_SETTINGS, RowSettings
 
 if TYPE_CHECKING:
     import pandas
 
 
-def check_template(frame: pandas.DataFrame, template: Any, request: Request | None = None) -> None:
+def check_template(
+    frame: pandas.DataFrame, template: Any, request: Request | None = None, names_none: bool = False
+) -> None:
     """Raise `InvalidInput` unless the template is a text that names columns of the DataFrame.
+
+    `names_none` allows one that names none, where the rows differ in something else.
 
     The names in the request's other messages, stop sequences and tags must be columns too. `row`
     may stand there even if no column has that name: it is the row itself.
@@ -39,7 +44,7 @@ def check_template(frame: pandas.DataFrame, template: Any, request: Request | No
         names = [name for text in (template, *others) for name in names_in(text)]
     except InvalidInput as error:
         raise InvalidInput(f"{error}; a column of any name is {{{{row['its name']}}}}") from None
-    if not names:
+    if not names and not names_none:
         raise InvalidInput("the template names no column: write {{column}} where its value goes")
     for name in names:
         if columns.count(name) != 1 and not (name == "row" and not columns.count(name)):
@@ -133,17 +138,22 @@ def answer_text(value: Any) -> str:
 
 
 def row_requests(
-    frame: pandas.DataFrame, template: str, request: Request, examples: Examples = NO_EXAMPLES
+    frame: pandas.DataFrame,
+    template: str,
+    request: Request,
+    examples: Examples = NO_EXAMPLES,
+    settings: RowSettings = NO_ROW_SETTINGS,
 ) -> Iterator[Request | InvalidInput]:
     """The request of each row with its values put in, or the error that these lead to.
 
     `examples` stand before each prompt: in a chat as messages, and else as text.
     """
-    front = Filled("", ()) if request.is_chat else examples.front()
-    messages = examples.messages() if request.is_chat else ()
-    for row in _rows(frame):
+    as_text, as_messages = (examples.front(), ()), (Filled("", ()), examples.messages())
+    for row, own in zip(_rows(frame), settings.of_rows(len(frame)), strict=True):
         try:
-            yield _request(template, request, row, front, messages)
+            wanted = settings.put(request, own) if own else request
+            front, messages = as_messages if wanted.is_chat else as_text
+            yield _request(template, wanted, row, front, messages)
         except InvalidInput as error:
             yield error
 

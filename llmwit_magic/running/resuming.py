@@ -16,6 +16,7 @@ from ..contract.wit import InferencingParams, ModelInfo
 from ..errors import LogError
 from ..runlog.log import RunLog
 from ..runlog.rows import Row, request_row
+from .row_settings import OF_REQUESTS
 
 RESULTS = ("text", "finish_reason", "finish_detail", "prompt_token_count",
            "generated_token_count", "status", "error_type", "error_message", "run_id")  # fmt: skip
@@ -47,10 +48,17 @@ class KnownRows:
     is read when it is needed.
     """
 
-    def __init__(self, log: RunLog, request: Request, models: Mapping[str, ModelInfo]) -> None:
-        """`models` are the models of the batch by the names that its requests have."""
+    def __init__(
+        self,
+        log: RunLog,
+        request: Request,
+        models: Mapping[str, ModelInfo],
+        seeded: bool | None = None,
+    ) -> None:
+        """`models` are the models of the batch by the names that its requests have. `seeded` says
+        whether its rows have seeds; by default, whether the request has one."""
         self._log = log
-        self._seeded = request.params.seed is not None
+        self._seeded = request.params.seed is not None if seeded is None else seeded
         self._numbers: dict[int, list[int]] = defaultdict(list)
         self._spans: dict[int, Spans] = {}
         """The spans of data that kept a control token from being recognised, by run."""
@@ -123,7 +131,8 @@ class EqualRows:
     """Finds the rows of a batch that ask for the same as an earlier one.
 
     They do where a seed is given, or none is needed because the likeliest tokens are taken or
-    nothing is generated. Their tags must be equal too, since a tag is how a person finds the run of a row.
+    nothing is generated. Their tags must be equal too, since a tag is how a person finds the run
+    of a row.
     """
 
     def __init__(self) -> None:
@@ -136,7 +145,7 @@ class EqualRows:
         if draws and params.seed is None:
             return place
         # All else is the same in all rows of a batch.
-        said = (request.prompt, request.data_spans, request.system, request.history, params.stop,
-                sorted(request.tags.items()))  # fmt: skip
+        said = (request.prompt, request.data_spans, request.history, sorted(request.tags.items()),
+                params, [getattr(request, name) for name in sorted(OF_REQUESTS)])  # fmt: skip
         name = hashlib.blake2b(repr(said).encode("utf-8", "replace"), digest_size=16).digest()
         return self._first.setdefault(name, place)
