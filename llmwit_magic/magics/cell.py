@@ -197,6 +197,8 @@ def _going_on(given: Mapping[str, Any], axes: Mapping[str, list[Any]]) -> bool:
         raise InvalidInput(
             f"{flags[0]}: a score is no turn of a conversation: leave out {scored[0]}"
         )
+    if given.get("chat") is False:
+        raise InvalidInput(f"{flags[0]}: a conversation is a chat: leave out --no-chat")
     if "prompts" in given:
         raise InvalidInput(f"{flags[0]} takes one prompt, which is the cell's: leave out --prompts")
     if given.get("tune") or any(len(values) > 1 for values in axes.values()):

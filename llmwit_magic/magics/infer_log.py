@@ -119,7 +119,8 @@ class LogMagics(Magics):
             removed, freed = log.prune(arguments.prune, **chosen)
             say(f"{_runs(removed)} removed, {len(log):,} left; {freed / 1e6:.1f} MB given back")
             return None
-        everyone = arguments.all
+        # A conversation may have begun in another kernel.
+        everyone = arguments.all or arguments.conversation is not None
         if arguments.export is not None:
             count = log.export(arguments.export, everyone, arguments.schema or "log", **chosen)
             say(f"{_runs(count)} written to {one_line(arguments.export)}")

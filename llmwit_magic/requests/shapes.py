@@ -124,6 +124,9 @@ def of_choices(choices: Any) -> Constraint:
 
 
 def _choices(texts: Iterable[str]) -> Constraint:
+    texts = list(texts)
+    if not texts:
+        raise InvalidInput("choices: there is none: give at least one text")
     source = json.dumps(list(dict.fromkeys(texts)), ensure_ascii=False)
     return Constraint(kind="choices", source=source)
 

@@ -133,7 +133,8 @@ def _turn_parts(result: InferencingResult) -> list[str]:
         said.append(f"{left:,} of {result.context_length:,} tokens left")
         most = result.params.max_tokens
         if left < ((result.context_length or 0) // 8 if most is None else most):
-            said.append("nearly full: --drop-oldest leaves out the oldest turns")
+            how = "nearly full" if left else "full"
+            said.append(f"{how}: --drop-oldest leaves out the oldest turns")
     return said
 
 

@@ -411,6 +411,7 @@ def test_values_that_stay_are_not_filled_in_again(shell: Any, session: FakeSessi
         ("--continue --conversation a", "--continue and --conversation: give one of them"),
         ("--conversation a --temperature 0,1", "--conversation takes one value"),
         ("--conversation a --tune", "--conversation takes one value"),
+        ("--conversation a --no-chat", "--conversation: a conversation is a chat"),
         ("--drop-oldest", "--drop-oldest goes with --continue"),
         ("--reply-to x", "--reply-to"),
         ("--conversation ' '", "is not a name"),

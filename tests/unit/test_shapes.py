@@ -348,3 +348,9 @@ def test_ordinary_repetitions_are_checked(expression: str, text: str) -> None:
     assert expressions.matches(expression, text)
     assert expressions.finds(expression, f"- {text} -")
     assert not expressions.matches(expression, f"- {text} -")
+
+
+@pytest.mark.parametrize("empty", [[], (), set(), pandas.Series([], dtype=object)])
+def test_no_choices_are_refused(empty: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"^choices: there is none: give at least one text$"):
+        shapes.of_choices(empty)
