@@ -96,7 +96,7 @@ def test_cells_of_a_conversation(kernel: Kernel, log_path: Path) -> None:
 def test_a_stopped_answer_is_a_turn(kernel: Kernel, log_path: Path) -> None:
     """The next turn sees what stood there when it was stopped."""
     stop = Once(generated, kernel.interrupt)
-    reply = kernel.run("%%infer --conversation sea --max-tokens 2000 --seed 1 --repeat-penalty 1.3\n"
+    reply = kernel.run("%%infer --conversation sea --max-tokens 2000 --temperature 0\n"
                        "Write a long story about the sea.", when=stop)  # fmt: skip
     assert stop.time is not None
     assert reply.error.startswith("Interrupted: stopped after")
