@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import re
+import sys
 import unicodedata
 import warnings
 from collections.abc import Mapping
@@ -96,10 +97,19 @@ def _text_of(expression: str, namespace: Mapping[str, Any]) -> str:
         raise InvalidInput(f"{place.shown}: {type(error).__name__}: {error}") from None
 
 
+def _structures() -> tuple[type, ...]:
+    """The types of lists, mappings, arrays and tables, of the libraries that are loaded."""
+    found: list[type] = [list, tuple, dict, set]
+    for library, names in (("numpy", ["ndarray"]), ("pandas", ["DataFrame", "Series", "Index"])):
+        if (loaded := sys.modules.get(library)) is not None:
+            found += (getattr(loaded, name) for name in names)
+    return tuple(found)
+
+
 def _warn_of_structure(shown: str, value: Any) -> None:
     """Warn that a value is written as Python does it, which is seldom what a prompt should say."""
     # Arrays and DataFrames have a shape, which is () for a single number.
-    if isinstance(value, list | tuple | dict | set) or getattr(value, "shape", ()) != ():
+    if issubclass(type(value), _structures()):  # `isinstance` would ask the value itself
         # The warning names this line, so that Python shows the same words only once.
         warnings.warn(
             f"{shown} is a {type(value).__name__}, and stands in the prompt as Python prints it: "

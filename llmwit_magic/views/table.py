@@ -109,7 +109,7 @@ class LogTable(pandas.DataFrame):
         }
         for place, name in enumerate(chosen.columns):
             values = chosen.iloc[:, place]
-            if name == "prompt" and isinstance(values.dtype, pandas.StringDtype):
+            if name == "prompt":
                 readable[place] = _told_apart(values, columns, put)
         shown = pandas.DataFrame(readable, index=chosen.index)
         return shown.set_axis(_labels(chosen.columns, put), axis=1).set_axis(
@@ -152,9 +152,9 @@ def _told_apart(
     shown = {prompt: _short(prompt, columns) for prompt in texts}
     counts = Counter(shown.values())
 
-    def show(prompt: Any) -> Any:
+    def show(prompt: Any) -> str:
         if not isinstance(prompt, str):  # it is missing
-            return prompt
+            return put(_short(prompt, columns))
         beginning = shown[prompt]
         return put(_end(prompt, columns) if counts[beginning] > 1 else beginning)
 
