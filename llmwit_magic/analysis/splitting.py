@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
-from ..contract.request import DEFAULT_MODEL, ModelSpec, Request
+from ..contract.request import DEFAULT_MODEL, ModelSpec, checked_text
 from ..errors import InvalidInput
 from ..running.session import Session, current_session
 from .boundaries import Boundaries
@@ -68,10 +68,10 @@ def count_tokens(
     """
     session, spec = current_session(), _spec(model, engine, model_type)
     if isinstance(text, str):
-        return session.count_tokens(spec, [_checked(text, "the text")])[0]
+        return session.count_tokens(spec, [checked_text(text, "the text")])[0]
     if not isinstance(text, Iterable):
         raise InvalidInput(f"text: {type(text).__name__} is neither a text nor a list of texts")
-    texts = [_checked(each, f"text {number}") for number, each in enumerate(text, 1)]
+    texts = [checked_text(each, f"text {number}") for number, each in enumerate(text, 1)]
     return session.count_tokens(spec, texts) if texts else []
 
 
@@ -104,7 +104,7 @@ def split(
     """
     _check_number("tokens", tokens, 1, None)
     _check_number("overlap", overlap, 0, tokens - 1)
-    text = _checked(text, "the text")
+    text = checked_text(text, "the text")
     spec, session = _spec(model, engine, model_type), current_session()
     boundaries = Boundaries(text, language)
     return Splitting(text, boundaries, _counter(session, spec)).parts(tokens, overlap)
@@ -211,16 +211,6 @@ def _spec(
 ) -> ModelSpec:
     name = DEFAULT_MODEL if model is None else os.fspath(model)
     return ModelSpec(model=name, engine=engine, model_type=model_type)
-
-
-def _checked(text: object, name: str) -> str:
-    """The text, checked as that of a request is."""
-    if not isinstance(text, str):
-        raise InvalidInput(f"{name} is {type(text).__name__}, not text")
-    try:
-        return Request(model=DEFAULT_MODEL, prompt=text).prompt
-    except InvalidInput as error:
-        raise InvalidInput(f"{name}: {str(error).removeprefix('prompt: ')}") from None
 
 
 def _check_number(name: str, value: object, least: int, most: int | None) -> None:

@@ -346,3 +346,16 @@ class Request(ModelSpec, Prompt, Shape, Scored, Recorded, Labels):
     def reply_turns(self) -> int:
         """How many turns before this one are among the messages."""
         return max((self.turn or 1) - 1 - self.dropped_turns, 0)
+
+
+def checked_text(text: object, name: str) -> str:
+    """A text, checked as the prompt of a request is. `name` is what errors call it.
+
+    Raises `InvalidInput`.
+    """
+    if not isinstance(text, str):
+        raise InvalidInput(f"{name} is {type(text).__name__}, not text")
+    try:
+        return Request(model=DEFAULT_MODEL, prompt=text).prompt
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {str(error).removeprefix('prompt: ')}") from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..contract.engine import Texts
-from ..contract.request import DEFAULT_MODEL, ModelSpec, Request
+from ..contract.request import DEFAULT_MODEL, ModelSpec, Request, checked_text
 from ..contract.wit import InferencingParams, ModelInfo
 from ..errors import InferenceError, Interrupted, InvalidInput, warn_unlogged
 from ..requests.shapes import KEYWORDS
@@ -47,18 +47,8 @@ def embedding_request(
     if not isinstance(texts, Iterable):
         raise InvalidInput(f"texts: {type(texts).__name__} is neither a text nor a list of texts")
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
-    checked = [_text(text, number) for number, text in enumerate(wanted, 1)]
+    checked = [checked_text(text, f"text {number}") for number, text in enumerate(wanted, 1)]
     return request.model_copy(update={"prompt": checked[0] if checked else ""}), checked
-
-
-def _text(text: Any, number: int) -> str:
-    """A text to embed, checked as the text of a request is. `number` counts the texts from 1."""
-    if not isinstance(text, str):
-        raise InvalidInput(f"text {number} is {type(text).__name__}, not text")
-    try:
-        return Request(model=DEFAULT_MODEL, prompt=text).prompt
-    except InvalidInput as error:
-        raise InvalidInput(f"text {number}: {str(error).removeprefix('prompt: ')}") from None
 
 
 def embed_texts(

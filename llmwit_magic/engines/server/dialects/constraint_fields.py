@@ -97,11 +97,16 @@ def _llama_schema(constraint: Constraint, request: Request, facts: Facts) -> Tol
     return Told({"json_schema": {**schema, "x-guidance": _LAYOUT} if schema else {}})
 
 
+def _gbnf_of(constraint: Constraint, kind: str) -> str:
+    """The grammar in GBNF. Raises `ConstraintNotSupported` for one of Lark."""
+    if not is_gbnf(constraint.source):
+        raise ConstraintNotSupported(f"{kind} takes GBNF, and this is a grammar of Lark")
+    return constraint.source
+
+
 def _llama_grammar(constraint: Constraint, request: Request, facts: Facts) -> Told:
     # A server that was built without llguidance aborts at a grammar of Lark.
-    if not is_gbnf(constraint.source):
-        raise ConstraintNotSupported("llama-server takes GBNF, and this is a grammar of Lark")
-    return Told({"grammar": constraint.source})
+    return Told({"grammar": _gbnf_of(constraint, "llama-server")})
 
 
 LLAMA_SERVER: Mapping[str, Telling] = {
@@ -158,9 +163,7 @@ def _sglang_schema(constraint: Constraint, request: Request, facts: Facts) -> To
 
 
 def _sglang_grammar(constraint: Constraint, request: Request, facts: Facts) -> Told:
-    if not is_gbnf(constraint.source):
-        raise ConstraintNotSupported("sglang takes GBNF, and this is a grammar of Lark")
-    return Told({"ebnf": constraint.source})
+    return Told({"ebnf": _gbnf_of(constraint, "sglang")})
 
 
 SGLANG: Mapping[str, Telling] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ....contract.request import Request
 from ....contract.tokens import TokenAlternative, TokenInfo
@@ -204,14 +204,35 @@ class LlamaServerScores:
         raise _unsaid(model)
 
 
-class VllmScores:
+class _OfWholeTexts:
+    """What servers have in common that score a text in one request."""
+
+    most_top = 20
+    at_once = 8
+    tokenize: ClassVar[str]
+    """Where the server tokenizes."""
+
+    async def text(self, model: ServedModel, request: Request, text: str) -> WrittenText:
+        if request.control_tokens != "all":
+            refuse_mark(text, "the text to score")
+        body = {"model": model.facts.model, "prompt": text, "add_special_tokens": False}
+        ids = tuple((await model.json(self.tokenize, body))["tokens"])
+        return WrittenText(ids, text.encode())
+
+    async def ends(self, model: ServedModel) -> dict[int, str]:
+        return {}
+
+    async def beginning(self, model: ServedModel) -> list[int]:
+        return []
+
+
+class VllmScores(_OfWholeTexts):
     """One request for a text: vLLM says the log-probabilities of a prompt's tokens, with ranks.
 
     Source: `prompt_logprobs` in vllm/entrypoints/openai/completion/, and serve/tokenize/ of vLLM.
     """
 
-    most_top = 20
-    at_once = 8
+    tokenize = "/tokenize"
 
     async def prompt(
         self, model: ServedModel, request: Request
@@ -224,19 +245,7 @@ class VllmScores:
                 body["chat_template_kwargs"] = dict(request.template_options)
         else:
             body["prompt"] = request.prompt
-        return request.prompt, list((await model.json("/tokenize", body))["tokens"]), []
-
-    async def text(self, model: ServedModel, request: Request, text: str) -> WrittenText:
-        if request.control_tokens != "all":
-            refuse_mark(text, "the text to score")
-        body = {"model": model.facts.model, "prompt": text, "add_special_tokens": False}
-        return WrittenText(tuple((await model.json("/tokenize", body))["tokens"]), text.encode())
-
-    async def ends(self, model: ServedModel) -> dict[int, str]:
-        return {}
-
-    async def beginning(self, model: ServedModel) -> list[int]:
-        return []
+        return request.prompt, list((await model.json(self.tokenize, body))["tokens"]), []
 
     async def infos(
         self, model: ServedModel, before: Sequence[int], written: WrittenText, top: int
@@ -271,14 +280,13 @@ class VllmScores:
             yield info
 
 
-class SglangScores:
+class SglangScores(_OfWholeTexts):
     """One request for a text, by SGLang's own `/generate`. It says no ranks.
 
     Source: `return_logprob` in python/sglang/srt/managers/io_struct.py of SGLang.
     """
 
-    most_top = 20
-    at_once = 8
+    tokenize = "tokenize"
 
     async def prompt(
         self, model: ServedModel, request: Request
@@ -287,20 +295,7 @@ class SglangScores:
             raise InvalidInput("chat: sglang does not say the tokens of a chat: leave it out")
         refuse_marks(request)
         body = {"model": model.facts.model, "prompt": request.prompt}
-        return request.prompt, list((await model.json("tokenize", body))["tokens"]), []
-
-    async def text(self, model: ServedModel, request: Request, text: str) -> WrittenText:
-        if request.control_tokens != "all":
-            refuse_mark(text, "the text to score")
-        body = {"model": model.facts.model, "prompt": text, "add_special_tokens": False}
-        ids = tuple((await model.json("tokenize", body))["tokens"])
-        return WrittenText(ids, text.encode())
-
-    async def ends(self, model: ServedModel) -> dict[int, str]:
-        return {}
-
-    async def beginning(self, model: ServedModel) -> list[int]:
-        return []
+        return request.prompt, list((await model.json(self.tokenize, body))["tokens"]), []
 
     async def infos(
         self, model: ServedModel, before: Sequence[int], written: WrittenText, top: int
