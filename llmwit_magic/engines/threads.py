@@ -37,6 +37,12 @@ CALM = 0.3
 """Load of other programs, in cores, below which a core may be taken back."""
 MOST = 8
 """The most threads. Reading the weights takes the time, and more threads do not read faster."""
+SMALL_MODEL_BYTES = 8_000_000
+"""A model with fewer bytes of weights runs on one thread.
+
+Measured with two: a token of 7 MB takes them as long as one thread, and one of less takes longer,
+since they wait for one another longer than they work.
+"""
 
 
 def usable_cores() -> int:
@@ -69,6 +75,11 @@ def fixed_threads(asked: int) -> Threads:
             "machine (more never ends), or auto"
         )
     return lambda: asked
+
+
+def automatic_threads(weight_bytes: int) -> Threads:
+    """The number of threads for a model with so many bytes of weights."""
+    return fixed_threads(1) if weight_bytes < SMALL_MODEL_BYTES else AdaptiveThreads()
 
 
 class AdaptiveThreads:

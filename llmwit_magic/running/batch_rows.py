@@ -60,7 +60,8 @@ class BatchRows:
         self._count(result)
 
     def _count(self, result: Result) -> None:
-        self.done += 1
+        # A worker gets the interrupt too, and may tell of its row before this process stops.
+        self.done += result[_STATUS] != "interrupted"
         self._counts["failed"] += result[_STATUS] != "ok"
         self._bar.set_postfix_str(", ".join(self._said_in_bar()), False)
         self._bar.update()
@@ -181,12 +182,12 @@ class BatchRows:
                     place, run_id = running.pop(future)
                     row = row_of_future(future)
                     self._end(run_id, row)
-                    self.take(place, row | {"run_id": run_id})
                     if not future.cancelled() and isinstance(future.exception(), BrokenExecutor):
                         # A broken executor fails every future. It raises an error if one of them
                         # was cancelled before that, so we give it time before we cancel the rest.
                         wait(running, timeout=1)
                         raise broken(future.exception())
+                    self.take(place, row | {"run_id": run_id})
         finally:
             for future, (_, run_id) in running.items():
                 future.cancel()

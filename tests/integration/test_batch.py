@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from llmwit_magic import api
+from llmwit_magic.engines.local.conversation import CANCEL_SECONDS
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.errors import EngineFailed, InvalidInput
 from llmwit_magic.requests.arguments import request_from
@@ -315,8 +316,9 @@ def test_an_interrupted_batch_goes_on_where_it_was(
             )
             assert told, reply.error
             assert len(reply.traceback) == 1
-            # What was under way in a worker ends by itself, and the threads' engines with it.
-            deadline = time.monotonic() + 5
+            # What was under way in a worker ends by itself, and the threads' engines with it. An
+            # engine that does not answer an interrupt is ended after CANCEL_SECONDS.
+            deadline = time.monotonic() + 3 * CANCEL_SECONDS
             while log.rows(status="running") or (
                 "Thread" in executor and set(kernel.engines()) - standby
             ):

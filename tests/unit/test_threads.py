@@ -16,10 +16,12 @@ import pytest
 from llmwit_magic.engines import threads as module
 from llmwit_magic.engines.threads import (
     MOST,
+    SMALL_MODEL_BYTES,
     STALE_SECONDS,
     WINDOW_SECONDS,
     AdaptiveThreads,
     Load,
+    automatic_threads,
     fixed_threads,
     others_running,
     physical_cores,
@@ -115,6 +117,12 @@ def test_a_fixed_number() -> None:
     for number in (0, -1, cores + 1):
         with pytest.raises(InvalidInput, match=f"threads: {number} is not valid.* 1 to {cores},"):
             fixed_threads(number)
+
+
+def test_a_small_model_runs_on_one_thread() -> None:
+    """Two threads would wait for one another longer than they work."""
+    assert automatic_threads(SMALL_MODEL_BYTES - 1)() == 1
+    assert isinstance(automatic_threads(SMALL_MODEL_BYTES), AdaptiveThreads)
 
 
 def test_hyper_threads_are_not_cores(monkeypatch: pytest.MonkeyPatch) -> None:
