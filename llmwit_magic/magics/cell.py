@@ -23,6 +23,7 @@ from ..requests.line import (
     interpolated,
     parse,
     split_line,
+    whole_line,
 )
 from ..requests.options import BY_DEST, OPTIONS, Option, unsaid
 from ..requests.presets import preset_of
@@ -119,6 +120,7 @@ def _read_cell(
     defaults: Mapping[str, Any],
     next_turn: NextTurn,
 ) -> Cell:
+    line, cell = whole_line(line, cell)
     given = parse(split_line(line))
     kept = preset_of(given)
     if not cell.strip():

@@ -15,7 +15,7 @@ from IPython.core import completer
 
 from ..contract.wit import STATUSES
 from ..errors import InvalidInput
-from ..requests.line import complete, split_line
+from ..requests.line import complete, goes_on, split_line
 from ..requests.presets import presets
 from ..requests.shapes import is_shape
 from ..runlog.columns import NAMES
@@ -68,8 +68,12 @@ class Completer:
         """The completions, and the part of the line that they complete, as IPython's matchers
         return them."""
         lines = context.full_text.split("\n")
-        before = lines[context.cursor_line][: context.cursor_position]
-        above = "".join(lines[: context.cursor_line])
+        first = context.cursor_line
+        before = lines[first][: context.cursor_position]
+        while first and goes_on(lines[first - 1]):
+            first -= 1
+            before = lines[first].rstrip()[:-1] + before
+        above = "".join(lines[:first])
         line = _LINE.fullmatch(before)
         cell = None if above.strip() else _CELL.fullmatch(before)
         if not line and not cell:

@@ -65,6 +65,19 @@ _WORD = re.compile(rf"""[{_SPACES}]+|((?:[^{_SPACES}'"]+|'[^']*'|"[^"]*")+)|(.)"
 _QUOTED = re.compile(r"""(['"])(.*?)\1""", re.DOTALL)
 
 
+def goes_on(line: str) -> bool:
+    """Whether the next line belongs to this one, as in a shell: its last word is a backslash."""
+    return line.split()[-1:] == ["\\"]
+
+
+def whole_line(line: str, cell: str) -> tuple[str, str]:
+    """The options and the prompt of a cell, where the line of options may go on below."""
+    while goes_on(line):
+        more, _, cell = cell.partition("\n")
+        line = line.rstrip()[:-1] + more
+    return line, cell
+
+
 def split_line(line: str) -> list[str]:
     """The words of the line. Quotes group; backslashes stay, since `--stop '\\n'` is decoded later.
 

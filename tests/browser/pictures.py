@@ -19,6 +19,19 @@ DOCS = Path(__file__).parents[2] / "docs"
 FIRST = "%%infer --temperature 0 --stop .\nThe capital of France is"
 TOKENS = "%%infer --max-tokens 40 --seed 4 --top-logprobs 5\nOnce upon a time"
 SWEEP = "%%infer --temperature 0.2,0.5,0.8 --max-tokens 20 --seed 3\nThe three primary colours are"
+PROMPTS = """\
+prompts = {"bare": "The capital of France is",
+           "list": "Italy: Rome\\nSpain: Madrid\\nFrance:",
+           "exam": "Fill in. France's capital city is called",
+           "chatty": "Hello! Please tell me: what is the capital of France?"}
+
+def paris(result):
+    return "Paris" in result.text"""
+PIVOT = """\
+%%infer --prompts prompts --temperature 0,0.7,1.2 --seed 1:5 --max-tokens 8 \\
+--metric paris --pivot prompt,temperature
+{{prompt}}"""
+PLOT = "_infer.plot('metric')"
 TUNE = "%%infer --tune --max-tokens 24 --seed 3\nThe best thing about the sea is"
 
 
@@ -73,3 +86,13 @@ def test_tuning(open_notebook: Callable[..., Notebook], ending: str) -> None:
     expect(output.get_by_text("2 of 2")).to_be_visible(timeout=20_000)
     expect(output.locator(".llmwit-badge")).to_have_count(2, timeout=20_000)
     take(notebook, [notebook.cell(1)], f"tuning{ending}.png")
+
+
+def test_prompts_side_by_side(open_notebook: Callable[..., Notebook], ending: str) -> None:
+    """Four prompts by three temperatures by five seeds: their table, and its plot."""
+    notebook = open_notebook(PROMPTS, PIVOT, PLOT, width=900)
+    notebook.run(1)
+    notebook.run(2)
+    notebook.run(3)
+    take(notebook, [notebook.cell(2)], f"prompts{ending}.png")
+    take(notebook, [notebook.cell(3)], f"plot{ending}.png")

@@ -25,6 +25,15 @@ def test_line_ends_are_those_of_models(end: str) -> None:
     assert one(cell=cell).prompt == "List two animals:\n\n- cat"
 
 
+def test_a_line_that_ends_with_a_backslash_goes_on_below() -> None:
+    """Long lines of options can be broken, as in a shell. A path of Windows ends no line."""
+    request = one("--seed 4 \\", "  --stop . \\ \r\n--max-tokens 9\nHi \\\nyou")
+    assert (request.params.seed, request.params.stop, request.params.max_tokens) == (4, (".",), 9)
+    assert request.prompt == "Hi \\\nyou"
+    assert one("-m C:\\models\\", "Hi").model == "C:\\models\\"
+    assert "write the prompt below" in refused("--seed 4 \\", "--stop .")
+
+
 @pytest.mark.parametrize("cell", ["", "\n", "  \n\t\n"])
 def test_an_empty_cell_is_refused(cell: str) -> None:
     """The error says where the prompt goes."""

@@ -69,6 +69,8 @@ def offered(shell: Any, code: str, position: int | None = None) -> list[str]:
         ("    %%infer --te", ["--temperature", "--template-option"]),
         ("\n%%infer --te", ["--temperature", "--template-option"]),
         ("\n  %%infer --temperature ", []),
+        # Where the line goes on below.
+        ("%%infer --seed 4 \\\n  --stop . \\\n--te", ["--temperature", "--template-option"]),
         ("%infer_log --gr", ["--grep", "--group"]),
         ("%infer_log --status l", ["lost"]),
         ("log = %infer_log --pl", ["--plot"]),
