@@ -97,7 +97,7 @@ def split(
 
     Where a sentence ends is found by Unicode's properties (after UAX #29): it knows no
     abbreviations. With `language`, a code such as `en`, the package sentencex finds it
-    (`pip install "llmwit-magic[sentences]"`), which knows those of many languages.
+    (`pip install "llmwit-magic[sentences]"`), which knows those of many languages. It takes a code that it does not know for English.
 
     Raises `InvalidInput` for values out of range, for a character that has more than `tokens`
     tokens, and where sentencex is not there. Otherwise raises what `count_tokens` does.

@@ -143,10 +143,9 @@ def locate(name: str, aliases: Mapping[str, str], report: Report) -> Path:
         return fetch_from_hub(match["repo"], match["file"], match["revision"], report)
     known = [DEFAULT_MODEL, *aliases, *(model_stem(path.name) for path in _spin_files())]
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-    raise ModelNotFound(
-        f"no model '{name}': it is no file, no alias and no owner/repo of the hub; {hint}"
-    )
+    forms = f"name a file, owner/repo of the hub, or one of: {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else forms
+    raise ModelNotFound(f"there is no model '{name}': {hint}")
 
 
 def _mode(path: Path) -> int | None:

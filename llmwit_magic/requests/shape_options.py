@@ -19,6 +19,8 @@ from .interpolation import near_names, python_name
 from .line import unescape
 from .options import BY_DEST
 
+_TYPES = {each.__name__: each for each in (bool, float, int, str, list, dict)}
+"""What `--json-schema` takes where no variable has that name."""
 OPTIONS_OF_SHAPES = ("choice", "choices", "regex", "json_schema", "grammar")
 _RULE = re.compile(r"::=|(^|\n)[ \t]*[?!]?start\b[^:\n]*:")
 """Finds the mark by which a text is a grammar and no name: a rule of GBNF, or Lark's `start`."""
@@ -55,7 +57,7 @@ def _constraint(option: str, value: Any, namespace: Mapping[str, Any]) -> Constr
         return shapes.of_grammar(_variable_or_file(value, namespace))
     if value.lstrip().startswith("{") or value in ("true", "false"):
         return shapes.of_schema(value)
-    found = _variable_or_file(value, namespace)
+    found = _variable_or_file(value, _TYPES | dict(namespace))
     return shapes.of_schema(found) if isinstance(found, str) else shapes.of_returns(found)
 
 

@@ -326,7 +326,14 @@ class Conversation:
         return other
 
     def export(self, path: str | os.PathLike[str]) -> int:
-        """Write the messages into a file, each as a line of JSON; the number of messages."""
+        """Write the messages into a file, each as a line of JSON; the number of messages.
+
+        Raises `InvalidInput` for a file whose name does not end with `.jsonl`.
+        """
+        if Path(path).suffix.lower() != ".jsonl":
+            raise InvalidInput(
+                f"{path}: messages are written as JSON Lines: name a file that ends with .jsonl"
+            )
         messages = self.messages
         lines = "".join(f"{json.dumps(message, ensure_ascii=False)}\n" for message in messages)
         with replacing(Path(path).expanduser()) as temporary:

@@ -19,6 +19,10 @@ def logged_turns(log: RunLog, which: str | int) -> list[LoggedRun]:
     They are followed from the newest one back, as far as the log has them. Raises `InvalidInput`
     where the log has no such conversation, `RunNotFound` for an unknown run, and `LogError`.
     """
+    if not isinstance(which, str | int) or not which:
+        raise InvalidInput(
+            f"{which!r} names no conversation: give its name, its ID or a run's number"
+        )
     newest = log[which] if isinstance(which, int) else log[_newest_turn(log, which)]
     request = newest.request
     is_turn = request.is_chat and not request.is_scored and is_kept(newest.status, newest.text)

@@ -276,7 +276,7 @@ def test_unknown_names(spin: Path) -> None:
     assert f"did you mean {DEFAULT_MODEL}?" in refusal("smollm2-135m")
     assert "did you mean mistral?" in refusal("mistrol", aliases=aliases)
     assert "did you mean llama2-chat?" in refusal("llama2_chat")
-    assert f"known here: {DEFAULT_MODEL}, mistral, llama2-chat" in refusal("zzz", aliases=aliases)
+    assert f"or one of: {DEFAULT_MODEL}, mistral, llama2-chat" in refusal("zzz", aliases=aliases)
 
 
 @pytest.mark.parametrize("contents", [b"", b"GGU", b"PK\3\4", b"# readme\n" * 50, bytes(100)])

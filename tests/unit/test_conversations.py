@@ -108,6 +108,11 @@ def test_the_log_has_the_conversation(session: FakeSession, tmp_path: Path) -> N
     assert talk.export(tmp_path / "talk.jsonl") == 5
     lines = (tmp_path / "talk.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == talk.messages
+    with pytest.raises(InvalidInput, match=r"talk.csv: .* a file that ends with .jsonl"):
+        talk.export(tmp_path / "talk.csv")
+    for nothing in (None, ""):
+        with pytest.raises(InvalidInput, match="names no conversation: give its name"):
+            Conversation.load(nothing)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="the log has no conversation 'nothing'"):
         Conversation.load("nothing")
     session.finish(Request(model="fake", prompt="p"))

@@ -74,6 +74,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shape("--json-schema a.json").source == '{"type": "null"}'
     assert shape(f"--grammar {tmp_path}/g.lark").source == 'start: "é"\n'
     assert shape("--json-schema schema").source == '{"type": "null"}'
+    assert shape("--json-schema int").source == '{"type": "integer"}'
     (tmp_path / "large.json").write_bytes(b"{" + b" " * 1_000_000)
     (tmp_path / "bytes.gbnf").write_bytes(b"\xff")
     assert "has over 1,000,000 bytes" in refused("--json-schema large.json")
