@@ -25,6 +25,7 @@ Scores = NDArray[np.floating[Any]]
 
 ZERO_WEIGHT = -746.0
 """The exponential of this number and of any lower one is 0 in float64."""
+LEAST_GROUPS = 256
 BLANK_RANGE = 1e-3
 """Logits that differ by less count as equal. Those of a trained model differ by 10 and more."""
 
@@ -176,8 +177,9 @@ def _bound(values: Scores, k: int) -> float:
 
     The values are parted into groups. The k-th highest of the groups' maxima is
     such a number. It takes one pass over the values, and only the maxima are sorted.
+    numpy is slow where the groups are few and long.
     """
-    width = values.size // (4 * k)
+    width = values.size // max(4 * k, LEAST_GROUPS)
     if width >= 2:
         whole = values.size // width * width
         values = values[:whole].reshape(width, -1).max(axis=0)

@@ -79,6 +79,8 @@ class Run:
         """The value of the answer, where the run has ended and has a constraint."""
         self._status: RunStatus = "running"
         self._changed = threading.Condition()
+        self._over = threading.Event()
+        """Those who wait for it are not woken by each token."""
         self._watchers: list[Callable[[], None]] = []
         self._cancel = threading.Event()
 
@@ -155,6 +157,7 @@ class Run:
         with self._changed:
             if not self.done:
                 self._status = status
+            self._over.set()
             self._changed.notify_all()
         self._tell_watchers()
 
@@ -247,13 +250,12 @@ class Run:
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the run has ended, for `timeout` seconds at most. Returns whether it has."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while not self.done:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    break
-                # The steps are short, because some systems deliver an interrupt only between waits.
-                self._changed.wait(0.5 if left is None else min(left, 0.5))
+        while not self.done:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            # The steps are short, because some systems deliver an interrupt only between waits.
+            self._over.wait(0.5 if left is None else min(left, 0.5))
         return self.done
 
     def __iter__(self) -> Iterator[Event]:
@@ -278,9 +280,11 @@ class Run:
         seen, next_time = 0, 0.0
         while True:
             with self._changed:
-                while not self.done and (len(self.events) == seen or time.monotonic() < next_time):
-                    pause = next_time - time.monotonic() if len(self.events) > seen else 0.5
-                    self._changed.wait(max(pause, 0.001))
+                while not self.done and len(self.events) == seen:
+                    self._changed.wait(0.5)
+            while not self.done and (pause := next_time - time.monotonic()) > 0:
+                self._over.wait(min(pause, 0.5))
+            with self._changed:
                 seen, last = len(self.events), self.done
             yield
             if last:
