@@ -63,7 +63,8 @@ for trial in range(trials):
         alone = fresh()
         known[key] = digests(alone, tokens, cut)
         if engine == "llama.cpp":
-            alone.contexts.library.llama_free(alone.contexts.context)
+            for context in {evaluator._context for evaluator in alone.contexts.evaluators}:
+                context.library.llama_free(context.context)
     if seen != known[key]:
         wrong.append([cut, shared])
 print("SEEN", json.dumps([reused, within, wrong]))

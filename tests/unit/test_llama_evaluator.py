@@ -14,6 +14,7 @@ from llmwit_magic.engines.backends import blocks
 from llmwit_magic.engines.backends.blocks import BLOCK, WORTH_KEEPING
 from llmwit_magic.engines.backends.llamacpp import llama_h
 from llmwit_magic.engines.backends.llamacpp.llama_evaluator import (
+    KeptPrompts,
     LlamaContext,
     LlamaEvaluator,
     batch,
@@ -118,6 +119,7 @@ class Made:
         self.llama = FakeLlama()
         self.llama.recurrent = not rewinds
         self.context = LlamaContext(self.llama, 1, 2, sequences, rewinds, block)
+        self.kept = KeptPrompts(self.context)
         self.evaluator = self.context.evaluators[0]
         self.told: list[int] = []
 
@@ -499,7 +501,7 @@ def test_no_logits(made: Made) -> None:
 
 def ask(made: Made, prompt: list[int]) -> LlamaEvaluator:
     """Evaluate a prompt by the sequence that is best for it."""
-    best = made.context.best_for(prompt)
+    best = made.kept.best_for(prompt)
     made.prompt(prompt, best)
     return best
 
@@ -517,7 +519,7 @@ def test_the_longest_prefix_in_common_is_best() -> None:
     used = [ask(made, prompt) for prompt in asked]
     assert len({id(evaluator) for evaluator in used}) == 3
     for prompt, evaluator in reversed(list(zip(asked, used, strict=True))):
-        assert made.context.best_for([*prompt, 1, 2, 3]) is evaluator
+        assert made.kept.best_for([*prompt, 1, 2, 3]) is evaluator
 
 
 def test_an_empty_sequence_before_a_used_one() -> None:
@@ -528,6 +530,35 @@ def test_an_empty_sequence_before_a_used_one() -> None:
     second = ask(made, two)
     assert second is not first
     assert first.reusable_length == second.reusable_length == 96
+
+
+def test_further_sequences_are_opened_when_a_second_prompt_is_to_be_kept() -> None:
+    """They are opened once, as one context, and serve the prompts after it too."""
+    made, others = Made(), Made(sequences=2)
+    opened = []
+
+    def open_more() -> LlamaContext | None:
+        opened.append(True)
+        return others.context
+
+    made.kept = KeptPrompts(made.context, open_more)
+    asked = list(islice(prompts(), 3))
+    assert ask(made, asked[0]) is made.evaluator
+    assert not opened
+    assert {id(ask(made, prompt)) for prompt in asked[1:]} == {
+        id(evaluator) for evaluator in others.context.evaluators
+    }
+    assert ask(made, asked[0]) is made.evaluator
+    assert opened == [True]
+
+
+def test_one_sequence_where_no_more_can_be_opened() -> None:
+    """Memory was short: it is not asked for again."""
+    made, asked = Made(), list(islice(prompts(), 3))
+    tried = []
+    made.kept = KeptPrompts(made.context, lambda: tried.append(True))
+    assert {id(ask(made, prompt)) for prompt in asked} == {id(made.evaluator)}
+    assert tried == [True]
 
 
 def test_the_least_recently_used_one() -> None:
@@ -562,7 +593,7 @@ def test_a_prefix_that_saves_less_than_it_discards(old: int, common: int, same: 
     assert first.reusable_length == old
     other = tokens(common) + tokens(old + 1 - common, start=300)
     assert first.shared_prefix(other) == common
-    assert (made.context.best_for(other) is first) == same
+    assert (made.kept.best_for(other) is first) == same
 
 
 def test_the_one_used_last_stands_last() -> None:
@@ -570,13 +601,13 @@ def test_the_one_used_last_stands_last() -> None:
     made = Made(sequences=3)
     asked = list(islice(prompts(), 3))
     used = [ask(made, prompt) for prompt in asked]
-    assert made.context.evaluators == used
+    assert made.kept.evaluators == used
     ask(made, asked[0])
-    assert made.context.evaluators == [used[1], used[2], used[0]]
+    assert made.kept.evaluators == [used[1], used[2], used[0]]
 
 
 def test_one_sequence_is_always_best(made: Made) -> None:
     """There is no other, whatever it has."""
     for prompt in prompts():
-        assert made.context.best_for(prompt) is made.evaluator
+        assert made.kept.best_for(prompt) is made.evaluator
         made.prompt(prompt)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,15 +54,10 @@ class LlamaContext:
         self._logits: NDArray[np.float32]
         self._logits_address = 0
         self.evaluators = [LlamaEvaluator(self, number) for number in range(sequences)]
-        """The one that was used last stands last."""
 
     def interrupt(self, asked: bool) -> None:
         """Give up the evaluation that goes on, and each further one until it is taken back."""
         self._abort.raw = b"\1\0" if asked else b"\0\0"
-
-    def best_for(self, tokens: Sequence[int]) -> LlamaEvaluator:
-        """The sequence that should evaluate this prompt: see `best_of`."""
-        return best_of(self.evaluators, tokens)
 
     def evaluate(
         self, sequence: int, tokens: Sequence[int], past: int, threads: int,
@@ -111,6 +106,33 @@ def batch(
         count, numbers(*tokens), None, numbers(*range(past, past + count)),
         numbers(*[1] * count), (ctypes.POINTER(ctypes.c_int32) * count)(*[ids] * count), outputs,
     )  # fmt: skip
+
+
+class KeptPrompts:
+    """The sequences of a model, each with the prompt that it has evaluated. One runs at a time.
+
+    `open_more()` is called once, when a prompt is to be kept beside that of the first context. It
+    opens the sequences of all further prompts as one more context, or returns None. The library
+    fills the memory of a context when it is made, which a first answer need not wait for.
+    """
+
+    def __init__(
+        self, first: LlamaContext, open_more: Callable[[], LlamaContext | None] = lambda: None
+    ) -> None:
+        self.evaluators = [*first.evaluators]
+        """The one that was used last stands last."""
+        self._open_more: Callable[[], LlamaContext | None] | None = open_more
+
+    def best_for(self, tokens: Sequence[int]) -> LlamaEvaluator:
+        """The sequence that should evaluate this prompt: see `best_of`."""
+        return best_of(self.evaluators, tokens, self._another)
+
+    def _another(self) -> LlamaEvaluator | None:
+        open_more, self._open_more = self._open_more, None
+        if open_more is None or (more := open_more()) is None:
+            return None
+        self.evaluators[:0] = more.evaluators[1:]
+        return more.evaluators[0]
 
 
 class LlamaEvaluator(BlockEvaluator):

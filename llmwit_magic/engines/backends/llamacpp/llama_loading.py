@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..offloading import choose_layers, layer_sizes
 from ..parallel_opening import tokenizer_of, with_tokenizer
 from .llama_devices import LlamaDevice, choose_device
 from .llama_embedder import WHOLE_TEXTS, LlamaEmbedder, pooling_of
-from .llama_evaluator import LlamaContext
+from .llama_evaluator import KeptPrompts, LlamaContext
 from .llama_h import AUTO_FLASH_ATTENTION, MAPPED, NO_FLASH_ATTENTION, POOLINGS
 from .llama_library import library
 from .llama_vocabulary import LlamaTokenizer
@@ -61,13 +61,19 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     length = choose_length(trained, spec.context_length, spec.takes_long_context, needed)
     order = offload_order(header, length, block)
     device, layers, reason = _choose_place(spec, order)
-    free = available_memory() * KEPT_SHARE
-    sequences = max(1, min(kept_prompts, MOST_SEQUENCES, int(free // needed(length))))
+
+    def more_sequences() -> int:
+        """How many prompts can be kept beside the first."""
+        fitting = int(available_memory() * KEPT_SHARE // needed(length))
+        return max(0, min(kept_prompts - 1, MOST_SEQUENCES - 1, fitting))
+
+    # On a GPU the first context has them all: the memory that is free now may be taken later.
+    sequences = 1
     if device is not None:
         spare = SURE_TENSOR_BYTES * header.hyperparameter("block_count") - per_token * length
         if device.gpu.budget is not None:
             spare = min(spare, (device.gpu.budget - sum(order[:layers])) * KEPT_SHARE)
-        sequences = min(sequences, 1 + max(0, int(spare // (per_token * length))))
+        sequences += min(more_sequences(), max(0, int(spare // (per_token * length))))
 
     def open_context(
         model: int, length: int, count: int, block: int, pooling: str | None = None
@@ -103,11 +109,19 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
 
     contexts = [context]
 
+    def open_more() -> LlamaContext | None:
+        if device is None and (count := more_sequences()):
+            with suppress(EngineFailed, OutOfMemory):
+                contexts.append(open_context(context.model, length, count, block))
+                return contexts[-1]
+        return None
+
     def interrupt(asked: bool) -> None:
         for each in contexts:
             each.interrupt(asked)
 
-    return Loaded(context.evaluators[0], context, tokenizer, header, info, embedder, interrupt)
+    kept = KeptPrompts(context, open_more)
+    return Loaded(context.evaluators[0], kept, tokenizer, header, info, embedder, interrupt)
 
 
 def load_tokenizer(source: Path) -> Tokenizer:
