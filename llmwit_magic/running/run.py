@@ -75,6 +75,8 @@ class Run:
         self._prompt_tokens: list[TokenInfo] = []
         self._began = time.perf_counter()
         self._times: dict[str, float] = {}
+        self._started: tuple[Request, Row] | None = None
+        """The request and its row. A row is asked for three times in a batch."""
         self._checked: CheckedValue | None = None
         """The value of the answer, where the run has ended and has a constraint."""
         self._status: RunStatus = "running"
@@ -169,7 +171,8 @@ class Run:
             elif isinstance(event, Prepared):
                 self.prepared = event
                 # The log keeps only the spans of data that kept a control token from its effect.
-                self.request = self.request.model_copy(update={"data_spans": event.data_spans})
+                if self.request.data_spans != event.data_spans:
+                    self.request = self.request.model_copy(update={"data_spans": event.data_spans})
                 # The engine reads the prompt next. A view says so before the engine does.
                 known, count = event.cached_token_count, event.prompt_token_count
                 self.progress = Progress("prompt", known or 0, count)
@@ -348,7 +351,9 @@ class Run:
     def row(self, status: RunStatus | None = None) -> Row:
         """The run's row for the log. `status` stands in it instead of the run's own, if given."""
         status = status or self.status
-        row = started_row(self.request, self.started_at) | {"kind": self.kind}
+        if self._started is None or self._started[0] is not self.request:
+            self._started = self.request, started_row(self.request, self.started_at)
+        row = self._started[1] | {"kind": self.kind}
         if status != "running":
             prepared = self.prepared is not None
             row |= result_row(self.request, self.result, prepared, self.error)
