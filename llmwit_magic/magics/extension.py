@@ -14,8 +14,9 @@ from ..runlog.logged_run import LoggedRun
 from ..running.conversations import Conversation
 from ..running.replay import Replay
 from ..running.results import Results
-from ..views import text
+from ..views import sweep_text, text
 from ..views.frontend import Reach, has_page, reach_of
+from ..views.terminal import encodable
 from . import completion
 from .infer import InferMagics
 from .infer_log import LogMagics
@@ -136,10 +137,10 @@ def _register_formatters(shell: Any, magics: InferMagics) -> None:
         def write(value: Any, printer: Any, cycle: bool) -> None:
             terminal = getattr(shell, "kernel", None) is None
             encoding = getattr(sys.stdout, "encoding", None) if terminal else None
-            printer.text(text.encodable(say(value), encoding))
+            printer.text(encodable(say(value), encoding))
 
         formatters["text/plain"].for_type(kind, write)
 
     for_type(InferencingResult, text.plain)
-    for_type(Results, text.plain_table)
+    for_type(Results, sweep_text.plain_table)
     for_type(Replay, lambda value: f"── {on_one_line(value.verdict)}")

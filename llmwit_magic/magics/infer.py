@@ -26,7 +26,7 @@ from ..requests.snippets import forms
 from ..running.results import Results
 from ..running.session import Session, current_session
 from ..running.window import Ahead
-from ..views import text
+from ..views import terminal, text
 from ..views.opening import open_view, show_progress
 from ..views.score_text import scored_text
 from ..views.view import KINDS, RENDERINGS, View
@@ -285,7 +285,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
             with show_progress(self.shell) as show:
                 prepared = self.session.prepare(request, show)
             scored = scored_text(request)
-            text.say(dry_run_text(prepared, request.params, request.constraint, scored))
+            terminal.say(dry_run_text(prepared, request.params, request.constraint, scored))
 
     def _defaults(self) -> dict[str, Any]:
         """The values, by field of params and request, of what a cell leaves open."""
@@ -312,16 +312,16 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         for name, kind, path in models:
             place = str(path) if path else "fetched at first use"
             memory = ", in memory" if name in loaded else ""
-            text.say(on_one_line(f"{name}  ({kind}{memory})  {place}"))
+            terminal.say(on_one_line(f"{name}  ({kind}{memory})  {place}"))
         for name in sorted(loaded - {row[0] for row in models}):
-            text.say(on_one_line(f"{name}  (in memory)"))
+            terminal.say(on_one_line(f"{name}  (in memory)"))
 
     def _show_server_models(self, name: str) -> None:
         with show_progress(self.shell) as show:
             models = self.session.server_models(name, show)
         sign = "#" if is_url(name) else "::"
         for model in models:
-            text.say(on_one_line(f"{name.partition(sign)[0]}{sign}{model}"))
+            terminal.say(on_one_line(f"{name.partition(sign)[0]}{sign}{model}"))
 
     @line_magic
     def infer_unload(self, line: str) -> None:
@@ -336,7 +336,7 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                 ", ".join(name for name, _ in self.session.local.pool.loaded_models()) or "none"
             )
             raise usage_error(f"the model {model} is not in memory (loaded: {loaded})")
-        text.say(on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
+        terminal.say(on_one_line(f"unloaded: {', '.join(names) or 'nothing was loaded'}"))
 
 
 def dry_run_text(

@@ -20,7 +20,7 @@ from ..runlog.columns import METRIC, NAMES, TAG
 from ..running.replay import Replay, replay_request
 from ..running.results import Results
 from ..views.opening import show_progress
-from ..views.text import say
+from ..views.terminal import say
 from .cell import is_variable, read_changes, read_metrics, usage_error
 from .infer import RESULT_NAME, InferMagics
 

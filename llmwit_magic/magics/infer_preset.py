@@ -13,7 +13,8 @@ from ..contract.constraint import Constraint
 from ..errors import InvalidInput
 from ..requests import presets
 from ..requests.line import in_words_of_the_line, split_line
-from ..views.text import constraint_text, say
+from ..views.terminal import say
+from ..views.text import constraint_text
 from .cell import read_changes, usage_error
 
 FLAGS = ("--project", "--delete")

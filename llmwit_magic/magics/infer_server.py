@@ -18,7 +18,7 @@ from ..errors import InvalidInput
 from ..requests.line import in_words_of_the_line, split_line
 from ..running.session import Session
 from ..views.opening import show_progress
-from ..views.text import say
+from ..views.terminal import say
 from .cell import usage_error
 from .infer import InferMagics
 

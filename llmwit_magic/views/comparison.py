@@ -10,7 +10,7 @@ from ..contract.wit import InferencingResult
 from ..running.results import Results
 from .html import NO_MATH, cell, escape, head, pre, quiet, reasoning_html, roomy
 from .pivot import pivot_meaning, pivot_table
-from .text import notes, table, varying_settings
+from .sweep_text import notes, table, varying_settings
 
 SHARED = 0.25
 """The share of their words that two answers must have in common to be marked.

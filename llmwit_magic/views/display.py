@@ -14,7 +14,8 @@ from ..running.results import Results
 from ..running.run import Run
 from .comparison import comparison_html
 from .html import Extras, html_of, progress_html, unfinished_html
-from .text import plain, plain_table, unfinished_text
+from .sweep_text import plain_table
+from .text import plain, unfinished_text
 from .view import Forms, is_markdown
 
 REDRAW_SECONDS = 1.0

@@ -30,7 +30,8 @@ from ..running.run import Run
 from .display import FinalView
 from .frontend import draws_in_html, page_answered
 from .html import log_key, unfinished_html
-from .text import brief_parts, kept_text, settings_text, unfinished_text
+from .sweep_text import settings_text
+from .text import brief_parts, kept_text, unfinished_text
 from .view import Forms
 
 STATUS_SECONDS = 1.0

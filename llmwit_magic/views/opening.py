@@ -45,7 +45,7 @@ class Guarded:
 @contextmanager
 def show_progress(shell: Any) -> Iterator[Callable[[Progress], None]]:
     """Shows the progress of a stage outside a run, and removes it at the end."""
-    from .text import TerminalView
+    from .terminal import TerminalView
 
     reach = reach_of(shell)
     if reach is Reach.PRINT:
@@ -96,7 +96,7 @@ def _open_view(
     rendering: str,
 ) -> View:  # fmt: skip
     if kind == "text" or (kind == "auto" and reach is Reach.PRINT):
-        from .text import TerminalView
+        from .terminal import TerminalView
 
         return TerminalView(total, varying)
     updated = reach in (Reach.LIVE, Reach.UPDATES)

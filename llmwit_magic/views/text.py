@@ -1,28 +1,20 @@
-"""The words that describe a run, and the view in a terminal."""
+"""The words that describe a run."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
-from typing import TextIO
 
 from ..base.printable import on_one_line, short, visible
-from ..base.widths import filled, width
 from ..contract.constraint import Constraint
-from ..contract.events import Progress
 from ..contract.messages import conversation_name
 from ..contract.wit import (
     DeviceInfo,
     FinishDetail,
-    InferencingParams,
     InferencingResult,
     ModelInfo,
 )
-from ..running.results import Results
 from ..running.run import Run
-from .pivot import pivot_text, setting_text, shown_name
-from .score_text import chart_lines, choices_parts, outcome, score_parts, scored_count
+from .score_text import chart_lines, choices_parts, score_parts
 from .value_table import value_lines
 
 _DETAILS = {
@@ -44,8 +36,6 @@ CONSTRAINT_COLUMNS = 500
 _BADGES = {"stop": "stop", "length": "length", "content_filter": "content filter"}
 VALUE_ERROR_COLUMNS = 200
 """The most columns of the reason why an answer has no value. The result keeps all of it."""
-TABLE_COLUMNS = 60
-"""The most columns of an answer in a table. The result keeps all of it."""
 
 
 def status_parts(result: InferencingResult, log_problem: str | None = None) -> list[str]:
@@ -146,7 +136,7 @@ def tokens_left(result: InferencingResult) -> int | None:
     return max(result.context_length - sum(count or 0 for count in counts), 0)
 
 
-def _count(number: int | None) -> str:
+def count_text(number: int | None) -> str:
     """A number of tokens; "?" where the engine does not tell it."""
     return "?" if number is None else str(number)
 
@@ -154,17 +144,28 @@ def _count(number: int | None) -> str:
 def _counts(result: InferencingResult) -> str:
     usage = result.usage
     if result.kind == "embedding":
-        return f"{result.text_count} texts · {_count(usage.prompt_token_count)} tokens"
+        return f"{result.text_count} texts · {count_text(usage.prompt_token_count)} tokens"
     cached = f" ({usage.cached_token_count} cached)" if usage.cached_token_count else ""
     thought = f" ({usage.reasoning_token_count} reasoning)" if result.reasoning else ""
     if result.choices:
-        return f"{_count(usage.prompt_token_count)} prompt tokens{cached}"
+        return f"{count_text(usage.prompt_token_count)} prompt tokens{cached}"
     if result.score:
         count = result.score.token_count
-        return f"{_count(usage.prompt_token_count)} prompt{cached} + {count} scored tokens"
+        return f"{count_text(usage.prompt_token_count)} prompt{cached} + {count} scored tokens"
     return (
-        f"{_count(usage.prompt_token_count)}{cached} + "
-        f"{_count(usage.generated_token_count)}{thought} tokens"
+        f"{count_text(usage.prompt_token_count)}{cached} + "
+        f"{count_text(usage.generated_token_count)}{thought} tokens"
+    )
+
+
+def metric_text(number: float | None) -> str:
+    return "" if number is None else f"{number:.4g}"
+
+
+def metrics_text(result: InferencingResult) -> str:
+    """The metrics of a result with their values; empty where it has none."""
+    return on_one_line(
+        ", ".join(f"{name} {metric_text(number)}" for name, number in result.metric_values.items())
     )
 
 
@@ -185,20 +186,6 @@ def _device(device: DeviceInfo) -> str:
     if device.memory_bytes is not None:
         layers += f", {device.memory_bytes / 2**20:.0f} MiB"
     return f"{device.name}, {layers}" + ("" if device.exact else ", not exact")
-
-
-def notes(results: Sequence[InferencingResult]) -> list[str]:
-    """The lines under a table of several runs: notices of their prompts, and runs not logged."""
-    said = list(dict.fromkeys(notice for result in results for notice in result.notices))
-    without = [result.value_error for result in results if result.value_error]
-    if without:
-        said.append(
-            f"{len(without)} of {len(results)} runs have no value: {short(without[-1], 80)}"
-        )
-    problems = [result.log_problem for result in results if result.log_problem]
-    if problems:
-        said.append(f"{len(problems)} of {len(results)} runs not logged: {problems[-1]}")
-    return [on_one_line(note) for note in said]
 
 
 def badge(result: InferencingResult) -> str:
@@ -256,192 +243,3 @@ def constraint_text(constraint: Constraint) -> str:
     else:
         said = constraint.source
     return f"{_CONSTRAINTS[constraint.kind]} {short(said, CONSTRAINT_COLUMNS)}"
-
-
-def varying_settings(results: Sequence[InferencingResult]) -> list[str]:
-    """The names of the params in which the results differ, `model` and `prompt_name` among them."""
-    names = [
-        name for name in InferencingParams.model_fields
-        if len({repr(getattr(result.params, name)) for result in results}) > 1
-    ]  # fmt: skip
-    # The repeat penalty's default depends on the temperature. What the user varied stands first.
-    names.sort(key=lambda name: name == "repeat_penalty")
-    if len({result.prompt_name for result in results}) > 1:
-        names.insert(0, "prompt_name")
-    if len({result.model.name if result.model else None for result in results}) > 1:
-        names.insert(0, "model")
-    return names
-
-
-def table(results: Sequence[InferencingResult], names: Sequence[str]) -> list[list[str]]:
-    """Header and rows of a sweep's table, with the whole answers. Each metric has a column."""
-    metrics = tuple(dict.fromkeys(name for result in results for name in result.metric_values))
-    rows = [
-        [
-            "run",
-            *map(shown_name, names),
-            *map(on_one_line, metrics),
-            "text",
-            "finish",
-            "tokens",
-            "seconds",
-        ]
-    ]
-    for result in results:
-        total = result.timings.total
-        rows.append([
-            "" if result.run_id is None else str(result.run_id),
-            *(setting_text(result, name) for name in names),
-            *(_metric(result.metric_values.get(name)) for name in metrics),
-            visible(result.text),
-            ": ".join(_finish(result)),
-            f"{_count(result.usage.prompt_token_count)} + "
-            f"{_count(scored_count(result))}",
-            "" if total is None else f"{total:.2f}",
-        ])  # fmt: skip
-    return rows
-
-
-def _metric(number: float | None) -> str:
-    return "" if number is None else f"{number:.4g}"
-
-
-def metrics_text(result: InferencingResult) -> str:
-    """The metrics of a result with their values; empty where it has none."""
-    return on_one_line(
-        ", ".join(f"{name} {_metric(number)}" for name, number in result.metric_values.items())
-    )
-
-
-def _finish(result: InferencingResult) -> list[str]:
-    """Why a run ended, in the words of its status line; of a score, what it came to."""
-    if found := outcome(result):
-        return [badge(result), found]
-    return brief_parts(result)[:2] if result.finish_detail else [badge(result)]
-
-
-def plain_table(results: Sequence[InferencingResult]) -> str:
-    """The results of a sweep: a line for each, with a shortened text, or the table by two
-    settings that it has. Notes stand under them."""
-    said = "".join(f"\n── {note}" for note in notes(results))
-    if isinstance(results, Results) and results.by:
-        return pivot_text(results, results.by) + said
-    rows = table(results, varying_settings(results))
-    column = rows[0].index("text")
-    for row in rows:
-        row[column] = short(row[column], TABLE_COLUMNS)
-    widths = [max(width(row[index]) for row in rows) for index in range(len(rows[0]))]
-    return "\n".join("  ".join(map(filled, row, widths)).rstrip() for row in rows) + said
-
-
-def settings_text(run: Run, names: Sequence[str]) -> str:
-    """The settings of a run that vary in its sweep."""
-    request = run.request
-    return on_one_line(
-        ", ".join(
-            f"{shown_name(name)} "
-            f"{getattr(request if name in ('model', 'prompt_name') else request.params, name)}"
-            for name in names
-        )
-    )
-
-
-def say(text: str, file: TextIO | None = None) -> None:
-    """Print a line to a file, standard output by default, as its encoding allows."""
-    file = sys.stdout if file is None else file
-    file.write(encodable(text, getattr(file, "encoding", None)) + "\n")
-
-
-def encodable(text: str, encoding: str | None) -> str:
-    """The text without characters that the encoding lacks.
-
-    If it lacks any, our own signs become plainer ones and other missing characters "?".
-    """
-    try:
-        text.encode(encoding or "utf-8")
-        return text
-    except UnicodeEncodeError as error:
-        return text.translate(_PLAINER).encode(error.encoding, "replace").decode(error.encoding)
-
-
-_PLAINER = str.maketrans(
-    {
-        "█": "#",
-        "▌": "-",
-        "−": "-",
-        "␣": "_",
-        "─": "-",
-        "·": "-",
-        "…": "...",
-        "⏎": "\\n",
-        "⇥": "\\t",
-        "⟨": "<",
-        "⟩": ">",
-    }
-)
-"""Plainer forms of our signs, which some encodings lack."""
-
-
-class TerminalView:
-    """Prints text as it comes, and the status line under it.
-
-    A line stands before the reasoning, and one between it and the answer.
-    """
-
-    def __init__(self, total: int = 1, varying: tuple[str, ...] = ()) -> None:
-        self._total = total
-        self._varying = varying
-        self._run: Run | None = None
-        self._ended: Run | None = None
-        self._written = {"thinking": 0, "answer": 0}
-        """How many characters of each part are printed."""
-        self._part = "answer"
-        self._progress_width = 0
-
-    def draw(self, run: Run) -> None:
-        if run is not self._run:
-            self._run, self._written, self._part = run, dict.fromkeys(self._written, 0), "answer"
-            if self._total > 1:
-                say(f"[{settings_text(run, self._varying)}]")
-        if run.progress and not run.done:
-            self.draw_progress(run.progress)
-            return
-        if run is self._ended:
-            return
-        done = run.done  # read before the text, so that a run seen as done has all its text
-        self.draw_progress(None)
-        answer = run.text  # read before the reasoning, which comes first
-        self._print("thinking", run.reasoning)
-        self._print("answer", answer)
-        if done:
-            self._ended = run
-            result = run.result
-            lines = chart_lines(result.choices) if result.choices else value_lines(result.value)
-            lines.append(f"── {' · '.join(status_parts(result, run.log_problem))}")
-            say("\n" * any(self._written.values()) + "\n".join(lines))
-        sys.stdout.flush()
-
-    def _print(self, part: str, text: str) -> None:
-        """Print what is new of a part, under a line with its name where it is not the first."""
-        fresh = text[self._written[part] :]
-        if not fresh:
-            return
-        if part != self._part:
-            say("\n" * any(self._written.values()) + f"── {part}")
-        self._part, self._written[part] = part, len(text)
-        sys.stdout.write(encodable(visible(fresh), getattr(sys.stdout, "encoding", None)))
-
-    def finish(self, results: Results) -> None:
-        if self._total > 1 and results:
-            say("\n" + plain_table(results))
-        elif results and (said := metrics_text(results[0])):
-            say(f"── {said}")  # it was not known when the status line was printed
-
-    def draw_progress(self, progress: Progress | None) -> None:
-        """Write a line that the next one overwrites; None clears it. Only a terminal gets it."""
-        text = str(progress) if progress else ""
-        text = encodable(text, getattr(sys.stderr, "encoding", None))
-        if sys.stderr.isatty() and (text or self._progress_width):
-            sys.stderr.write("\r" + filled(text, self._progress_width) + ("" if text else "\r"))
-            sys.stderr.flush()
-            self._progress_width = width(text)

@@ -15,7 +15,8 @@ from ..running.conversations import Conversation
 from .display import REDRAW_SECONDS
 from .frontend import Reach
 from .html import MAX_UNSCROLLED, NO_MATH, escape, pre, quiet, reasoning_html
-from .text import brief_parts, say
+from .terminal import say
+from .text import brief_parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from llmwit_magic.magics import extension, infer
 from llmwit_magic.requests.interpolation import literal
 from llmwit_magic.running.results import Results
 from llmwit_magic.running.run import Run
-from llmwit_magic.views import text
+from llmwit_magic.views import sweep_text, terminal, text
 from llmwit_magic.views.table import LogTable
 from tests.support.fake import MODEL
 from tests.support.hostile import HOSTILE, assert_harmless_on_a_terminal
@@ -38,8 +38,8 @@ pytestmark = pytest.mark.timeout(120)
 TERMINAL: Mapping[str, Callable[[HostileSession, Run], tuple[str, int | None]]] = {
     "an answer": lambda s, run: (text.plain(run.result, s.said), None),
     "a status line": lambda s, run: (" · ".join(text.status_parts(run.result, s.said)), 1),
-    "a sweep": lambda s, run: (text.plain_table(differing(run)), 3),
-    "settings": lambda s, run: (text.settings_text(run, ["model", "stop"]), 1),
+    "a sweep": lambda s, run: (sweep_text.plain_table(differing(run)), 3),
+    "settings": lambda s, run: (sweep_text.settings_text(run, ["model", "stop"]), 1),
     "progress": lambda s, run: (str(Progress("fetch", 1, 2, s.said)), 1),
     "an error": lambda s, run: (str(EngineFailed(f"failed: {s.said}")), 1),
     "a traceback": lambda s, run: (EngineFailed(s.said)._render_traceback_()[0], 1),
@@ -91,7 +91,7 @@ def test_the_view_of_a_terminal(
         out, progress = Terminal(), Terminal()
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", progress)
-        view = text.TerminalView(total, ("model", "stop"))
+        view = terminal.TerminalView(total, ("model", "stop"))
         run = session.run(session.request())
         run.follow(view.draw)
         view.draw_progress(Progress("fetch", 1, 2, session.said))

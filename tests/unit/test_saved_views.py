@@ -25,8 +25,9 @@ from llmwit_magic.views import html
 from llmwit_magic.views.comparison import comparison_html, differences, replay_html
 from llmwit_magic.views.display import answer_html
 from llmwit_magic.views.markdown import MORE_ELEMENTS
+from llmwit_magic.views.sweep_text import plain_table
 from llmwit_magic.views.table import LogTable
-from llmwit_magic.views.text import plain, plain_table
+from llmwit_magic.views.text import plain
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
 from tests.support.markdown_texts import ANSWER
 

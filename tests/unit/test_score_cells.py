@@ -19,7 +19,9 @@ from llmwit_magic.requests.snippets import forms
 from llmwit_magic.running.replay import Replay
 from llmwit_magic.views.html import ELEMENTS, html_of
 from llmwit_magic.views.score_text import CHART_ROWS, chart_lines, choice_label, share
-from llmwit_magic.views.text import encodable, plain, plain_table
+from llmwit_magic.views.sweep_text import plain_table
+from llmwit_magic.views.terminal import encodable
+from llmwit_magic.views.text import plain
 from tests.support.cells import one, refused
 from tests.support.fake import FakeEngine, FakeSession, prepared, run_of
 from tests.support.hostile import HOSTILE

@@ -14,7 +14,7 @@ from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import FinishDetail, InferencingResult, TokenInfo
 from llmwit_magic.running.results import Results
 from llmwit_magic.running.run import Run
-from llmwit_magic.views import live, text
+from llmwit_magic.views import live, terminal, text
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import html_of
 from tests.support.fake import FakeEngine, FakeSession, end, prepared, run_of
@@ -56,7 +56,7 @@ class Steps:
 
 def test_a_terminal_has_a_line_before_each_part(capsys: pytest.CaptureFixture[str]) -> None:
     """Reasoning is printed as it comes, and the answer under a line of its own."""
-    steps, view = Steps(), text.TerminalView()
+    steps, view = Steps(), terminal.TerminalView()
     for events in ((HM,), (OK,), (PARIS,)):
         view.draw(steps.then(*events))
     view.draw(steps.ended())
@@ -67,7 +67,7 @@ def test_a_terminal_has_a_line_before_each_part(capsys: pytest.CaptureFixture[st
 
 def test_a_terminal_prints_both_parts_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A drawing may have missed the end of the reasoning. A model may also think again."""
-    steps, view = Steps(), text.TerminalView()
+    steps, view = Steps(), terminal.TerminalView()
     view.draw(steps.then(HM, OK, PARIS))
     view.draw(steps.then(Chunk("", 4, (), "More", 3)))
     view.draw(steps.ended())
@@ -78,7 +78,7 @@ def test_a_terminal_prints_both_parts_at_once(capsys: pytest.CaptureFixture[str]
 def test_a_terminal_says_nothing_of_reasoning_where_there_is_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    view = text.TerminalView()
+    view = terminal.TerminalView()
     view.draw(Steps().then(Chunk("Paris", 1)))
     assert capsys.readouterr().out == "Paris"
 

@@ -13,7 +13,7 @@ from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import FinishDetail, InferencingResult
 from llmwit_magic.magics.infer import dry_run_text
 from llmwit_magic.requests.shapes import with_constraint
-from llmwit_magic.views import text
+from llmwit_magic.views import sweep_text, terminal, text
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import ELEMENTS, html_of
 from llmwit_magic.views.value_table import (
@@ -156,7 +156,7 @@ def test_a_sweep_says_how_many_runs_have_no_value() -> None:
     choices = Constraint(kind="choices", source='["yes", "no"]')
     results = [finished(said, choices).result for said in ("yes", "maybe", "no")]
     said = "1 of 3 runs have no value: not valid: 'maybe' is none of the choices"
-    assert said in text.plain_table(results)
+    assert said in sweep_text.plain_table(results)
     assert said.replace("'", "&#x27;") in comparison_html(results)
 
 
@@ -184,7 +184,7 @@ def test_a_console_prints_the_value_between_the_answer_and_its_status(
     run = finished(
         '{"name": "Ada", "amount": 2}', with_constraint({"returns": Invoice})["constraint"]
     )
-    text.TerminalView().draw(run)
+    terminal.TerminalView().draw(run)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == [
         '{"name": "Ada", "amount": 2}', "── value", "name    Ada", "amount  2.0", "due     null",

@@ -19,7 +19,7 @@ from llmwit_magic.contract.wit import FinishDetail, InferencingParams, Inferenci
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.running.results import Results
 from llmwit_magic.running.run import Run
-from llmwit_magic.views import text
+from llmwit_magic.views import sweep_text, terminal, text
 from llmwit_magic.views.comparison import comparison_html
 from llmwit_magic.views.html import html_of
 from llmwit_magic.views.opening import Guarded
@@ -70,7 +70,7 @@ def test_a_terminal_is_not_commanded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal gets visible signs for an answer's escape sequences and direction overrides."""
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
-    view = text.TerminalView(1, ())
+    view = terminal.TerminalView(1, ())
     FakeSession(FakeEngine([HOSTILE])).run(REQUEST).follow(view.draw, 0.01)
     assert "␛[31mred␛[0m⟨U+202E⟩txt␇" in out.getvalue()
     assert "\x1b" not in out.getvalue()
@@ -88,7 +88,7 @@ def test_visible_text_commands_nothing(answer: str) -> None:
 
 def test_a_terminal_gets_each_character_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A terminal gets the streamed answer once, and then the status line."""
-    view = text.TerminalView(1, ())
+    view = terminal.TerminalView(1, ())
     FakeSession(FakeEngine(["ab"] * 50, pause=0.001)).run(REQUEST).follow(view.draw, 0.005)
     out = capsys.readouterr().out
     assert out.startswith("ab" * 50 + "\n── stop · end of text")
@@ -113,7 +113,7 @@ def test_a_sweep_shows_what_varies() -> None:
         run = run_of([prepared(request), Chunk("an\nanswer", 2), end(2)], request)
         runs.append(run)
     results = Results(runs)
-    header, *rows = text.plain_table(results).splitlines()
+    header, *rows = sweep_text.plain_table(results).splitlines()
     assert header.split() == ["run", "temperature", "text", "finish", "tokens", "seconds"]
     assert len(rows) == 2
     assert "an⏎answer" in rows[0]
@@ -169,7 +169,7 @@ def test_a_sweep_says_what_there_is_to_know() -> None:
     for run in runs:
         run.log_problem = "no <img src=x>"
     results = Results(runs)
-    assert text.plain_table(results).splitlines()[-2:] == [
+    assert sweep_text.plain_table(results).splitlines()[-2:] == [
         "── moved: <b>&", "── 2 of 2 runs not logged: no <img src=x>",
     ]  # fmt: skip
     page = comparison_html(results)

@@ -8,11 +8,11 @@ from wcwidth import wcswidth
 
 from llmwit_magic.base import printable
 from llmwit_magic.base.widths import StandIns, filled, width
-from llmwit_magic.contract.events import Chunk
+from llmwit_magic.contract.events import Chunk, Progress
 from llmwit_magic.contract.request import Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.running.results import Results
-from llmwit_magic.views import text
+from llmwit_magic.views import sweep_text, terminal
 from llmwit_magic.views.table import LogTable
 from tests.support.fake import end, prepared, run_of
 
@@ -104,7 +104,7 @@ def test_the_columns_of_a_sweep_stand_under_each_other() -> None:
         request = Request(model="fake", prompt="p", params=InferencingParams(seed=number + 1))
         run = run_of([prepared(request), Chunk(answer, 1), end(1)], request)
         results.append(run)
-    header, *rows = text.plain_table(Results(results)).splitlines()
+    header, *rows = sweep_text.plain_table(Results(results)).splitlines()
     place = columns_before(header, "finish")
     assert [columns_before(row, "stop") for row in rows] == [place] * len(rows)
     assert all(wcswidth(row) <= 140 for row in rows)
@@ -129,8 +129,8 @@ def test_a_line_of_progress_is_overwritten_whole(
 ) -> None:
     """Also one with the name of a file in a wide script."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    view = text.TerminalView()
-    view.draw_progress(text.Progress("load", note="日本語モデル"))
+    view = terminal.TerminalView()
+    view.draw_progress(Progress("load", note="日本語モデル"))
     first = capsys.readouterr().err
     view.draw_progress(None)
     assert width(capsys.readouterr().err.strip("\r")) == width(first.strip("\r"))
