@@ -116,10 +116,11 @@ def locate(name: str, aliases: Mapping[str, str], report: Report) -> Path:
     if not name or "\0" in name:
         raise ModelNotFound(f"{name!r} is not the name of a model")
     if name in aliases:
-        if is_url(str(aliases[name])):  # it may have a password in it, so it is not repeated
+        # Neither is repeated: a URL may have a password in it.
+        if is_url(str(aliases[name])) or "::" in str(aliases[name]):
             raise ModelNotFound(
-                f"the alias '{name}' stands for a URL, and an alias is for a local model: name the "
-                "server by InferMagics.servers"
+                f"the alias '{name}' stands for a server's model, and an alias is for a local model: "
+                "name the server by InferMagics.servers"
             )
         return locate(aliases[name], {}, report)
     if name == DEFAULT_MODEL:

@@ -192,10 +192,10 @@ def _files_of(repo: str, revision: str | None, here_alone: bool) -> list[str]:
 
 
 def _only_model_file(repo: str, files: list[str]) -> str:
-    models = [
-        path.as_posix()
-        for path in one_of_each(PurePosixPath(name) for name in files if name.endswith(".gguf"))
-    ]
+    paths = [PurePosixPath(name) for name in files if name.endswith(".gguf")]
+    # llama.cpp's name for a projector of images. It lies beside the model that it belongs to.
+    others = [path for path in paths if not path.name.lower().startswith("mmproj")]
+    models = [path.as_posix() for path in one_of_each(others or paths)]
     if len(models) == 1:
         return models[0]
     if not models:

@@ -221,7 +221,7 @@ def test_hub_cut_off(hub: Server, tmp_path: Path) -> None:
          ("DownloadFailed", "owner/repo is gated: accept its terms")),
         ("/api/models/owner/repo/tree/main", tree("README.md"), {},
          ("ModelNotFound", "owner/repo has no GGUF file")),
-        ("/api/models/owner/repo/tree/main", tree("b.gguf", "a.gguf"), {},
+        ("/api/models/owner/repo/tree/main", tree("b.gguf", "mmproj-b.gguf", "a.gguf"), {},
          ("ModelNotFound", "owner/repo has 2 models: name one, as in owner/repo:a.gguf")),
         ("/api/models/owner/repo/tree/main", lambda handler: handler.answer(b"", 403), {},
          ("DownloadFailed", "owner/repo could not be fetched: ")),

@@ -69,8 +69,9 @@ def test_alias(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_alias_of_a_url(model: Path) -> None:
     """A password in the URL is not repeated: the error is logged."""
     said = refusal("lab", aliases={"lab": "http://me:secret@x/v1#m"})
-    assert "the alias 'lab' stands for a URL" in said
+    assert "the alias 'lab' stands for a server's model" in said
     assert "secret" not in said
+    assert "stands for a server's model" in refusal("q", aliases={"q": "lab::Qwen3-8B"})
 
 
 def test_alias_of_itself(model: Path) -> None:
