@@ -33,11 +33,6 @@ def part_names(name: str) -> list[str]:
     ]
 
 
-def size_of_parts(path: Path) -> int:
-    """Bytes of all files of the model of which `path` is one."""
-    return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
-
-
 def model_stem(name: str) -> str:
     """The name of a file without its suffix, and without the number of its part."""
     match = _part(name)

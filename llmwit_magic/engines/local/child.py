@@ -23,12 +23,11 @@ from ...contract.events import Event, Prepared, Progress
 from ...contract.request import ContentFilter, Request
 from ...contract.wit import ModelInfo
 from ...errors import InferenceError, InvalidInput
-from ...models.parts import size_of_parts
 from ..backends.registry import backend_named
 from ..scoring import GivenText, Scorer
 from ..sequence import generate
 from ..text_parts import TextParts
-from ..threads import Threads, automatic_threads, fixed_threads
+from ..threads import AdaptiveThreads, Threads, automatic_threads, fixed_threads
 from .counting import token_counts
 from .embedding import embed
 from .preparation import Given, prepare
@@ -86,7 +85,7 @@ class Child:
         self._only_tokenizer: Tokenizer | None = None
         self._info = ModelInfo(name="")
         self._constraints: ConstraintVocabulary | None = None
-        self._automatic = automatic_threads(0)
+        self._automatic: Threads = AdaptiveThreads()
         self._pending: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._verdicts: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
@@ -168,7 +167,8 @@ class Child:
             self._only_tokenizer = backend.open_tokenizer(source)
             return
         self._loaded = backend.open(source, file, command.spec, command.kept_prompts)
-        self._automatic = automatic_threads(size_of_parts(source))
+        if (header := self._loaded.header) is not None:
+            self._automatic = automatic_threads(sum(each.nbytes for each in header.tensors))
         made_by = self._loaded.tokenizer.made_by
         self._info = command.info.model_copy(update={"tokenizer": made_by})
         gc.freeze()
