@@ -15,7 +15,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 DATA_FILES = (
-    "py.typed", "llm.wit", "views/page/answer.js", "views/page/comparison.js",
+    "py.typed", "llm.wit", "llm-0.2.0.wit", "views/page/answer.js", "views/page/comparison.js",
     "views/page/live.js", "views/page/page.css", "views/page/page.js", "views/page/tokens.js",
 )  # fmt: skip
 """The files of the package that are not Python."""

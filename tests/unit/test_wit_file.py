@@ -1,12 +1,8 @@
 """`wit/llm.wit` and the Python records agree, by the bindings that componentize-py makes."""
 
-import dataclasses
 import inspect
-import subprocess
-import sys
 import types
 import typing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +11,8 @@ from pydantic import BaseModel
 from llmwit_magic import api, errors
 from llmwit_magic.contract import wit
 from llmwit_magic.errors import EngineFailed, InferenceError, InvalidInput, ModelNotSupported
+from tests.support.wit_bindings import WIT, bindings_of, parts, records_of, shape, wit_fields
 
-WIT = Path(__file__).parents[2] / "wit"
 RECORDS = [
     "InferencingParams", "InferencingUsage", "InferencingResult", "EmbeddingsUsage",
     "EmbeddingsResult",
@@ -47,51 +43,14 @@ ERRORS = {
     "RuntimeError": EngineFailed,
     "InvalidInput": InvalidInput,
 }
-NOT_OF_A_RUN = {errors.LogError, errors.RunNotFound}
+NOT_OF_A_RUN = {errors.LogError, errors.RunNotFound, errors.ComponentFailed}
 
 
 @pytest.fixture(scope="module")
 def bindings(tmp_path_factory: pytest.TempPathFactory) -> typing.Iterator[types.ModuleType]:
     """The module that componentize-py generates for the interface."""
-    out = tmp_path_factory.mktemp("bindings")
-    code = "import sys; from componentize_py import script; sys.exit(script())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "-d", WIT, "-w", "client", "bindings", out],
-        capture_output=True, text=True, timeout=50, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(out)
-        from wit_world.imports import llm  # type: ignore[import-not-found]
-
+    with bindings_of(WIT, tmp_path_factory.mktemp("bindings")) as llm:
         yield llm
-    for name in set(sys.modules) - before:
-        if name.startswith(("wit_world", "componentize_py_")):
-            del sys.modules[name]
-
-
-def parts(annotation: Any) -> tuple[Any, bool]:
-    """A type without its None and its metadata, and whether None was part of it."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return parts(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        members = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
-        return parts(members[0])[0], len(members) < len(typing.get_args(annotation))
-    return annotation, False
-
-
-def shape(annotation: Any) -> Any:
-    """A type in a form that both sides share: any list is a tuple, and a record is its name."""
-    kind, _ = parts(annotation)
-    if typing.get_origin(kind) in (list, tuple):
-        return ["list", shape(typing.get_args(kind)[0])]
-    return kind.__name__
-
-
-def wit_fields(record: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(record)
-    return {field.name: hints[field.name] for field in dataclasses.fields(record)}
 
 
 def python_fields(record: type[BaseModel]) -> dict[str, Any]:
@@ -100,11 +59,7 @@ def python_fields(record: type[BaseModel]) -> dict[str, Any]:
 
 def test_the_records_are_the_same(bindings: types.ModuleType) -> None:
     """Every record of the WIT has its class, and this test looks at every record."""
-    found = [
-        name for name, value in vars(bindings).items()
-        if dataclasses.is_dataclass(value) and not name.startswith("Error_")
-        and value.__module__ == bindings.__name__
-    ]  # fmt: skip
+    found = [name for name in records_of(bindings) if not name.startswith("Error_")]
     assert sorted(found) == sorted(RECORDS)
 
 
