@@ -18,7 +18,7 @@ from pathlib import Path
 
 from llmwit_magic.models.cache import cache_folder
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 INTERFACE = HERE.parents[1] / "wit" / "0.2.0"
 NAMES = sorted(path.parent.name for path in HERE.glob("*/app.py"))
 
@@ -34,7 +34,7 @@ def build(name: str) -> Path:
     digest = hashlib.sha256(version("componentize-py").encode())
     for path in sources:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    target = cache_folder() / "examples" / f"{name}-{digest.hexdigest()[:16]}.wasm"
+    target = cache_folder() / "examples" / digest.hexdigest()[:16] / f"{name}.wasm"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
