@@ -48,12 +48,13 @@ _GROUPS = {
     ),
     "The log": ("runs", "replay", "read_export"),
     "Servers": ("llama_server",),
+    "WebAssembly components": ("Component",),
     "Requests and results": (
         "Request", "InferencingParams", "InferencingResult", "InferencingUsage", "FinishReason",
         "FinishDetail", "EmbeddingsResult",
     ),
     "Errors": (
-        "InferenceError", "ModelNotSupported", "InvalidInput", "EngineFailed", "LogError",
+        "InferenceError", "ModelNotSupported", "InvalidInput", "EngineFailed", "ComponentFailed", "LogError",
         "RunNotFound", "Interrupted", "LogWarning",
     ),
     "The extension": ("load_ipython_extension", "unload_ipython_extension"),

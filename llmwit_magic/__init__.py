@@ -22,6 +22,7 @@ The functions of the package do the same in Python:
 - `preset(name)` gives the options that `%infer_preset` has kept, for `infer(prompt, **preset(name))`.
 - `tune(prompt)` shows sliders over a prompt.
 - `llama_server(model)` starts a server that writes several answers at once.
+- `Component(path).call(export)` calls a WebAssembly component, which may call models in turn.
 - `runs` is the log of all runs, and `replay(run_id)` runs one of them again.
 """
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         stream,
         tune,
     )
+    from .components.component import Component
     from .contract.request import Request
     from .contract.wit import (
         EmbeddingsResult,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
         InferencingUsage,
     )
     from .errors import (
+        ComponentFailed,
         EngineFailed,
         InferenceError,
         Interrupted,
@@ -89,15 +92,18 @@ _HOMES = {
     "read_export": "runlog.export",
     "preset": "requests.presets",
     "Conversation": "running.conversations",
+    "Component": "components.component",
     "Request": "contract.request",
     "InferenceError": "errors", "ModelNotSupported": "errors", "InvalidInput": "errors",
-    "EngineFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
+    "EngineFailed": "errors", "ComponentFailed": "errors", "LogError": "errors", "RunNotFound": "errors",
     "LogWarning": "errors", "Interrupted": "errors",
     "InferencingParams": "contract.wit", "InferencingResult": "contract.wit", "InferencingUsage": "contract.wit",
     "FinishReason": "contract.wit", "FinishDetail": "contract.wit", "EmbeddingsResult": "contract.wit",
 }  # fmt: skip
 
 __all__ = [
+    "Component",
+    "ComponentFailed",
     "Conversation",
     "EmbeddingsResult",
     "EngineFailed",

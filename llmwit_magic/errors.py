@@ -14,6 +14,7 @@
     │   ├── DownloadFailed        a model could not be fetched
     │   ├── ServerUnreachable     a server is not there, or is busy
     │   └── ConstraintFailed      no token can follow as the constraint wants it
+    ├── ComponentFailed           a WebAssembly component was ended, or refuses what it was given
     └── LogError                  the run log cannot be read or written as asked
         └── RunNotFound           there is no run of that number
 
@@ -112,6 +113,10 @@ class ConstraintFailed(EngineFailed):
     """The constraint leaves no token that can follow, and the answer is not complete."""
 
 
+class ComponentFailed(InferenceError):
+    """A WebAssembly component has trapped, was ended by a limit, or returned an error."""
+
+
 class LogError(InferenceError):
     """The run log cannot be read or written as asked."""
 
@@ -144,7 +149,8 @@ _BY_NAME = {
     for cls in (
         InferenceError, ModelNotSupported, ModelNotFound, ModelDamaged, InvalidInput,
         PromptTooLong, ConstraintNotSupported, EngineFailed, EngineDied, DeviceUnavailable, OutOfMemory,
-        DownloadFailed, ServerUnreachable, ConstraintFailed, LogError, RunNotFound,
+        DownloadFailed, ServerUnreachable, ConstraintFailed, ComponentFailed, LogError,
+        RunNotFound,
     )
 }  # fmt: skip
 

@@ -90,6 +90,11 @@ class EmbeddingRun(Run):
         (length,) = lengths
         return data.reshape(self.vector_count, length).astype(numpy.float32, copy=False)
 
+    @property
+    def token_count(self) -> int:
+        """The tokens of the texts that have a vector."""
+        return sum(event.token_count for event in self.events if isinstance(event, Vectors))
+
     def finished(self, show: Report | None = None) -> EmbeddingsResult:
         """Wait for the end, and return the vectors and the tokens of their texts.
 
@@ -103,8 +108,7 @@ class EmbeddingRun(Run):
         with self:
             self.follow(draw, 0.1)
         warn_unlogged(self.log_problem)
-        counts = (event.token_count for event in self.events if isinstance(event, Vectors))
         return EmbeddingsResult(
             embeddings=tuple(map(tuple, self.vectors.tolist())),
-            usage=EmbeddingsUsage(prompt_token_count=sum(counts)),
+            usage=EmbeddingsUsage(prompt_token_count=self.token_count),
         )

@@ -25,6 +25,7 @@ ORDER = (
     {"running"},
     {"views"},
     {"analysis"},
+    {"components"},
     {"magics", "api", "serving"},
     {"__init__", "__main__"},
 )

@@ -43,7 +43,7 @@ ERRORS = {
     "RuntimeError": EngineFailed,
     "InvalidInput": InvalidInput,
 }
-NOT_OF_A_RUN = {errors.LogError, errors.RunNotFound}
+NOT_OF_A_RUN = {errors.LogError, errors.RunNotFound, errors.ComponentFailed}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,287 @@
+"""Components of WebAssembly that call this package's models."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any
+
+import wasmtime
+from wasmtime.component import ComponentInstanceType, Func, FuncType, Instance
+
+from ..base.background import STOP_SECONDS, in_background, started, wait_patiently
+from ..contract.record import shown
+from ..contract.request import DEFAULT_MODEL, ModelSpec, Request
+from ..errors import ComponentFailed, InferenceError, Interrupted, InvalidInput, one_line
+from ..running.run import Run
+from ..running.session import Session, current_session
+from .compiled import compiled
+from .guest_call import Granted, GuestCall
+from .guest_values import lowered, outcome
+from .linking import enter, linker_of
+from .sandbox import Printed, store, the_engine
+
+MEMORY = 512 * 2**20
+SECONDS = 600.0
+LARGEST_FILE = 256 * 2**20
+"""Bytes that the file of a component may have."""
+STEP_SECONDS = 0.05
+
+_OPTIONS = {*ModelSpec.model_fields, "threads", "tags", "content_filters"} - {"model"}
+
+
+class Component:
+    """A WebAssembly component, whose calls of a language model are runs of this session.
+
+    It may import `llmwit:llm@0.1.0` and `@0.2.0`, Spin's `fermyon:spin/llm@2.0.0` (also without a
+    version), `pharia:skill/inference@0.3`, and WASI 0.2. Another interface is refused by name when
+    the component calls it.
+
+    A component has no files, no network and no environment. It has clocks and random numbers, and
+    what is granted:
+
+    - `file` is the path of the component, or its bytes.
+    - `model` is the model that answers, whatever name the component uses. A list has the names that
+      it may use, and a mapping has them with the models that they stand for. By default it may use
+      the default model by its name. For any other name it gets `model-not-supported`.
+    - `dirs` are folders that it sees: `{"/data": "my/folder"}`, or `{"/out": ("my/folder", "rw")}`
+      where it may write.
+    - `env` is its environment.
+    - `memory` is the most bytes that one memory of a call may have; a call has four at most. By
+      default it is 512 MiB.
+    - `seconds` is how long a call may take, by the clock: the time of its runs counts too. By
+      default it is 600.
+    - `seed` is for requests that have none, as those of Spin and Pharia.
+    - `output` gets what the component prints, in parts. By default it is dropped.
+    - `options` are those of `infer` that say how a model is loaded, and threads, tags and
+      content_filters.
+
+    The component is compiled when it is made, which takes seconds for a large one. The compiled form
+    is kept in the cache. Each call is a new instance, so nothing stays from one call to the next.
+    Several threads may call at the same time.
+
+    Raises `InvalidInput` for a file that is no component, and for an option without effect.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str] | bytes,
+        *,
+        model: str | os.PathLike[str] | Sequence[str] | Mapping[str, str] | None = None,
+        dirs: Mapping[str, str | os.PathLike[str] | tuple[str, str]] | None = None,
+        env: Mapping[str, str] | None = None,
+        memory: int = MEMORY,
+        seconds: float = SECONDS,
+        seed: int | None = None,
+        output: Callable[[str], None] | None = None,
+        session: Session | None = None,
+        **options: Any,
+    ) -> None:
+        for name in options:
+            if name not in _OPTIONS:
+                raise InvalidInput(f"{name} has no effect on a component: leave it out")
+        if not isinstance(memory, int) or memory < 1 or isinstance(memory, bool):
+            raise InvalidInput(
+                f"memory: {shown(memory)} is not valid: it must be a number of bytes"
+            )
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+            raise InvalidInput(f"seconds: {shown(seconds)} is not valid: it must be a number > 0")
+        source = file if isinstance(file, bytes) else _read(Path(file).expanduser())
+        self.name = "component" if isinstance(file, bytes) else Path(file).stem
+        self.sha256 = hashlib.sha256(source).hexdigest()
+        self._session, self._output = session, output
+        self._memory, self._seconds = memory, seconds
+        self._dirs = {name: _folder(name, value) for name, value in (dirs or {}).items()}
+        self._env = {str(name): str(value) for name, value in (env or {}).items()}
+        self._granted = Granted(self.name, self.sha256, _models(model), seed, options)
+        Request(model=DEFAULT_MODEL, prompt="", params={"seed": seed}, **options)  # raises early
+        self._engine = the_engine()
+        # A thread does it: no interrupt comes in its middle, and the cache gets what it has made.
+        self._compiled = in_background(
+            lambda: compiled(self._engine, source, self.sha256), lambda: None, 0.1, "llmwit-compile"
+        )
+        self._exports = _exports(self._engine.engine, self._compiled)
+        self._linker = linker_of(self._engine, self._compiled)
+
+    @property
+    def exports(self) -> tuple[str, ...]:
+        """The functions that can be called: `NAME`, or `INTERFACE#NAME`."""
+        return tuple(self._exports)
+
+    def call(self, export: str, /, *arguments: Any) -> Any:
+        """Call a function that the component exports, in a new instance, and return its value.
+
+        `export` is one of `exports`; the name of the function is enough where no other has it. A
+        record is a mapping, a variant is a text or a mapping of one case, an option is None or a
+        value, and a list of bytes may be `bytes` or a text. What comes back has the same forms.
+
+        Raises `ComponentFailed` where the function returns an error, traps, or is ended by a limit,
+        `InvalidInput` for arguments that do not fit, and the error of a run where the interface has
+        no word for it. An interrupt ends the component and its runs, and raises `Interrupted`.
+        """
+        return self.call_and_show(export, arguments, lambda run: None)
+
+    def call_and_show(
+        self, export: str, arguments: Sequence[Any], show: Callable[[Run], None]
+    ) -> Any:
+        """`call`, where `show` gets each run soon after it has begun, in this thread."""
+        path = self._path(export)
+        call = GuestCall(self._session or current_session(), self._granted, self._seconds)
+        result = started(lambda: self._guest(call, path, export, arguments), "llmwit-component")
+        try:
+            while not wait([result], STEP_SECONDS).done:
+                if call.is_late:
+                    call.cancel()
+                    wait_patiently(lambda left: bool(wait([result], left).done), STOP_SECONDS)
+                    break
+                while not call.begun.empty():
+                    show(call.begun.get())
+            while not call.begun.empty():  # runs that have ended meanwhile
+                show(call.begun.get())
+        except KeyboardInterrupt:
+            call.cancel()
+            wait_patiently(lambda left: bool(wait([result], left).done), STOP_SECONDS)
+            raise Interrupted(f"{self.name} was stopped; its runs are kept in the log") from None
+        finally:
+            call.close()
+        if not result.done():  # it waits in the system, as for a clock, and ends when that ends
+            raise call.out_of_time()
+        return result.result()
+
+    def _path(self, export: str) -> tuple[str, ...]:
+        """Where a function lies. Raises `InvalidInput` for a name that leads to none, or to several."""
+        if export in self._exports:
+            return self._exports[export]
+        found = [name for name in self._exports if name.rpartition("#")[2] == export]
+        if len(found) == 1:
+            return self._exports[found[0]]
+        there = ", ".join(found or self._exports) or "no function"
+        why = "is the name of several" if found else "is not exported"
+        raise InvalidInput(f"{self.name}: {export[:80]!a} {why}: it exports {there}")
+
+    def _guest(
+        self, call: GuestCall, path: tuple[str, ...], export: str, arguments: Sequence[Any]
+    ) -> Any:
+        """What the function returns. A thread of its own does this."""
+        out, err = Printed(self._output), Printed(self._output)
+        enter(call)
+        made = store(self._engine, self._memory, self._dirs, self._env, out, err)
+        try:
+            with self._engine.ticking(call.why_not), made as its_store:
+                instance = self._linker.instantiate(its_store, self._compiled)
+                function = _function(instance, its_store, path)
+                kind = function.type(its_store)
+                values = _arguments(kind.params, arguments, export)
+                value, error = outcome(function(its_store, *values), kind.result)
+        except wasmtime.WasmtimeError as error:
+            raise self._failed(call, error, err) from None
+        if error is not None:
+            raise ComponentFailed(f"{self.name}: {export} returns an error: {shown(error)}")
+        return value
+
+    def _failed(
+        self, call: GuestCall, error: wasmtime.WasmtimeError, err: Printed
+    ) -> InferenceError:
+        """The error of a guest that has ended early."""
+        if call.error is not None:
+            return call.error
+        if call.is_late:
+            return call.out_of_time()
+        why = _cause(str(error))
+        if "exit status" in why or "unreachable" in why:
+            why = err.last_line or why
+        for sign, said in _LIMITS.items():
+            if sign in why:
+                why = said
+        return ComponentFailed(f"{self.name} has trapped: {one_line(why)}")
+
+
+_LIMITS = {
+    "call stack exhausted": "its stack is full: it calls itself without an end",
+    "memory minimum size": "it needs more memory than it may have: give it more with memory=",
+}
+"""What is said of a trap in the place of the words of wasmtime."""
+
+
+def _cause(text: str) -> str:
+    """The last line of what wasmtime says of a trap, which is the cause."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [line for line in lines if not line.startswith("Caused by")]
+    cause = found[-1] if found else text
+    return cause.partition(": ")[2] if cause[:2] in ("0:", "1:", "2:", "3:") else cause
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a component's file. Raises `InvalidInput` where they cannot be read."""
+    try:
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(path, flags), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise InvalidInput(f"{path}: it is no regular file")
+            if found.st_size > LARGEST_FILE:
+                raise InvalidInput(f"{path}: it has more than {LARGEST_FILE // 2**20} MiB")
+            return file.read()
+    except OSError as error:
+        raise InvalidInput(f"{path}: it cannot be read: {error.strerror or error}") from None
+
+
+def _folder(name: str, value: str | os.PathLike[str] | tuple[str, str]) -> tuple[str, bool]:
+    """A folder that is granted, and whether it may be written. Raises `InvalidInput`."""
+    folder, mode = value if isinstance(value, tuple) else (value, "r")
+    path = Path(folder).expanduser()
+    if mode not in ("r", "rw"):
+        raise InvalidInput(f"dirs: {name}: {shown(mode)} is not valid: it must be r or rw")
+    if not path.is_dir():
+        raise InvalidInput(f"dirs: {name}: {path} is no folder")
+    return str(path.absolute()), mode == "rw"
+
+
+def _models(model: Any) -> Mapping[str, str] | str:
+    """The models that a component may use, as `Granted` has them."""
+    if model is None:
+        return {DEFAULT_MODEL: DEFAULT_MODEL}
+    if isinstance(model, str | os.PathLike):
+        return ModelSpec(model=os.fspath(model)).model
+    given = model if isinstance(model, Mapping) else {name: name for name in model}
+    return {name: ModelSpec(model=os.fspath(target)).model for name, target in given.items()}
+
+
+def _exports(engine: wasmtime.Engine, made: Any) -> dict[str, tuple[str, ...]]:
+    """The functions of a component by their names, each with its place."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, extern in made.type.exports(engine).items():
+        kind = extern.ty
+        if isinstance(kind, FuncType):
+            found[name] = (name,)
+        elif isinstance(kind, ComponentInstanceType):
+            for inner, item in kind.exports(engine).items():
+                if isinstance(item.ty, FuncType):
+                    found[f"{name}#{inner}"] = (name, inner)
+    return found
+
+
+def _function(instance: Instance, its_store: wasmtime.Store, path: tuple[str, ...]) -> Func:
+    index = None
+    for name in path:
+        index = instance.get_export_index(its_store, name, index)
+    assert index is not None
+    function = instance.get_func(its_store, index)
+    assert function is not None
+    return function
+
+
+def _arguments(
+    kinds: Sequence[tuple[str, Any]], arguments: Sequence[Any], export: str
+) -> list[Any]:
+    """The values of a component for the arguments. Raises `InvalidInput`."""
+    if len(arguments) != len(kinds):
+        wanted = ", ".join(name for name, _ in kinds) or "nothing"
+        raise InvalidInput(f"{export} takes {wanted}: {len(arguments)} arguments were given")
+    return [
+        lowered(value, kind, name) for value, (name, kind) in zip(arguments, kinds, strict=True)
+    ]

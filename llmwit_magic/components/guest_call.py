@@ -1,0 +1,248 @@
+"""One call of a component: its limits, its runs, its streams, and how it ends."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import wasmtime
+
+from ..contract.engine import Texts
+from ..contract.request import Request
+from ..contract.wit import InferencingParams, InferencingResult
+from ..errors import (
+    ComponentFailed,
+    EngineFailed,
+    InferenceError,
+    InvalidInput,
+    ModelNotSupported,
+)
+from ..running.embedding_calls import embedding_request
+from ..running.embedding_run import EmbeddingRun
+from ..running.run import Run
+from ..running.session import Session
+from ..running.window import default_size
+
+MOST_STREAMS = 16
+"""Streams that a guest may have open at once; each has a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What a component may ask of the session."""
+
+    name: str
+    """The component's name, for the log and for errors."""
+    digest: str
+    """The SHA-256 of its file in hexadecimal."""
+    models: Mapping[str, str] | str
+    """The guest's names of models, each with the name here; or the one model of any name."""
+    seed: int | None = None
+    """The seed of requests that have none."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of each request."""
+
+    def target(self, name: str) -> str:
+        """The name here of a guest's model. Raises `ModelNotSupported` for one it may not use."""
+        if isinstance(self.models, str):
+            return self.models
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise ModelNotSupported(f"the component {self.name} may use {known}, not {name[:80]!a}")
+        return self.models[name]
+
+
+class GuestCall:
+    """A call while it goes on. Its guest runs in a thread of its own, as do its runs."""
+
+    def __init__(self, session: Session, granted: Granted, seconds: float) -> None:
+        self.session, self.granted = session, granted
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self.begun: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        """The runs that have begun, for whoever draws them."""
+        self.error: InferenceError | None = None
+        """Why the host has ended the guest, where it has."""
+        self.streams: dict[int, Any] = {}
+        """The guest's streams by their numbers."""
+        self._numbers = 0
+        self._runs: set[Run] = set()
+        self._lock = threading.Lock()
+        self._cancelled = False
+
+    # How it ends -------------------------------------------------------------------------
+
+    def why_not(self) -> str | None:
+        """Why the guest may not go on; None where it may."""
+        if self.is_late:
+            return "the time is over"
+        return "the call was interrupted" if self._cancelled else None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its time is over."""
+        return time.monotonic() > self.deadline
+
+    def cancel(self) -> None:
+        """End the guest and its runs soon, and return at once."""
+        with self._lock:
+            self._cancelled = True
+            runs = list(self._runs)
+        for run in runs:
+            run.cancel()
+
+    def close(self) -> None:
+        """End the runs that still go on, after the guest has ended."""
+        self.cancel()
+        with self._lock:
+            runs = list(self._runs)
+        for run in runs:
+            run.stop()
+
+    # What a guest asks for ---------------------------------------------------------------
+
+    def request(self, model: str, *, params: Mapping[str, Any] | None, **fields: Any) -> Request:
+        """The request of a guest. Raises `InferenceError` for what cannot be carried out.
+
+        `params` are fields of `InferencingParams`; None are the defaults.
+        """
+        granted = self.granted
+        values = dict(params or {})
+        if values.get("seed") is None:
+            values["seed"] = granted.seed
+        return Request(
+            model=granted.target(model), params=InferencingParams(**values),
+            **{**granted.options, **fields, "tags": self._tags},
+        )  # fmt: skip
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        ours = {"component": self.granted.name, "component_sha256": self.granted.digest}
+        return {**self.granted.options.get("tags", {}), **ours}
+
+    def start(self, request: Request) -> Run:
+        """Start a run of this call."""
+        return self._began(self.session.run(request))
+
+    def _began(self, run: Run) -> Run:
+        with self._lock:
+            self._runs.add(run)
+            cancelled = self._cancelled
+        if cancelled:
+            run.cancel()
+        self.begun.put(run)
+        return run
+
+    def ended(self, run: Run) -> InferencingResult:
+        """Wait for the end of a run. Raises its error, and `WasmtimeError` where the call ends."""
+        run.wait()  # whoever waits for the call cancels its runs when the time is over
+        self._forget(run)
+        self.check()
+        if run.error is not None:
+            raise run.error
+        if run.status != "ok":
+            raise EngineFailed("the run was interrupted")
+        return run.result
+
+    def check(self) -> None:
+        """Raise `WasmtimeError` where the call may not go on."""
+        if why := self.why_not():
+            raise wasmtime.WasmtimeError(why)
+
+    def stop(self, run: Run) -> None:
+        """End a run whose stream was dropped, and wait for its end."""
+        run.stop()
+        self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        with self._lock:
+            self._runs.discard(run)
+
+    def results(
+        self, requests: Sequence[Callable[[], Request]]
+    ) -> list[InferencingResult | InferenceError]:
+        """The results of several requests in their order, or the error of each.
+
+        As many go on at once as their engine carries out.
+        """
+        outcomes: list[InferencingResult | InferenceError] = []
+        runs: list[Run | InferenceError] = []
+        size = 1
+        for place in range(len(requests)):
+            while len(runs) < min(place + size, len(requests)):
+                try:
+                    request = requests[len(runs)]()
+                    if not runs:
+                        size = default_size(self.session, request)
+                    runs.append(self.start(request))
+                except InferenceError as error:
+                    runs.append(error)
+            run = runs[place]
+            try:
+                outcomes.append(run if isinstance(run, InferenceError) else self.ended(run))
+            except InferenceError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+        """One vector for each text, and the tokens of all texts. Raises what a run raises."""
+        options = {
+            name: value for name, value in self.granted.options.items() if name != "content_filters"
+        }
+        target = self.granted.target(model)
+        request, checked = embedding_request(list(texts), target, {**options, "tags": self._tags})
+        wanted = Texts(tuple(checked), tuple(range(1, len(checked) + 1)))
+        run = self.session.start_embedding(request, wanted)
+        self._began(run)
+        self.ended(run)
+        assert isinstance(run, EmbeddingRun)
+        return run.vectors.tolist(), run.token_count
+
+    # Streams -----------------------------------------------------------------------------
+
+    def keep(self, stream: Any) -> int:
+        """Keep a stream of the guest; its number. Raises `EngineFailed` where there are too many."""
+        self._numbers += 1
+        self.streams[self._numbers] = stream
+        return self._numbers
+
+    def check_streams(self) -> None:
+        """Raise `EngineFailed` where no further stream can be opened."""
+        if len(self.streams) >= MOST_STREAMS:
+            raise EngineFailed(f"{MOST_STREAMS} streams are open: drop one before the next")
+
+    def drop(self, number: int) -> None:
+        """End the stream of that number, whose guest has dropped it."""
+        if (stream := self.streams.pop(number, None)) is not None:
+            stream.close()
+
+    def told(self, error: InferenceError, model: str) -> str:
+        """What a guest is told of an error.
+
+        Only what is wrong with its own request is told as it is, with the guest's name of the
+        model. Other messages may have paths of this machine in them.
+        """
+        if isinstance(error, InvalidInput):
+            try:
+                return str(error).replace(self.granted.target(model), model)
+            except ModelNotSupported:
+                return str(error)
+        return f"the model cannot answer ({type(error).__name__}): the log of the host says why"
+
+    # What a guest does wrong -------------------------------------------------------------
+
+    def refuse(self, error: InferenceError) -> wasmtime.WasmtimeError:
+        """The error that ends the guest. The caller of the component gets `error` itself."""
+        self.error = self.error or error
+        return wasmtime.WasmtimeError(str(error))
+
+    def out_of_time(self) -> ComponentFailed:
+        """The error of a call whose time is over."""
+        return ComponentFailed(
+            f"{self.granted.name}: the call was ended after {self.seconds:g} s: give it more with "
+            "seconds="
+        )

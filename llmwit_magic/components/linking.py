@@ -1,0 +1,141 @@
+"""What a component imports, and what it gets: our interfaces, WASI, or a refusal."""
+
+from __future__ import annotations
+
+import re
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from wasmtime import component
+from wasmtime.component import ComponentInstanceType, FuncType, ResourceAny, ResourceType
+
+from ..errors import ComponentFailed, InvalidInput
+from . import first_interface, pharia_interface, second_interface
+from .answers_to_guests import HostFunction, guarded
+from .guest_call import GuestCall
+from .sandbox import LIBRARY_LOCK, Engine
+
+Functions = Mapping[str, Callable[..., Any]]
+
+SERVED: tuple[tuple[str, Functions, Mapping[str, int]], ...] = (
+    (r"llmwit:llm/llm@0\.1\.\d+", first_interface.LLMWIT_0_1, {}),
+    (r"llmwit:llm/llm@0\.2\.\d+", second_interface.LLMWIT_0_2, second_interface.RESOURCES),
+    (r"fermyon:spin/llm(@2\.0\.\d+)?", first_interface.SPIN, {}),
+    (
+        r"pharia:skill/inference@0\.3\.\d+",
+        pharia_interface.PHARIA,
+        pharia_interface.RESOURCES,
+    ),
+)
+"""The names of the interfaces that are served, as expressions, with their functions and the numbers
+of their resources' types."""
+WASI = r"wasi:(cli|clocks|filesystem|io|random|sockets)/.*@0\.2\.\d+"
+ABSENT_TYPE = 99
+"""The number of the one type of all resources of interfaces that are not served."""
+
+_current = threading.local()
+"""The call whose guest runs in this thread."""
+
+
+class _Kept:
+    """A linker, which is freed with the component that it is for."""
+
+    def __init__(self, linker: component.Linker) -> None:
+        self.linker = linker
+
+    def __del__(self) -> None:
+        with LIBRARY_LOCK:
+            self.linker.close()
+
+
+_linkers: weakref.WeakKeyDictionary[component.Component, _Kept] = weakref.WeakKeyDictionary()
+
+
+def the_call() -> GuestCall:
+    """The call whose guest runs in this thread."""
+    call: GuestCall = _current.call
+    return call
+
+
+def enter(call: GuestCall) -> None:
+    """Let the host functions of this thread work for that call."""
+    _current.call = call
+
+
+def linker_of(engine: Engine, compiled: component.Component) -> component.Linker:
+    """What links the component to its imports. It is made once and then kept with the component.
+
+    An interface that is not served refuses each call by name. Raises `InvalidInput` for an import
+    that is neither an interface nor a function.
+    """
+    with LIBRARY_LOCK:
+        if compiled not in _linkers:
+            linker = component.Linker(engine.engine)
+            imports = compiled.type.imports(engine.engine)
+            if any(re.fullmatch(WASI, name) for name in imports):
+                linker.add_wasip2()
+            for name, item in imports.items():
+                if not re.fullmatch(WASI, name):
+                    _define(linker, engine, name, item.ty)
+            _linkers[compiled] = _Kept(linker)
+        return _linkers[compiled].linker
+
+
+def _define(linker: component.Linker, engine: Engine, name: str, kind: Any) -> None:
+    if isinstance(kind, FuncType):
+        with linker.root() as root:
+            root.add_func(name, _refusal("the world", name))
+        return
+    if not isinstance(kind, ComponentInstanceType):
+        raise InvalidInput(f"the component imports {name}, which is no interface: rebuild it")
+    served = next((each for each in SERVED if re.fullmatch(each[0], name)), None)
+    functions, resources = (served[1], served[2]) if served else ({}, {})
+    with linker.root() as root, root.add_instance(name) as instance:
+        for item, extern in kind.exports(engine.engine).items():
+            wanted = extern.ty
+            if isinstance(wanted, ResourceType):
+                _add_resource(instance, item, resources.get(item, ABSENT_TYPE))
+            elif isinstance(wanted, FuncType):
+                work = functions.get(item)
+                instance.add_func(item, guarded(the_call, _with_numbers(work)) if work
+                                  else _refusal(name, item))  # fmt: skip
+
+
+def _with_numbers(work: Callable[..., Any]) -> HostFunction:
+    """A host function that gets a stream as its number."""
+
+    def carry_out(store: Any, call: GuestCall, *values: Any) -> Any:
+        return work(call, *(_number(store, value) for value in values))
+
+    return carry_out
+
+
+def _number(store: Any, value: Any) -> Any:
+    if not isinstance(value, ResourceAny):
+        return value
+    return value.to_host(store).rep
+
+
+def _add_resource(instance: component.LinkerInstance, name: str, number: int) -> None:
+    def dropped(store: Any, rep: int) -> None:
+        if number != ABSENT_TYPE:
+            the_call().drop(rep)
+
+    instance.add_resource(name, ResourceType.host(number), dropped)
+
+
+def _refusal(interface: str, function: str) -> HostFunction:
+    def refuse(call: GuestCall, *values: Any) -> None:
+        raise ComponentFailed(
+            f"{call.granted.name} calls {function} of {interface}, which is not served here: "
+            "docs/wit.md lists what is"
+        )
+
+    return guarded(the_call, partial(_without_store, refuse))
+
+
+def _without_store(work: Callable[..., Any], store: Any, call: GuestCall, *values: Any) -> Any:
+    return work(call, *values)

@@ -1,0 +1,187 @@
+"""The limits of a component: what it may use, and how a call is ended.
+
+All components of a process share one engine of wasmtime. Code of a guest looks at the engine's epoch
+again and again. The epoch rises every `TICK_SECONDS`, and then each guest asks its own call whether
+it may go on. So one call ends without the others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import wasmtime
+import wasmtime.component
+from wasmtime import _bindings
+
+TICK_SECONDS = 0.02
+"""How often a guest asks whether it may go on."""
+MOST_MEMORIES = 4
+"""Memories that a call may have; each may take the bytes of `memory`."""
+MOST_TABLES = 100
+MOST_TABLE_ELEMENTS = 1_000_000
+MOST_INSTANCES = 500
+"""Instances of core modules; a component of Python has about a hundred."""
+STACK_BYTES = 512 * 2**10
+"""The stack of a guest. Python's threads have more, so endless recursion ends in a trap."""
+OUTPUT_BYTES = 64 * 2**10
+"""What is kept of a guest's standard output, and as much of its standard error."""
+
+LIBRARY_LOCK = threading.RLock()
+"""wasmtime's Python part numbers callbacks in lists that several threads must not change at once."""
+
+Ask = Callable[[], str | None]
+"""Says why a call may not go on; None where it may."""
+
+_asked = threading.local()
+"""The call whose guest runs in this thread, as `ask`."""
+
+
+class _PerThread:
+    """A set for each thread, in the place of one that wasmtime's conversions share."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def clear(self) -> None:
+        self._local.found = set()
+
+    def add(self, item: type) -> None:
+        self._local.found.add(item)
+
+    def __iter__(self) -> Iterator[type]:
+        return iter(self._local.found)
+
+
+# Two threads that convert values at the same time would mix up what they may be.
+wasmtime.component._types.case_test_cache = _PerThread()  # type: ignore[assignment]
+
+
+@_bindings._wasmtime_store_epoch_deadline_callback.argtypes[1]  # type: ignore[untyped-decorator]
+def _at_deadline(context: Any, data: Any, delta: Any, kind: Any) -> int:
+    """Let the guest of this thread go on until the next tick, or end it with an error.
+
+    wasmtime has this callback for programs in C; its Python part has none of its own.
+    """
+    try:
+        why = _asked.ask()
+    except BaseException as error:  # it must not leave this function
+        why = f"unexpected {type(error).__name__}"
+    if why is None:
+        delta[0], kind[0] = 1, 0
+        return 0
+    error_pointer = wasmtime.WasmtimeError(why)._consume()
+    return ctypes.cast(error_pointer, ctypes.c_void_p).value or 0
+
+
+_NOTHING_TO_FREE = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
+
+
+class Engine:
+    """wasmtime's engine of this process, whose epoch rises while calls go on."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        config = wasmtime.Config()
+        config.wasm_component_model = True
+        config.epoch_interruption = True
+        config.max_wasm_stack = STACK_BYTES
+        self.engine = wasmtime.Engine(config)
+        self._going = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def ticking(self, ask: Ask) -> Iterator[None]:
+        """Let the guest of this thread ask `ask` at each tick."""
+        _asked.ask = ask
+        with self._changed:
+            self._going += 1
+            if self._going == 1:
+                threading.Thread(target=self._tick, name="llmwit-epoch", daemon=True).start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._going -= 1
+                self._changed.notify_all()
+            del _asked.ask
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(TICK_SECONDS)
+            self.engine.increment_epoch()
+            with self._changed:
+                if not self._going:
+                    return
+
+
+_engine: Engine | None = None
+_engine_lock = threading.Lock()
+
+
+def the_engine() -> Engine:
+    """The engine of this process. A forked process gets its own, since threads are not forked."""
+    global _engine
+    with _engine_lock:
+        if _engine is None or _engine.pid != os.getpid():
+            _engine = Engine()
+        return _engine
+
+
+class Printed:
+    """What a guest writes to its standard output or error: the last of it, and each part at once."""
+
+    def __init__(self, show: Callable[[str], None] | None = None) -> None:
+        self._kept = b""
+        self._show = show
+
+    def __call__(self, data: bytes) -> None:
+        self._kept = (self._kept + data)[-OUTPUT_BYTES:]
+        if self._show is not None:
+            self._show(data.decode(errors="replace"))
+
+    @property
+    def last_line(self) -> str:
+        """The last line that is not empty."""
+        lines = self._kept.decode(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@contextmanager
+def store(
+    engine: Engine, memory: int, dirs: Mapping[str, tuple[str, bool]], env: Mapping[str, str],
+    out: Printed, err: Printed,
+) -> Iterator[wasmtime.Store]:  # fmt: skip
+    """A store for one call, with the limits and with what is granted.
+
+    `memory` is in bytes. `dirs` has the guest's names of folders, each with the folder here and
+    whether the guest may write. A guest has clocks and random numbers; it has no network, and no
+    file or variable that is not granted.
+    """
+    with LIBRARY_LOCK:
+        made = wasmtime.Store(engine.engine)
+        wasi = wasmtime.WasiConfig()
+        wasi.env = list(env.items())
+        for name, (folder, writable) in dirs.items():
+            wasi.preopen_dir(folder, name, writable)
+        wasi.stdout_custom = out
+        wasi.stderr_custom = err
+        made.set_wasi(wasi)
+    made.set_limits(
+        memory_size=memory, table_elements=MOST_TABLE_ELEMENTS, instances=MOST_INSTANCES,
+        tables=MOST_TABLES, memories=MOST_MEMORIES,
+    )  # fmt: skip
+    _bindings._wasmtime_store_epoch_deadline_callback(
+        made.ptr(), _at_deadline, None, _NOTHING_TO_FREE
+    )
+    made.set_epoch_deadline(1)
+    try:
+        yield made
+    finally:
+        with LIBRARY_LOCK:
+            made.close()
