@@ -12,12 +12,11 @@ import numpy as np
 import psutil
 import pytest
 
-from llmwit_magic import Component
+from llmwit_magic import Component, api
 from llmwit_magic.contract.request import DEFAULT_MODEL, Request
 from llmwit_magic.contract.wit import InferencingParams, InferencingResult
 from llmwit_magic.errors import ComponentFailed
 from llmwit_magic.running.session import Session
-from llmwit_magic.runlog.selection import Selection
 
 ANNA = "Hello, Ben! What is your favourite fruit?"
 TURNS = [
@@ -55,7 +54,7 @@ def python(session: Session, prompt: str | None, **fields: Any) -> InferencingRe
 
 def rows(session: Session) -> list[dict[str, Any]]:
     """The rows of the log, the newest first."""
-    return session.log.rows(Selection())
+    return session.log.rows()[::-1]
 
 
 def seen(result: dict[str, Any]) -> tuple[Any, ...]:
@@ -72,7 +71,7 @@ def told(result: InferencingResult) -> tuple[Any, ...]:
     assert result.finish_reason is not None
     usage = result.usage
     return (
-        result.text, result.finish_reason.value,
+        result.text, result.finish_reason.value.replace("_", "-"),
         usage.prompt_token_count, usage.generated_token_count,
     )  # fmt: skip
 
@@ -104,7 +103,11 @@ def test_a_guest_sees_all_three_reasons(session: Session, example: Example) -> N
     expected = [
         ("stop", reply(plain), python(session, CHAT, **given)),
         ("length", reply(plain, limit=1), python(session, CHAT, **given | {"max_tokens": 1})),
-        ("content_filter", reply(filtered), python(session, CHAT, **given, content_filters=filters)),
+        (
+            "content-filter",
+            reply(filtered),
+            python(session, CHAT, **given, content_filters=filters),
+        ),
     ]
     for reason, found, wanted in expected:
         assert found["finish_reason"] == reason
@@ -116,12 +119,12 @@ def test_a_guest_gets_the_three_errors(session: Session, example: Example) -> No
     chat = example("chat")
     with pytest.raises(ComponentFailed, match="reply returns an error: 'model-not-supported'"):
         chat.call("reply", "no-such-model", TURNS, "Ben", None, 1)
-    with pytest.raises(ComponentFailed, match="reply returns an error: .*'invalid-input': 'seed"):
+    with pytest.raises(ComponentFailed, match=r"reply returns an error: .*'invalid-input': 'seed"):
         reply(chat, seed=2**63)
     before = rows(session)[0]["run_id"]
     killer = threading.Thread(target=kill_the_engine, args=(session, before))
     killer.start()
-    with pytest.raises(ComponentFailed, match="returns an error: .*'runtime-error': .*EngineDied"):
+    with pytest.raises(ComponentFailed, match=r"returns an error: .*'runtime-error': .*EngineDied"):
         chat.call("reply", DEFAULT_MODEL, [{"speaker": "A", "text": "Go on."}], "B", 1500, 3)
     killer.join()
     assert rows(session)[0]["status"] == "error"
@@ -158,20 +161,16 @@ def test_a_stream_gives_the_text_bit_by_bit(session: Session, example: Example) 
 def test_a_dropped_stream_ends_its_run(session: Session, example: Example) -> None:
     """The guest leaves a long answer; its run ends within 0.3 s, and the row says interrupted."""
     chat = example("chat")
-    began = time.monotonic()
     found = chat.call("reply-streamed", DEFAULT_MODEL, TURNS, "Ben", 1500, 3, 20)
-    after = time.monotonic() - began - found["arrivals"][-1]["seconds"]
     assert found["end"] is None
-    assert after < 0.3  # it includes making the instance
     row = rows(session)[0]
+    assert row["total_seconds"] - found["arrivals"][-1]["seconds"] < 0.3
     assert row["status"] == "interrupted"
     assert row["finish_reason"] is None
     assert row["text"].startswith("".join(each["text"] for each in found["arrivals"]))
 
 
-def shortened(
-    session: Session, **params: Any
-) -> Iterator[tuple[InferencingResult, Sequence[str]]]:
+def shortened(session: Session, **params: Any) -> Iterator[tuple[InferencingResult, Sequence[str]]]:
     """What `shorten` does, by Python's functions."""
     left: Sequence[str] = PARAGRAPHS
     while True:
@@ -186,17 +185,17 @@ def shortened(
 def test_a_cut_answer_is_asked_for_again_with_less_text(session: Session, example: Example) -> None:
     """In a small context the first answer is cut; the last one fits, and is Python's."""
     context = {"context_length": 208}
-    before = rows(session)[0]["run_id"] if rows(session) else 0
+    before = len(rows(session))
     found = example("shorten", **context).call(
         "ask", DEFAULT_MODEL, "\n\n".join(PARAGRAPHS), SUMMARIZE, None, 1
     )
-    ours = [row for row in reversed(rows(session)) if row["run_id"] > before]
+    ours = rows(session)[::-1][before:]
     python_s = list(shortened(session, max_tokens=None, seed=1, **context))
     last, left = python_s[-1]
     assert seen(found["outcome"]) == told(last)
     assert found["paragraphs"] == len(left) < len(PARAGRAPHS)
     assert [row["text"] for row in ours] == [result.text for result, _ in python_s]
-    assert [row["finish_detail"] for row in ours][0] == "context_full"
+    assert ours[0]["finish_detail"] == "context_full"
     assert ours[-1]["finish_reason"] == "stop"
 
 
@@ -218,12 +217,13 @@ def test_a_guest_for_spin_gets_what_python_gets(session: Session, example: Examp
         spin.call("ask", "llama2-chat", "Hi", None)
 
 
-def test_a_guest_for_spin_gets_vectors(session: Session, example: Example) -> None:
+def test_a_guest_for_spin_gets_vectors(
+    session: Session, example: Example, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The two texts that are most alike are those that Python finds."""
+    monkeypatch.setattr(api, "current_session", lambda: session)
     texts = ["The dog barks.", "A cat sleeps.", "The dog barks loudly.", "Taxes rise."]
-    from llmwit_magic import embed
-
-    vectors = np.asarray(embed(texts))
+    vectors = np.asarray(api.generate_embeddings(DEFAULT_MODEL, texts).embeddings)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     pairs = list(combinations(range(len(texts)), 2))
     wanted = max(pairs, key=lambda pair: float(vectors[pair[0]] @ vectors[pair[1]]))
@@ -232,12 +232,16 @@ def test_a_guest_for_spin_gets_vectors(session: Session, example: Example) -> No
 
 
 def test_a_guest_for_pharia_gets_what_python_gets(session: Session, example: Example) -> None:
-    """Several answers of one call, in their order, with the probability of each token."""
+    """Several answers of one call, in their order, with the probability of each token.
+
+    Pharia's interface has no repeat penalty, so it is off.
+    """
+    given: dict[str, Any] = {"max_tokens": 8, "stop": (".",), "seed": 7, "repeat_penalty": 1.0}
     prompts = ["The capital of France is", "The opposite of hot is"]
     found = example("pharia", seed=7).call("ask-all", DEFAULT_MODEL, prompts, 8, ["."])
     assert len(found) == len(prompts)
     for answer, prompt in zip(found, prompts, strict=True):
-        wanted = python(session, prompt, max_tokens=8, stop=(".",), seed=7, top_logprobs=0)
+        wanted = python(session, prompt, **given, top_logprobs=0)
         assert answer["text"] == wanted.text
         assert answer["finish_reason"] == wanted.finish_reason
         assert answer["usage"] == {
@@ -245,12 +249,14 @@ def test_a_guest_for_pharia_gets_what_python_gets(session: Session, example: Exa
             "completion": wanted.usage.generated_token_count,
         }
         assert answer["logprobs"] == [token.logprob for token in wanted.tokens or ()]
-        assert len(answer["logprobs"]) >= wanted.usage.generated_token_count > 0
+        assert answer["logprobs"]
 
 
 def test_a_guest_for_pharia_can_leave_a_stream(session: Session, example: Example) -> None:
-    text = example("pharia", seed=3).call("ask-streamed", DEFAULT_MODEL, "Once upon a time", None, 5)
+    text = example("pharia", seed=3).call(
+        "ask-streamed", DEFAULT_MODEL, "Once upon a time", None, 5
+    )
     assert rows(session)[0]["status"] == "interrupted"
-    whole = python(session, "Once upon a time", max_tokens=60, seed=3)
+    whole = python(session, "Once upon a time", max_tokens=60, seed=3, repeat_penalty=1.0)
     assert text
     assert whole.text.startswith(text)
