@@ -69,7 +69,7 @@ def _made(engine: Engine, source: bytes) -> component.Component:
             why = "it is a core module: make a component of it, as `wasm-tools component new` does"
         else:
             why = str(error)
-        raise InvalidInput(f"this is no WebAssembly component: {why}") from None
+        raise InvalidInput(f"it is no WebAssembly component: {why}") from None
 
 
 def _kept(engine: Engine, digest: str) -> component.Component | None:

@@ -13,7 +13,7 @@ from typing import Any
 import wasmtime
 from wasmtime.component import ComponentInstanceType, Func, FuncType, Instance
 
-from ..base.background import STOP_SECONDS, in_background, started, wait_patiently
+from ..base.background import GRACE_SECONDS, in_background, started, wait_patiently
 from ..contract.record import shown
 from ..contract.request import DEFAULT_MODEL, ModelSpec, Request
 from ..errors import ComponentFailed, InferenceError, Interrupted, InvalidInput, one_line
@@ -21,7 +21,7 @@ from ..running.run import Run
 from ..running.session import Session, current_session
 from .compiled import compiled
 from .guest_call import Granted, GuestCall
-from .guest_values import lowered, outcome
+from .guest_values import lowered, outcome, type_name
 from .linking import enter, linker_of
 from .sandbox import Printed, store, the_engine
 
@@ -100,17 +100,30 @@ class Component:
         self._granted = Granted(self.name, self.sha256, _models(model), seed, options)
         Request(model=DEFAULT_MODEL, prompt="", params={"seed": seed}, **options)  # raises early
         self._engine = the_engine()
-        # A thread does it: no interrupt comes in its middle, and the cache gets what it has made.
-        self._compiled = in_background(
-            lambda: compiled(self._engine, source, self.sha256), lambda: None, 0.1, "llmwit-compile"
-        )
-        self._exports = _exports(self._engine.engine, self._compiled)
+        try:
+            # A thread does it: no interrupt comes in its middle, and the cache gets what it makes.
+            self._compiled = in_background(
+                lambda: compiled(self._engine, source, self.sha256), lambda: None, 0.1,
+                "llmwit-compile",
+            )  # fmt: skip
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.name}: {error}") from None
+        self._functions = _functions(self._engine.engine, self._compiled)
+        self._exports = {"#".join(path): path for path in self._functions}
         self._linker = linker_of(self._engine, self._compiled)
 
     @property
     def exports(self) -> tuple[str, ...]:
         """The functions that can be called: `NAME`, or `INTERFACE#NAME`."""
         return tuple(self._exports)
+
+    def parameters(self, export: str) -> dict[str, str]:
+        """The names of a function's parameters, each with its type in the words of WIT.
+
+        Raises `InvalidInput` as `call` does for the function's name.
+        """
+        kinds = self._functions[self._path(export)].params
+        return {name: type_name(kind) for name, kind in kinds}
 
     def call(self, export: str, /, *arguments: Any) -> Any:
         """Call a function that the component exports, in a new instance, and return its value.
@@ -136,7 +149,7 @@ class Component:
             while not wait([result], STEP_SECONDS).done:
                 if call.is_late:
                     call.cancel()
-                    wait_patiently(lambda left: bool(wait([result], left).done), STOP_SECONDS)
+                    wait_patiently(lambda left: bool(wait([result], left).done), GRACE_SECONDS)
                     break
                 while not call.begun.empty():
                     show(call.begun.get())
@@ -144,7 +157,7 @@ class Component:
                 show(call.begun.get())
         except KeyboardInterrupt:
             call.cancel()
-            wait_patiently(lambda left: bool(wait([result], left).done), STOP_SECONDS)
+            wait_patiently(lambda left: bool(wait([result], left).done), GRACE_SECONDS)
             raise Interrupted(f"{self.name} was stopped; its runs are kept in the log") from None
         finally:
             call.close()
@@ -173,10 +186,10 @@ class Component:
         try:
             with self._engine.ticking(call.why_not), made as its_store:
                 instance = self._linker.instantiate(its_store, self._compiled)
-                function = _function(instance, its_store, path)
-                kind = function.type(its_store)
+                kind = self._functions[path]
                 values = _arguments(kind.params, arguments, export)
-                value, error = outcome(function(its_store, *values), kind.result)
+                returned = _function(instance, its_store, path)(its_store, *values)
+                value, error = outcome(returned, kind.result)
         except wasmtime.WasmtimeError as error:
             raise self._failed(call, error, err) from None
         if error is not None:
@@ -251,17 +264,18 @@ def _models(model: Any) -> Mapping[str, str] | str:
     return {name: ModelSpec(model=os.fspath(target)).model for name, target in given.items()}
 
 
-def _exports(engine: wasmtime.Engine, made: Any) -> dict[str, tuple[str, ...]]:
-    """The functions of a component by their names, each with its place."""
-    found: dict[str, tuple[str, ...]] = {}
+def _functions(engine: wasmtime.Engine, made: Any) -> dict[tuple[str, ...], FuncType]:
+    """The types of a component's functions by their places."""
+    found: dict[tuple[str, ...], FuncType] = {}
     for name, extern in made.type.exports(engine).items():
         kind = extern.ty
         if isinstance(kind, FuncType):
-            found[name] = (name,)
+            found[name,] = kind
         elif isinstance(kind, ComponentInstanceType):
             for inner, item in kind.exports(engine).items():
-                if isinstance(item.ty, FuncType):
-                    found[f"{name}#{inner}"] = (name, inner)
+                its_kind = item.ty
+                if isinstance(its_kind, FuncType):
+                    found[name, inner] = its_kind
     return found
 
 

@@ -97,6 +97,30 @@ def outcome(value: Any, kind: Any) -> tuple[Any, Any | None]:
     return (found, None) if case == "ok" else (None, "an error" if found is None else found)
 
 
+def type_name(kind: Any) -> str:
+    """A type in the words of WIT: `list<u8>`, or `record { name: string }`."""
+    if isinstance(kind, component.ListType):
+        return f"list<{type_name(kind.element)}>"
+    if isinstance(kind, component.OptionType):
+        return f"option<{type_name(kind.payload)}>"
+    if isinstance(kind, component.TupleType):
+        return f"tuple<{', '.join(map(type_name, kind.elements))}>"
+    if isinstance(kind, component.RecordType):
+        fields = ", ".join(f"{name}: {type_name(inner)}" for name, inner in kind.fields)
+        return f"record {{ {fields} }}"
+    if isinstance(kind, component.EnumType | component.FlagsType):
+        form = "enum" if isinstance(kind, component.EnumType) else "flags"
+        return f"{form} {{ {', '.join(kind.names)} }}"
+    if isinstance(kind, component.VariantType | component.ResultType):
+        cases = (
+            name if inner is None else f"{name}({type_name(inner)})"
+            for name, inner in kind._cases()
+        )
+        form = "variant" if isinstance(kind, component.VariantType) else "result"
+        return f"{form} {{ {', '.join(cases)} }}"
+    return type(kind).__name__.lower().removesuffix("type")
+
+
 def _case_of(value: Any, kind: Any) -> tuple[str, Any, Any]:
     """The case of a value, the case's type and its payload.
 

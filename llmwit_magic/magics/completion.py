@@ -24,7 +24,8 @@ from .infer_preset import FLAGS
 _CELL = re.compile(r"\s*%%infer[ \t](.*)", re.DOTALL)
 _LINE = re.compile(
     r"\s*(?:[\w.,\[\] ]+=\s*)?"
-    r"%(infer_log|infer_replay|infer_models|infer_unload|infer_llama_server|infer_preset)[ \t](.*)"
+    r"%(infer_log|infer_replay|infer_models|infer_unload|infer_llama_server|infer_preset|"
+    r"infer_component)[ \t](.*)"
 )
 _MODEL_ENDINGS = (".gguf", ".ggml", ".bin")
 _SEPARATORS = (os.sep, os.altsep or os.sep)
@@ -96,6 +97,8 @@ class Completer:
             return _beginning(self._local_models(), typed)
         if name == "infer_llama_server":
             return self._of_server(typed, last)
+        if name == "infer_component" and last not in ("-m", "--model"):
+            return self._of_component(typed, last)
         if name == "infer_models":
             return []
         if last == "--preset" or (name == "infer_preset" and len(words) == 1):
@@ -130,6 +133,14 @@ class Completer:
         if typed.startswith("-"):
             return _beginning(list(self._flags["infer_llama_server"]), typed)
         return _beginning(self._local_models(), typed) + list(_paths(typed, (".gguf",)))
+
+    def _of_component(self, typed: str, last: str) -> list[str]:
+        """On the line of `%infer_component`."""
+        if self._flags["infer_component"].get(last):
+            return []
+        if typed.startswith("-"):
+            return _beginning(list(self._flags["infer_component"]), typed)
+        return list(_paths(typed, (".wasm",)))
 
 
 def _beginning(names: Sequence[str], typed: str) -> list[str]:

@@ -18,11 +18,12 @@ from ..views import text
 from ..views.frontend import Reach, has_page, reach_of
 from . import completion
 from .infer import InferMagics
+from .infer_component import ComponentMagics
 from .infer_log import LogMagics
 from .infer_preset import PresetMagics
 from .infer_server import ServerMagics, own_server_names
 
-OURS = (InferMagics, LogMagics, ServerMagics, PresetMagics)
+OURS = (InferMagics, LogMagics, ServerMagics, PresetMagics, ComponentMagics)
 IDLE_SECONDS = 0.1
 """How long after the loading the page for saved buttons is opened."""
 
@@ -39,6 +40,7 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
     shell.register_magics(LogMagics(shell, magics))
     shell.register_magics(ServerMagics(shell, magics))
     shell.register_magics(PresetMagics(shell))
+    shell.register_magics(ComponentMagics(shell, magics))
     _register_formatters(shell, magics)
     completion.register(
         shell,
@@ -49,6 +51,7 @@ def load(shell: Any, standby: ChildProcess | None = None) -> None:
             for name, magic in {
                 "infer_log": LogMagics.infer_log,
                 "infer_llama_server": ServerMagics.infer_llama_server,
+                "infer_component": ComponentMagics.infer_component,
             }.items()
         },
     )

@@ -57,6 +57,23 @@ def interpolate(text: str, namespace: Mapping[str, Any]) -> str:
     return fill(text, namespace).text
 
 
+def value_of(text: str, namespace: Mapping[str, Any]) -> tuple[Any] | None:
+    """The value itself that a text names, where the text is one `{{…}}` and nothing else.
+
+    It is the only item of a tuple; None is for any other text. Raises `InvalidInput` as `fill` does.
+    """
+    match = _PLACE.fullmatch(text.strip())
+    if match is None:
+        return None
+    place = _Place((match[1] or match[2]).strip())
+    try:
+        return (place.value(place.tree, namespace),)
+    except InvalidInput:
+        raise
+    except Exception as error:
+        raise InvalidInput(f"{place.shown}: {type(error).__name__}: {error}") from None
+
+
 def literal(text: str) -> str:
     """The `{{'…'}}` that stands for this very text, on one line."""
     quoted = repr('"' + text)[2:-1]  # `repr` takes single quotes for a text with a double one
