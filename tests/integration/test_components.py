@@ -169,7 +169,7 @@ def test_errors_are_the_variants(session: Session, tiny_model: Path, tmp_path: P
     assert str(tmp_path) not in str(outcomes)
     for interface, ask in (WAYS["0.1.0"], WAYS["spin"]):
         other = component(forwarder(interface), session, model=models)
-        with pytest.raises(ComponentFailed, match="'invalid-input': 'top_p: 2.0"):
+        with pytest.raises(ComponentFailed, match=r"'invalid-input': 'top_p: 2\.0"):
             ask(other, top_p=2.0)
         with pytest.raises(ComponentFailed, match="returns an error: 'model-not-supported'"):
             other.call("infer", "other", PROMPT, None)

@@ -1,0 +1,171 @@
+"""Compiled components in the cache: kept privately, and loaded only where nothing is in doubt."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from wasmtime import component
+
+from llmwit_magic.components import compiled as kept
+from llmwit_magic.components.compiled import compiled, path_of
+from llmwit_magic.components.sandbox import the_engine
+from llmwit_magic.errors import InvalidInput
+
+SOURCE = b"(component)"
+DIGEST = hashlib.sha256(SOURCE).hexdigest()
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The sources that were compiled, in a cache of its own. The compiler is the real one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kept, "cache_folder", lambda: tmp_path)
+    sources: list[bytes] = []
+    compiler = component.Component
+
+    class Counted(compiler):  # type: ignore[valid-type, misc]
+        def __init__(self, engine: object, source: bytes) -> None:
+            sources.append(source)
+            super().__init__(engine, source)
+
+    monkeypatch.setattr(kept.component, "Component", Counted)
+    return sources
+
+
+def load() -> component.Component:
+    return compiled(the_engine(), SOURCE, DIGEST)
+
+
+def test_a_component_is_compiled_once(made: list[bytes]) -> None:
+    """The second time, the compiled form comes from memory, and in another process from the cache."""
+    first = load()
+    assert load() is first
+    del first
+    load()
+    assert made == [SOURCE]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes of this kind")
+def test_the_compiled_form_is_this_user_s_alone(made: list[bytes]) -> None:
+    """Nobody else can read or write the folder and the file, whatever the umask is."""
+    before = os.umask(0)
+    try:
+        load()
+    finally:
+        os.umask(before)
+    path = path_of(DIGEST)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [each.name for each in path.parent.iterdir()] == [path.name]  # no remains
+
+
+def changed_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def shortened(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def of_another_component(path: Path) -> None:
+    """The whole and right file of another component, under this one's name."""
+    other = b"(component (core module))"
+    digest = hashlib.sha256(other).hexdigest()
+    compiled(the_engine(), other, digest)
+    path.unlink()
+    path_of(digest).rename(path)
+
+
+def readable(path: Path) -> None:
+    path.chmod(0o644)
+
+
+def writable_folder(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+def linked(path: Path) -> None:
+    target = path.with_name("target")
+    path.rename(target)
+    path.symlink_to(target)
+
+
+def linked_twice(path: Path) -> None:
+    os.link(path, path.parent.parent / "again")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+DOUBTS = [changed_byte, shortened, emptied, of_another_component]
+POSIX_DOUBTS = [readable, writable_folder, linked, linked_twice, pipe]
+
+
+@pytest.mark.parametrize("doubt", DOUBTS + ([] if sys.platform == "win32" else POSIX_DOUBTS))
+def test_a_doubtful_form_is_made_again(made: list[bytes], doubt: Callable[[Path], None]) -> None:
+    """Where file, owner, mode or bytes are not as they were written, the component is compiled again,
+    and what is kept then is right."""
+    load()
+    path = path_of(DIGEST)
+    doubt(path)
+    load()
+    assert made.count(SOURCE) == 2
+    load()
+    assert made.count(SOURCE) == 2
+    if sys.platform != "win32":
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+        assert stat.S_ISREG(path.lstat().st_mode)
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no owners of this kind")
+def test_a_form_of_another_user_is_not_loaded(
+    made: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file or folder that another user owns is left alone, and the component is compiled."""
+    load()
+    user = os.geteuid()
+    monkeypatch.setattr(kept.os, "geteuid", lambda: user + 1)
+    load()
+    load()
+    assert made == [SOURCE] * 3
+    assert path_of(DIGEST).exists()
+
+
+def test_where_nothing_can_be_kept_it_is_compiled_each_time(
+    made: list[bytes], tmp_path: Path
+) -> None:
+    """A cache that cannot be written keeps no component from running."""
+    (tmp_path / "components").write_text("a file in the place of the folder", encoding="utf-8")
+    load()
+    load()
+    assert made == [SOURCE] * 2
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (b"not wasm", "it is no WebAssembly component"),
+        (b"\0asm\x01\0\0\0", "it is a core module"),
+        (b"(component (import", "it is no WebAssembly component"),
+    ],
+)
+def test_what_is_no_component_is_refused_in_one_line(source: bytes, said: str) -> None:
+    """Other files are refused, a core module with what to do."""
+    with pytest.raises(InvalidInput, match=said) as error:
+        compiled(the_engine(), source, hashlib.sha256(source).hexdigest())
+    assert "\n" not in str(error.value)

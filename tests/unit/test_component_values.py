@@ -1,0 +1,182 @@
+"""Values of Python become values of a component by its types, and come back the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy
+import pytest
+
+from llmwit_magic import Component
+from llmwit_magic.errors import ComponentFailed, InvalidInput
+from tests.support.wat_guests import MEMORY, OPTIONS
+
+
+def echo(kind: str, size: int, flat: str) -> Component:
+    """A component whose `echo` returns its argument, of one type, out of a place in memory.
+
+    `flat` are stores of the core parameters, and `size` the bytes of the value.
+    """
+    return Component(
+        f"""(component
+      {MEMORY}
+      (core module $main
+        (import "libc" "memory" (memory 1))
+        (import "libc" "realloc" (func $new (param i32 i32 i32 i32) (result i32)))
+        {flat.replace("NEW", f"(call $new (i32.const 0) (i32.const 0) (i32.const 8) (i32.const {size}))")})
+      (core instance $main (instantiate $main (with "libc" (instance $libc))))
+      {kind}
+      (export $t "t" (type $type))
+      (func (export "echo") (param "it" $t) (result $t)
+        (canon lift (core func $main "echo") {OPTIONS})))""".encode()
+    )
+
+
+PLAIN = """(func (export "echo") (param {0}) (result {0}) (local.get 0))"""
+TWO = """(func (export "echo") (param i32 i32) (result i32) (local $at i32)
+  (local.set $at NEW)
+  (i32.{0} (local.get $at) (local.get 0)) (i32.store offset=4 (local.get $at) (local.get 1))
+  (local.get $at))"""
+
+
+def plain(kind: str, core: str = "i32") -> Component:
+    return echo(f"(type $type {kind})", 8, PLAIN.format(core))
+
+
+def two(kind: str, tag: str = "store8") -> Component:
+    return echo(f"(type $type {kind})", 8, TWO.format(tag))
+
+
+@pytest.mark.parametrize(
+    ("kind", "core", "value", "back"),
+    [
+        ("u8", "i32", 255, 255), ("s8", "i32", -128, -128), ("u32", "i32", 2**32 - 1, 2**32 - 1),
+        ("u64", "i64", 2**64 - 1, 2**64 - 1), ("s64", "i64", -(2**63), -(2**63)),
+        ("u16", "i32", numpy.int64(7), 7), ("bool", "i32", True, True), ("char", "i32", "é", "é"),
+        ("f32", "f32", 1.1, 1.1), ("f32", "f32", 3, 3.0), ("f64", "f64", numpy.float32(0.1), 0.1),
+        ('(enum "no" "not-yet")', "i32", "not_yet", "not-yet"),
+        ('(flags "a" "b-c")', "i32", ["b_c"], ["b-c"]), ('(flags "a" "b-c")', "i32", "a", ["a"]),
+        ('(record (field "is-it" bool))', "i32", {"is_it": True}, {"is_it": True}),
+        ('(record (field "is-it" bool))', "i32", {"is-it": False}, {"is_it": False}),
+    ],
+)  # fmt: skip
+def test_small_values(kind: str, core: str, value: Any, back: Any) -> None:
+    """Numbers, words, flags and records of one field cross both ways."""
+    assert plain(kind, core).call("echo", value) == back
+
+
+@pytest.mark.parametrize(
+    ("kind", "tag", "value", "back"),
+    [
+        ("string", "store", "grüße 🙂", "grüße 🙂"), ("(list u8)", "store", b"\x00\xff", b"\x00\xff"),
+        ("(list u8)", "store", "é", "é".encode()), ("(list u8)", "store", [1, 2], b"\x01\x02"),
+        ("(list string)", "store", ["a", ""], ["a", ""]),
+        ("(list u32)", "store", numpy.arange(3), [0, 1, 2]), ("(list u32)", "store", (), []),
+        ("(option u32)", "store8", None, None), ("(option u32)", "store8", 0, 0),
+        ("(tuple u32 u32)", "store", (1, 2), (1, 2)), ("(tuple u32 u32)", "store", [1, 2], (1, 2)),
+        ('(variant (case "none-of-it") (case "some" u32))', "store8", "none_of_it", "none-of-it"),
+        ('(variant (case "none-of-it") (case "some" u32))', "store8", {"some": 3}, {"some": 3}),
+        ('(variant (case "a" u32) (case "b" u32))', "store8", {"b": 3}, {"b": 3}),
+    ],
+)  # fmt: skip
+def test_values_of_two_words(kind: str, tag: str, value: Any, back: Any) -> None:
+    """Texts, lists, options, tuples and variants cross both ways."""
+    assert two(kind, tag).call("echo", value) == back
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("u8", 256, "it: 256 is not valid: it must be a whole number from 0 to 255"),
+        ("u8", True, "it: True is not valid"), ("u8", 1.5, "it: 1.5 is not valid"),
+        ("u8", "1", "it: '1' is not valid"), ("bool", 1, "it: 1 is not valid: it must be true or"),
+        ("char", "ab", "it must be one character"),
+        ('(enum "no" "yes")', "maybe", "it must be one of no, yes"),
+        ('(flags "a")', ["b"], "it must be one of a"),
+        ('(record (field "is-it" bool))', {}, "it needs 'is-it'"),
+        ('(record (field "is-it" bool))', {"is-it": True, "x": 1}, "it has no field 'x'"),
+        ('(record (field "is-it" bool))', {"is-it": 1}, r"it\.is-it: 1 is not valid"),
+        ('(record (field "is-it" bool))', [True], "it must be a mapping of its fields"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_named(kind: str, value: Any, said: str) -> None:
+    """An argument that does not fit is refused with its name, its value and what it must be."""
+    with pytest.raises(InvalidInput, match=said):
+        plain(kind).call("echo", value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "said"),
+    [
+        ("string", "\ud800", "without lone surrogates"), ("string", 1, "it must be a text"),
+        ("(list u32)", "12", "it must be a list"),
+        ("(list u32)", [1, "x"], r"it\[1\]: 'x' is not valid"),
+        ("(tuple u32 u32)", [1], "it must be a list of 2 values"),
+        ('(variant (case "a") (case "b" u32))', {"a": 1}, "a takes no value"),
+        ('(variant (case "a") (case "b" u32))', {"c": 1}, "it must be one of a, b"),
+    ],
+)  # fmt: skip
+def test_bad_values_of_two_words_are_named(kind: str, value: Any, said: str) -> None:
+    """The place in a list stands in the message."""
+    with pytest.raises(InvalidInput, match=said):
+        two(kind, "store").call("echo", value)
+
+
+def test_the_error_of_a_result_is_raised() -> None:
+    """`ok` is the value, and an error is raised."""
+    guest = Component(
+        b"""(component
+          (core module $main (func (export "go") (param i32) (result i32) (local.get 0)))
+          (core instance $main (instantiate $main))
+          (func (export "go") (param "fails" bool) (result (result))
+            (canon lift (core func $main "go"))))"""
+    )
+    assert guest.call("go", False) is None
+    with pytest.raises(ComponentFailed, match="go returns an error: 'an error'"):
+        guest.call("go", True)
+
+
+def test_exports_are_named() -> None:
+    """A function of an interface is found by its name, if no other has it; else all are told."""
+    function = """(component
+      (core module $main (func (export "go")))
+      (core instance $main (instantiate $main))
+      (func $go (canon lift (core func $main "go")))
+      (instance $one (export "go" (func $go)) (export "only" (func $go)))
+      (export "our:own/one@1.0.0" (instance $one))
+      (export "our:own/two" (instance $one)))"""
+    guest = Component(function.encode())
+    assert guest.exports == (
+        "our:own/one@1.0.0#go", "our:own/one@1.0.0#only", "our:own/two#go", "our:own/two#only",
+    )  # fmt: skip
+    guest.call("our:own/two#go")
+    with pytest.raises(InvalidInput, match="is the name of several"):
+        guest.call("go")
+    with pytest.raises(InvalidInput, match="'gone' is not exported: it exports our:own/one"):
+        guest.call("gone")
+    with pytest.raises(InvalidInput, match="takes nothing: 1 arguments were given"):
+        guest.call("our:own/two#go", 1)
+
+
+def test_types_have_the_words_of_wit() -> None:
+    """The list of exports says what each takes."""
+    guest = two('(variant (case "a") (case "b" u32))')
+    assert guest.parameters("echo") == {"it": "variant { a, b(u32) }"}
+    assert two("(list string)", "store").parameters("echo") == {"it": "list<string>"}
+    assert plain('(record (field "is-it" bool))').parameters("echo") == {
+        "it": "record { is-it: bool }"
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"memory": 0}, "memory: 0 is not valid"), ({"seconds": -1}, "seconds: -1 is not valid"),
+        ({"temperature": 0}, "temperature has no effect on a component"), ({"seed": -1}, "seed"),
+        ({"dirs": {"/a": (".", "x")}}, "it must be r or rw"), ({"threads": 0}, "threads"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused_at_once(options: dict[str, Any], said: str) -> None:
+    """An option that cannot be, or has no effect, is refused by name."""
+    with pytest.raises(InvalidInput, match=said):
+        Component(b"(component)", **options)
