@@ -84,6 +84,7 @@ def reply(chat: Component, seed: int = STOPS_AT_ANNA, limit: int | None = None) 
 def test_a_chat_stops_at_the_next_speaker(session: Session, example: Example) -> None:
     """Text, reason and usage are Python's. The row has the component's name and hash."""
     chat = example("chat")
+    assert chat.exports == ("reply", "reply-streamed")
     found = reply(chat)
     row = rows(session)[0]
     assert row["stop_sequence"] == "\nAnna:"
