@@ -74,14 +74,38 @@ def linker_of(engine: Engine, compiled: component.Component) -> component.Linker
     with LIBRARY_LOCK:
         if compiled not in _linkers:
             linker = component.Linker(engine.engine)
-            imports = compiled.type.imports(engine.engine)
-            if any(re.fullmatch(WASI, name) for name in imports):
+            imports = {name: item.ty for name, item in compiled.type.imports(engine.engine).items()}
+            ours = _not_of_wasi(engine, imports)
+            if ours != imports.keys():
                 linker.add_wasip2()
-            for name, item in imports.items():
-                if not re.fullmatch(WASI, name):
-                    _define(linker, engine, name, item.ty)
+                linker.allow_shadowing = True
+            for name in ours:
+                _define(linker, engine, name, imports[name])
             _linkers[compiled] = _Kept(linker)
         return _linkers[compiled].linker
+
+
+def _not_of_wasi(engine: Engine, imports: Mapping[str, Any]) -> list[str]:
+    """The imports that wasmtime's WASI does not give, in their order.
+
+    An interface that is not served may have a resource in common with one of WASI, as `wasi:http`
+    has streams. A resource has one type everywhere, so that interface of WASI is refused too.
+    """
+    resources = {name: _resources(engine, kind) for name, kind in imports.items()}
+    ours = [name for name in imports if not re.fullmatch(WASI, name)]
+    for name in ours:  # which grows
+        ours += [
+            other for other in imports
+            if other not in ours and any(each in resources[name] for each in resources[other])
+        ]  # fmt: skip
+    return [name for name in imports if name in ours]
+
+
+def _resources(engine: Engine, kind: Any) -> list[ResourceType]:
+    if not isinstance(kind, ComponentInstanceType):
+        return []
+    kinds = (item.ty for item in kind.exports(engine.engine).values())
+    return [each for each in kinds if isinstance(each, ResourceType)]
 
 
 def _define(linker: component.Linker, engine: Engine, name: str, kind: Any) -> None:

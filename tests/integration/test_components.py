@@ -26,6 +26,7 @@ from tests.support.wat_guests import (
     PHARIA_0_3,
     RUNAWAYS,
     SECOND,
+    SHARING,
     SLEEPER,
     SPIN_2,
     SPIN_UNVERSIONED,
@@ -419,6 +420,10 @@ def test_an_interface_that_is_not_served_is_refused_when_it_is_called(
     )
     with pytest.raises(ComponentFailed, match=r"calls names of pharia:skill/tool@0\.3\.11"):
         component(forwarder(tools), session).call("names")
+    shares = component(SHARING, session)
+    shares.call("go")
+    with pytest.raises(ComponentFailed, match=r"calls get of wasi:http/types@0\.2\.0"):
+        shares.call("ask")
 
 
 def test_only_granted_models_answer(session: Session, tiny_model: Path) -> None:

@@ -473,6 +473,22 @@ SLEEPER = """(component
   (func (export "go") (canon lift (core func $main "go"))))"""
 """A guest that waits for four seconds within the host's clock, where no tick reaches it."""
 
+SHARING = """(component
+  (import "wasi:io/poll@0.2.0" (instance $io (export "pollable" (type $p (sub resource)))))
+  (alias export $io "pollable" (type $pollable))
+  (import "wasi:http/types@0.2.0" (instance $http
+    (alias outer 1 $pollable (type $outer))
+    (export "pollable" (type $p (eq $outer)))
+    (export "get" (func (result (own $p))))))
+  (alias export $http "get" (func $get))
+  (core func $l-get (canon lower (func $get)))
+  (core module $main (import "host" "get" (func $get (result i32)))
+    (func (export "go")) (func (export "ask") (drop (call $get))))
+  (core instance $main (instantiate $main (with "host" (instance (export "get" (func $l-get))))))
+  (func (export "go") (canon lift (core func $main "go")))
+  (func (export "ask") (canon lift (core func $main "ask"))))"""
+"""A guest whose import of HTTP shares a resource with WASI."""
+
 ENVIRONMENT = Interface(
     "wasi:cli/environment@0.2.0",
     "interface environment { get-environment: func() -> list<tuple<string, string>>; }",
