@@ -26,7 +26,7 @@ from llmwit_magic.engines.local.model_files import LocalModel, resolve
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.models.gguf import read_header
 
-from . import browser, compare, filling, http_serving, loop, machine, shapes, ways
+from . import browser, compare, components, filling, http_serving, loop, machine, shapes, ways
 from .compare import FULL, TINY, Figures, Size
 from .report import table
 
@@ -112,6 +112,7 @@ PARTS: dict[str, Callable[[Size, compare.Say], Figures]] = {
     "browser": lambda size, say: browser.browser([ways.infer(), *_fixed()], size, say),
     "server": lambda size, say: filling.filling(_default_model().source, size, say),
     "http": http_serving.http,
+    "components": components.components,
     "memory": lambda size, say: compare.kernel_memory(ways.infer(), size, say),
 }
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -143,18 +143,19 @@ class Component:
     ) -> Any:
         """`call`, where `show` gets each run soon after it has begun, in this thread."""
         path = self._path(export)
+        if self._engine.pid != os.getpid():
+            raise InvalidInput(f"{self.name} was made in another process: make it in this one")
         call = GuestCall(self._session or current_session(), self._granted, self._seconds)
-        result = started(lambda: self._guest(call, path, export, arguments), "llmwit-component")
+        result: Future[Any] = Future()
         try:
+            result = started(lambda: self._guest(call, path, export, arguments), "llmwit-component")
             while not wait([result], STEP_SECONDS).done:
+                self._tell(call, show)
                 if call.is_late:
                     call.cancel()
                     wait_patiently(lambda left: bool(wait([result], left).done), GRACE_SECONDS)
                     break
-                while not call.begun.empty():
-                    show(call.begun.get())
-            while not call.begun.empty():  # runs that have ended meanwhile
-                show(call.begun.get())
+            self._tell(call, show)
         except KeyboardInterrupt:
             call.cancel()
             wait_patiently(lambda left: bool(wait([result], left).done), GRACE_SECONDS)
@@ -164,6 +165,15 @@ class Component:
         if not result.done():  # it waits in the system, as for a clock, and ends when that ends
             raise call.out_of_time()
         return result.result()
+
+    def _tell(self, call: GuestCall, show: Callable[[Run], None]) -> None:
+        """Show what the guest has printed and begun since the last time."""
+        while not call.printed.empty():
+            text = call.printed.get()
+            if self._output is not None:
+                self._output(text)
+        while not call.begun.empty():
+            show(call.begun.get())
 
     def _path(self, export: str) -> tuple[str, ...]:
         """Where a function lies. Raises `InvalidInput` for a name that leads to none, or to several."""
@@ -180,7 +190,7 @@ class Component:
         self, call: GuestCall, path: tuple[str, ...], export: str, arguments: Sequence[Any]
     ) -> Any:
         """What the function returns. A thread of its own does this."""
-        out, err = Printed(self._output), Printed(self._output)
+        out, err = Printed(call.printed.put), Printed(call.printed.put)
         enter(call)
         made = store(self._engine, self._memory, self._dirs, self._env, out, err)
         try:

@@ -65,6 +65,8 @@ class GuestCall:
         self.deadline = time.monotonic() + seconds
         self.begun: queue.SimpleQueue[Run] = queue.SimpleQueue()
         """The runs that have begun, for whoever draws them."""
+        self.printed: queue.SimpleQueue[str] = queue.SimpleQueue()
+        """What the guest has printed, for whoever shows it."""
         self.error: InferenceError | None = None
         """Why the host has ended the guest, where it has."""
         self.streams: dict[int, Any] = {}

@@ -144,11 +144,11 @@ def _number(store: Any, value: Any) -> Any:
 
 
 def _add_resource(instance: component.LinkerInstance, name: str, number: int) -> None:
-    def dropped(store: Any, rep: int) -> None:
+    def dropped(store: Any, call: GuestCall, rep: int) -> None:
         if number != ABSENT_TYPE:
-            the_call().drop(rep)
+            call.drop(rep)
 
-    instance.add_resource(name, ResourceType.host(number), dropped)
+    instance.add_resource(name, ResourceType.host(number), guarded(the_call, dropped))
 
 
 def _refusal(interface: str, function: str) -> HostFunction:

@@ -31,6 +31,8 @@ STACK_BYTES = 512 * 2**10
 """The stack of a guest. Python's threads have more, so endless recursion ends in a trap."""
 OUTPUT_BYTES = 64 * 2**10
 """What is kept of a guest's standard output, and as much of its standard error."""
+SHOWN_BYTES = 2**20
+"""What is shown of each while the call goes on."""
 
 LIBRARY_LOCK = threading.RLock()
 """wasmtime's Python part numbers callbacks in lists that several threads must not change at once."""
@@ -93,30 +95,33 @@ class Engine:
         config.max_wasm_stack = STACK_BYTES
         self.engine = wasmtime.Engine(config)
         self._going = 0
-        self._changed = threading.Condition()
+        self._ticks = False
+        """Whether the thread that raises the epoch is there."""
+        self._lock = threading.Lock()
 
     @contextmanager
     def ticking(self, ask: Ask) -> Iterator[None]:
         """Let the guest of this thread ask `ask` at each tick."""
         _asked.ask = ask
-        with self._changed:
+        with self._lock:
             self._going += 1
-            if self._going == 1:
+            if not self._ticks:
                 threading.Thread(target=self._tick, name="llmwit-epoch", daemon=True).start()
+                self._ticks = True
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._going -= 1
-                self._changed.notify_all()
             del _asked.ask
 
     def _tick(self) -> None:
         while True:
             time.sleep(TICK_SECONDS)
             self.engine.increment_epoch()
-            with self._changed:
+            with self._lock:
                 if not self._going:
+                    self._ticks = False
                     return
 
 
@@ -134,16 +139,21 @@ def the_engine() -> Engine:
 
 
 class Printed:
-    """What a guest writes to its standard output or error: the last of it, and each part at once."""
+    """What a guest writes to its standard output or error: the last of it, and each part at once.
 
-    def __init__(self, show: Callable[[str], None] | None = None) -> None:
+    `show` gets `SHOWN_BYTES` at most.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
         self._kept = b""
         self._show = show
+        self._left = SHOWN_BYTES
 
     def __call__(self, data: bytes) -> None:
         self._kept = (self._kept + data)[-OUTPUT_BYTES:]
-        if self._show is not None:
-            self._show(data.decode(errors="replace"))
+        if self._left > 0:
+            self._show(data[: self._left].decode(errors="replace"))
+            self._left -= len(data)
 
     @property
     def last_line(self) -> str:
