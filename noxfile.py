@@ -2,7 +2,7 @@
 
 nox -s quickstart    run examples/quickstart.ipynb for real
 nox -s pictures      take the pictures of README and docs again, light and dark
-nox -s tests         all tests: lint, unit, integration, model, hostile, gpu, browser, then the next five
+nox -s tests         all tests: lint, the folders of tests/ one after another, then the next five
 nox -s lowest        the fast tests with the lowest versions that pyproject.toml allows
 nox -s colab         the tests of magics and views with Google Colab's versions
 nox -s newest        the fast tests on the newest Python of this machine
@@ -77,7 +77,7 @@ def tests(session: nox.Session) -> None:
     browser = find_browser() or install_browser(session)
     install_mesa(session)
     failed = []
-    for folder in ("unit", "integration", "model", "hostile", "gpu", "browser"):
+    for folder in ("unit", "integration", "components", "model", "hostile", "gpu", "browser"):
         try:
             session.run("pytest", f"tests/{folder}", env={"CHROMIUM": browser})
         except CommandFailed:  # the others are still worth knowing

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from ipython_pygments_lexers import IPython3Lexer
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 from llmwit_magic import __version__
@@ -56,6 +57,7 @@ html_theme_options = {
 def setup(app: Sphinx) -> None:
     """Blocks of Python may begin with a magic, as those of the notebooks do."""
     app.add_lexer("python", IPython3Lexer)
+    app.add_lexer("wit", TextLexer)  # GitHub colours WIT, and Pygments does not know it
     app.connect("build-finished", copy_pictures)
 
 

@@ -286,7 +286,8 @@ def _functions(engine: wasmtime.Engine, made: Any) -> dict[tuple[str, ...], Func
         elif isinstance(kind, ComponentInstanceType):
             for inner, item in kind.exports(engine).items():
                 its_kind = item.ty
-                if isinstance(its_kind, FuncType):
+                # componentize-py exports its own start, which was carried out in the building.
+                if isinstance(its_kind, FuncType) and (name, inner) != ("exports", "init"):
                     found[name, inner] = its_kind
     return found
 

@@ -111,7 +111,7 @@ class ComponentMagics(Magics):
             folders[name] = (folder[:-3], "rw") if folder.endswith(":rw") else folder
         memory = _number("--memory", arguments.memory)
         return Component(
-            arguments.file,
+            fill(arguments.file, self.shell.user_ns).text,
             model=arguments.model or [self.infer.model],
             dirs=folders,
             env=dict(_pair("--env", each) for each in arguments.env),

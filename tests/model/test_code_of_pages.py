@@ -29,6 +29,11 @@ cold["infer_short_enough"] = 1
 warm = cold.assign(temperature=1)
 runs_of_all = pandas.concat([cold, warm])
 """
+COMPONENT = f"""
+import shutil
+%run {ROOT}/examples/components/build.py chat
+shutil.copy(build("chat"), "chat.wasm")
+"""
 PAGES = {
     "README.md": "",
     "docs/in_python.md": "",
@@ -42,6 +47,7 @@ PAGES = {
     "docs/presets.md": "",
     "docs/scores.md": "",
     "docs/models_in_memory.md": "",
+    "docs/wit.md": COMPONENT,
     "docs/run_log.md": "",  # at last: it asks for run 12
 }
 """The pages, and what the reader of each is supposed to have already."""
