@@ -18,7 +18,7 @@ from ..requests.interpolation import fill, value_of
 from ..requests.line import split_line
 from ..running.results import Results
 from ..running.run import Run
-from ..views.text import say
+from ..views.terminal import say
 from .cell import usage_error
 from .infer import InferMagics
 
