@@ -215,7 +215,9 @@ class Component:
         if call.is_late:
             return call.out_of_time()
         why = _cause(str(error))
-        if "exit status" in why or "unreachable" in why:
+        if isinstance(error, wasmtime.ExitTrap):
+            why = err.last_line or f"it has ended itself, with exit status {error.code}"
+        elif "unreachable" in why:
             why = err.last_line or why
         for sign, said in _LIMITS.items():
             if sign in why:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -138,6 +139,13 @@ def the_engine() -> Engine:
         return _engine
 
 
+_OF_RUNTIMES = re.compile(
+    r"^thread '.*panicked at|^note: run with `RUST_BACKTRACE|^lost sys\.stderr"
+    r"|^Python function threw an unexpected exception"
+)
+"""Lines that Rust and componentize-py print after an error."""
+
+
 class Printed:
     """What a guest writes to its standard output or error: the last of it, and each part at once.
 
@@ -157,9 +165,10 @@ class Printed:
 
     @property
     def last_line(self) -> str:
-        """The last line that is not empty."""
-        lines = self._kept.decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        """The last line that says something: an error's own words, where it has printed them."""
+        lines = self._kept.decode(errors="replace").splitlines()
+        said = (line.strip() for line in reversed(lines))
+        return next((line for line in said if line and not _OF_RUNTIMES.search(line)), "")
 
 
 @contextmanager
