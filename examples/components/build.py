@@ -24,27 +24,32 @@ NAMES = sorted(path.parent.name for path in HERE.glob("*/app.py"))
 
 
 def build(name: str) -> Path:
-    """The path of the component that is made of `NAME/app.py` and `NAME/world.wit`.
-
-    Raises `RuntimeError` with what componentize-py says, and `ValueError` for an unknown name.
-    """
+    """The path of an example's component. Raises `ValueError` for an unknown name."""
     if name not in NAMES:
         raise ValueError(f"there is no example {name!r}; there are {', '.join(NAMES)}")
-    sources = [HERE / name / "app.py", HERE / name / "world.wit", INTERFACE / "llm.wit"]
-    digest = hashlib.sha256(version("componentize-py").encode())
-    for path in sources:
+    return component_of(HERE / name)
+
+
+def component_of(folder: Path, *more: str) -> Path:
+    """The path of the component that is made of `app.py` and `world.wit` in a folder.
+
+    `more` are further options of componentize-py. Raises `RuntimeError` with what it says.
+    """
+    name = folder.name
+    digest = hashlib.sha256(repr((version("componentize-py"), name, more)).encode())
+    for path in (folder / "app.py", folder / "world.wit", INTERFACE / "llm.wit"):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     target = cache_folder() / "examples" / digest.hexdigest()[:16] / f"{name}.wasm"
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / target.name
         environment = os.environ | {"RUST_BACKTRACE": "0"}  # an error is enough without its stack
         done = subprocess.run(
             [sys.executable, "-c", "import sys; from componentize_py import script; sys.exit(script())",
-             "-q", "-d", INTERFACE, "-d", HERE / name, "-w", f"llmwit:example-{name}/{name}-guest",
-             "componentize", "-p", HERE / name, "app", "-o", made],
+             "-q", "-d", INTERFACE, "-d", folder, "-w", f"llmwit:example-{name}/{name}-guest",
+             "componentize", "-p", folder, *more, "app", "-o", made],
             capture_output=True, text=True, check=False, env=environment,
         )  # fmt: skip
         if done.returncode:

@@ -217,15 +217,15 @@ class Component:
         why = _cause(str(error))
         if isinstance(error, wasmtime.ExitTrap):
             why = err.last_line or f"it has ended itself, with exit status {error.code}"
-        elif "unreachable" in why:
-            why = err.last_line or why
-        for sign, said in _LIMITS.items():
-            if sign in why:
-                why = said
+        elif "unreachable" in why and err.last_line:
+            why = err.last_line
+        else:
+            why = next((said for sign, said in _TRAPS.items() if sign in why), why)
         return ComponentFailed(f"{self.name} has trapped: {one_line(why)}")
 
 
-_LIMITS = {
+_TRAPS = {
+    "unreachable": "it has given up (unreachable), and has not printed why",
     "call stack exhausted": "its stack is full: it calls itself without an end",
     "memory minimum size": "it needs more memory than it may have: give it more with memory=",
 }

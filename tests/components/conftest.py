@@ -12,9 +12,6 @@ from examples.components.build import build
 from llmwit_magic import Component
 from llmwit_magic.running.session import Session
 
-FIRST_TIME = 240
-"""Seconds for a test, since the first one may have to build and compile a component."""
-
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
@@ -32,9 +29,3 @@ def example(session: Session, default_model_loaded: Path) -> Callable[..., Compo
         return Component(build(name), session=session, **options)
 
     return made
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "example" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(FIRST_TIME), append=False)

@@ -113,6 +113,7 @@ def test_a_guest_gets_what_python_gets(session: Session, tiny_model: Path, way: 
         assert answer["finish_reason"] == "length"
     row = session.log[-2]
     assert (row.text, row.status, row.model.name) == (wanted.text, "ok", str(tiny_model))
+    assert (row.params.temperature, row.params.top_p) == (0.7, 0.95)  # as 32-bit numbers in WASM
     assert row.request.tags == {"component": "component", "component_sha256": guest.sha256}
 
 

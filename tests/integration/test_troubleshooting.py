@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic import api
+from llmwit_magic import Component, api
 from llmwit_magic.analysis import splitting
 from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import ModelSpec, Request
@@ -30,6 +30,7 @@ from llmwit_magic.running.session import Session
 from tests.support.gguf_parts import Tensor, take_apart
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import QUESTION, write_llama_gguf
+from tests.support.wat_guests import FIRST, PHARIA_0_3, RUNAWAYS, forwarder, runaway
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
@@ -45,6 +46,11 @@ def ask(session: Session, model: str | Path, prompt: str = "A", **options: Any) 
     assert run.wait(50)
     run.raise_failure()
     return run
+
+
+def call(session: Session, guest: str, export: str, *values: Any, **options: Any) -> None:
+    Path("guest.wasm").write_text(guest, encoding="utf-8")
+    Component("guest.wasm", session=session, **options).call(export, *values)
 
 
 def cut(path: str, size: int) -> Path:
@@ -259,6 +265,17 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
     "no run": ("RunNotFound", lambda s: (
         write_llama_gguf("m.gguf"), ask(s, "m.gguf"), ask(s, "m.gguf"), s.log[99])),
+    "component's error": ("ComponentFailed", lambda s: call(
+        s, forwarder(FIRST), "infer", "other", "", None)),
+    "component's trap": ("ComponentFailed", lambda s: call(s, runaway(RUNAWAYS["trap"]), "go")),
+    "component's stack": ("ComponentFailed", lambda s: call(
+        s, runaway(RUNAWAYS["recursion"]), "go")),
+    "component's memory": ("ComponentFailed", lambda s: call(
+        s, runaway(RUNAWAYS["trap"]), "go", memory=1)),
+    "component's time": ("ComponentFailed", lambda s: call(
+        s, runaway(RUNAWAYS["loop"]), "go", seconds=1)),
+    "component's import": ("ComponentFailed", lambda s: call(
+        s, forwarder(PHARIA_0_3), "explain", [])),
     "no number": ("RunNotFound", lambda s: s.log["x"]),  # type: ignore[index]
 }  # fmt: skip
 
