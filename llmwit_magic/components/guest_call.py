@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import wasmtime
@@ -26,34 +25,10 @@ from ..running.embedding_run import EmbeddingRun
 from ..running.run import Run
 from ..running.session import Session
 from ..running.window import default_size
+from .grants import Granted
 
 MOST_STREAMS = 16
 """Streams that a guest may have open at once; each has a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """What a component may ask of the session."""
-
-    name: str
-    """The component's name, for the log and for errors."""
-    digest: str
-    """The SHA-256 of its file in hexadecimal."""
-    models: Mapping[str, str] | str
-    """The guest's names of models, each with the name here; or the one model of any name."""
-    seed: int | None = None
-    """The seed of requests that have none."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of each request."""
-
-    def target(self, name: str) -> str:
-        """The name here of a guest's model. Raises `ModelNotSupported` for one it may not use."""
-        if isinstance(self.models, str):
-            return self.models
-        if name not in self.models:
-            known = ", ".join(self.models)
-            raise ModelNotSupported(f"the component {self.name} may use {known}, not {name[:80]!a}")
-        return self.models[name]
 
 
 class GuestCall:
