@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -202,18 +203,20 @@ class Component:
         """What the function returns. A thread of its own does this."""
         out, err = Printed(call.printed.put), Printed(call.printed.put)
         enter(call)
+        kind = self._functions[path]
+        values = _arguments(kind.params, arguments, export)
         made = store(self._engine, self._memory, self._dirs, self._env, out, err)
         try:
             with self._engine.ticking(call.why_not), made as its_store:
                 instance = self._linker.instantiate(its_store, self._compiled)
-                kind = self._functions[path]
-                values = _arguments(kind.params, arguments, export)
                 returned = _function(instance, its_store, path)(its_store, *values)
                 value, error = outcome(returned, kind.result)
         except wasmtime.WasmtimeError as error:
             raise self._failed(call, error, err) from None
         if error is not None:
-            raise ComponentFailed(f"{self.name}: {export} returns an error: {shown(error)}")
+            failed = ComponentFailed(f"{self.name}: {export} returns an error: {error!r}")
+            failed.value = error
+            raise failed
         return value
 
     def _failed(
@@ -246,8 +249,7 @@ def _cause(text: str) -> str:
     """The last line of what wasmtime says of a trap, which is the cause."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [line for line in lines if not line.startswith("Caused by")]
-    cause = found[-1] if found else text
-    return cause.partition(": ")[2] if cause[:2] in ("0:", "1:", "2:", "3:") else cause
+    return re.sub(r"^\d+: ", "", found[-1] if found else text)
 
 
 def _functions(engine: wasmtime.Engine, made: Any) -> dict[tuple[str, ...], FuncType]:

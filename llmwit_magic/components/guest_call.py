@@ -167,8 +167,9 @@ class GuestCall:
 
     def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """One vector for each text, and the tokens of all texts. Raises what a run raises."""
+        without = ("content_filters", "exact")  # they are about texts that are generated
         options = {
-            name: value for name, value in self.granted.options.items() if name != "content_filters"
+            name: value for name, value in self.granted.options.items() if name not in without
         }
         target = self.granted.target(model)
         request, checked = embedding_request(list(texts), target, {**options, "tags": self._tags})
@@ -182,15 +183,15 @@ class GuestCall:
     # Streams -----------------------------------------------------------------------------
 
     def keep(self, stream: Any) -> int:
-        """Keep a stream of the guest; its number. Raises `EngineFailed` where there are too many."""
+        """Keep a stream of the guest; its number."""
         self._numbers += 1
         self.streams[self._numbers] = stream
         return self._numbers
 
     def check_streams(self) -> None:
-        """Raise `EngineFailed` where no further stream can be opened."""
+        """Raise `InvalidInput` where no further stream can be opened."""
         if len(self.streams) >= MOST_STREAMS:
-            raise EngineFailed(f"{MOST_STREAMS} streams are open: drop one before the next")
+            raise InvalidInput(f"{MOST_STREAMS} streams are open: drop one before the next")
 
     def drop(self, number: int) -> None:
         """End the stream of that number, whose guest has dropped it."""
