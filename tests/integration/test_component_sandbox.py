@@ -104,5 +104,5 @@ def test_an_endless_program_ends(guest: Path, code: str) -> None:
     began = time.monotonic()
     with pytest.raises(ComponentFailed, match=r"ended after 0\.5 s"):
         component.call("run", code)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert len("".join(printed)) <= 2**20
