@@ -114,7 +114,12 @@ class ConstraintFailed(EngineFailed):
 
 
 class ComponentFailed(InferenceError):
-    """A WebAssembly component has trapped, was ended by a limit, or returned an error."""
+    """A WebAssembly component has trapped, was ended by a limit, or returned an error.
+
+    `value` is the error that it returned, as a value of Python; else it is None.
+    """
+
+    value: object = None
 
 
 class LogError(InferenceError):

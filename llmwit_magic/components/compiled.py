@@ -29,6 +29,9 @@ from .sandbox import Engine
 
 _FORM = b"llmwit-compiled-1\n"
 _DIGEST_BYTES = 32
+MOST_KEPT = 20
+"""Compiled forms in the cache; the one that was not used for longest goes first. A component of
+Python takes 33 MB."""
 
 _loaded: weakref.WeakValueDictionary[tuple[int, str], component.Component] = (
     weakref.WeakValueDictionary()
@@ -77,7 +80,10 @@ def _kept(engine: Engine, digest: str) -> component.Component | None:
     with suppress(OSError, ValueError, wasmtime.WasmtimeError):
         path = path_of(digest)
         if is_private(path.parent.lstat(), stat.S_ISDIR):
-            return component.Component.deserialize(engine.engine, _bytes_of(path, digest))
+            found = component.Component.deserialize(engine.engine, _bytes_of(path, digest))
+            with suppress(OSError):
+                os.utime(path)  # so that it is not the next to be removed
+            return found
     return None
 
 
@@ -135,6 +141,14 @@ def _keep(made: component.Component, digest: str) -> None:
             replace(part, path)
         finally:
             discard(part)
+        _forget_old(folder)
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove the forms beyond `MOST_KEPT`, and what a killed writer has left."""
+    files = sorted(folder.iterdir(), key=lambda file: file.lstat().st_mtime, reverse=True)
+    for file in files[MOST_KEPT:]:
+        discard(file)
 
 
 def _make_private(folder: Path) -> None:

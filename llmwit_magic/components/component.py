@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
+import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -20,15 +21,14 @@ from ..errors import ComponentFailed, InferenceError, Interrupted, InvalidInput,
 from ..running.run import Run
 from ..running.session import Session, current_session
 from .compiled import compiled
-from .guest_call import Granted, GuestCall
+from .grants import Granted, granted_folder, granted_models, read_component
+from .guest_call import GuestCall
 from .guest_values import lowered, outcome, type_name
 from .linking import enter, linker_of
 from .sandbox import Printed, store, the_engine
 
 MEMORY = 512 * 2**20
 SECONDS = 600.0
-LARGEST_FILE = 256 * 2**20
-"""Bytes that the file of a component may have."""
 STEP_SECONDS = 0.05
 
 _OPTIONS = {*ModelSpec.model_fields, "threads", "tags", "content_filters"} - {"model"}
@@ -90,14 +90,14 @@ class Component:
             )
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise InvalidInput(f"seconds: {shown(seconds)} is not valid: it must be a number > 0")
-        source = file if isinstance(file, bytes) else _read(Path(file).expanduser())
+        source = file if isinstance(file, bytes) else read_component(Path(file).expanduser())
         self.name = "component" if isinstance(file, bytes) else Path(file).stem
         self.sha256 = hashlib.sha256(source).hexdigest()
         self._session, self._output = session, output
         self._memory, self._seconds = memory, seconds
-        self._dirs = {name: _folder(name, value) for name, value in (dirs or {}).items()}
+        self._dirs = {name: granted_folder(name, value) for name, value in (dirs or {}).items()}
         self._env = {str(name): str(value) for name, value in (env or {}).items()}
-        self._granted = Granted(self.name, self.sha256, _models(model), seed, options)
+        self._granted = Granted(self.name, self.sha256, granted_models(model), seed, options)
         Request(model=DEFAULT_MODEL, prompt="", params={"seed": seed}, **options)  # raises early
         self._engine = the_engine()
         try:
@@ -136,18 +136,26 @@ class Component:
         `InvalidInput` for arguments that do not fit, and the error of a run where the interface has
         no word for it. An interrupt ends the component and its runs, and raises `Interrupted`.
         """
-        return self.call_and_show(export, arguments, lambda run: None)
+        return self.call_and_show(export, arguments, None)
 
     def call_and_show(
-        self, export: str, arguments: Sequence[Any], show: Callable[[Run], None]
+        self, export: str, arguments: Sequence[Any], show: Callable[[Run], None] | None
     ) -> Any:
-        """`call`, where `show` gets each run soon after it has begun, in this thread."""
+        """`call`, where `show` gets each run soon after it has begun, in this thread.
+
+        It may follow the run to its end.
+        """
         path = self._path(export)
         if self._engine.pid != os.getpid():
             raise InvalidInput(f"{self.name} was made in another process: make it in this one")
         call = GuestCall(self._session or current_session(), self._granted, self._seconds)
         result: Future[Any] = Future()
+        # While `show` follows a run, nothing else here looks at the clock.
+        clock = threading.Timer(min(self._seconds, threading.TIMEOUT_MAX), call.cancel)
+        clock.daemon = True
         try:
+            if show is not None:
+                clock.start()
             result = started(lambda: self._guest(call, path, export, arguments), "llmwit-component")
             while not wait([result], STEP_SECONDS).done:
                 self._tell(call, show)
@@ -161,19 +169,22 @@ class Component:
             wait_patiently(lambda left: bool(wait([result], left).done), GRACE_SECONDS)
             raise Interrupted(f"{self.name} was stopped; its runs are kept in the log") from None
         finally:
+            clock.cancel()
             call.close()
         if not result.done():  # it waits in the system, as for a clock, and ends when that ends
             raise call.out_of_time()
         return result.result()
 
-    def _tell(self, call: GuestCall, show: Callable[[Run], None]) -> None:
+    def _tell(self, call: GuestCall, show: Callable[[Run], None] | None) -> None:
         """Show what the guest has printed and begun since the last time."""
         while not call.printed.empty():
             text = call.printed.get()
             if self._output is not None:
                 self._output(text)
         while not call.begun.empty():
-            show(call.begun.get())
+            run = call.begun.get()
+            if show is not None:
+                show(run)
 
     def _path(self, export: str) -> tuple[str, ...]:
         """Where a function lies. Raises `InvalidInput` for a name that leads to none, or to several."""
@@ -192,18 +203,20 @@ class Component:
         """What the function returns. A thread of its own does this."""
         out, err = Printed(call.printed.put), Printed(call.printed.put)
         enter(call)
+        kind = self._functions[path]
+        values = _arguments(kind.params, arguments, export)
         made = store(self._engine, self._memory, self._dirs, self._env, out, err)
         try:
             with self._engine.ticking(call.why_not), made as its_store:
                 instance = self._linker.instantiate(its_store, self._compiled)
-                kind = self._functions[path]
-                values = _arguments(kind.params, arguments, export)
                 returned = _function(instance, its_store, path)(its_store, *values)
                 value, error = outcome(returned, kind.result)
         except wasmtime.WasmtimeError as error:
             raise self._failed(call, error, err) from None
         if error is not None:
-            raise ComponentFailed(f"{self.name}: {export} returns an error: {shown(error)}")
+            failed = ComponentFailed(f"{self.name}: {export} returns an error: {error!r}")
+            failed.value = error
+            raise failed
         return value
 
     def _failed(
@@ -236,44 +249,7 @@ def _cause(text: str) -> str:
     """The last line of what wasmtime says of a trap, which is the cause."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [line for line in lines if not line.startswith("Caused by")]
-    cause = found[-1] if found else text
-    return cause.partition(": ")[2] if cause[:2] in ("0:", "1:", "2:", "3:") else cause
-
-
-def _read(path: Path) -> bytes:
-    """The bytes of a component's file. Raises `InvalidInput` where they cannot be read."""
-    try:
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        with open(os.open(path, flags), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise InvalidInput(f"{path}: it is no regular file")
-            if found.st_size > LARGEST_FILE:
-                raise InvalidInput(f"{path}: it has more than {LARGEST_FILE // 2**20} MiB")
-            return file.read()
-    except OSError as error:
-        raise InvalidInput(f"{path}: it cannot be read: {error.strerror or error}") from None
-
-
-def _folder(name: str, value: str | os.PathLike[str] | tuple[str, str]) -> tuple[str, bool]:
-    """A folder that is granted, and whether it may be written. Raises `InvalidInput`."""
-    folder, mode = value if isinstance(value, tuple) else (value, "r")
-    path = Path(folder).expanduser()
-    if mode not in ("r", "rw"):
-        raise InvalidInput(f"dirs: {name}: {shown(mode)} is not valid: it must be r or rw")
-    if not path.is_dir():
-        raise InvalidInput(f"dirs: {name}: {path} is no folder")
-    return str(path.absolute()), mode == "rw"
-
-
-def _models(model: Any) -> Mapping[str, str] | str:
-    """The models that a component may use, as `Granted` has them."""
-    if model is None:
-        return {DEFAULT_MODEL: DEFAULT_MODEL}
-    if isinstance(model, str | os.PathLike):
-        return ModelSpec(model=os.fspath(model)).model
-    given = model if isinstance(model, Mapping) else {name: name for name in model}
-    return {name: ModelSpec(model=os.fspath(target)).model for name, target in given.items()}
+    return re.sub(r"^\d+: ", "", found[-1] if found else text)
 
 
 def _functions(engine: wasmtime.Engine, made: Any) -> dict[tuple[str, ...], FuncType]:

@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import wasmtime
@@ -26,34 +25,10 @@ from ..running.embedding_run import EmbeddingRun
 from ..running.run import Run
 from ..running.session import Session
 from ..running.window import default_size
+from .grants import Granted
 
 MOST_STREAMS = 16
 """Streams that a guest may have open at once; each has a thread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """What a component may ask of the session."""
-
-    name: str
-    """The component's name, for the log and for errors."""
-    digest: str
-    """The SHA-256 of its file in hexadecimal."""
-    models: Mapping[str, str] | str
-    """The guest's names of models, each with the name here; or the one model of any name."""
-    seed: int | None = None
-    """The seed of requests that have none."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of each request."""
-
-    def target(self, name: str) -> str:
-        """The name here of a guest's model. Raises `ModelNotSupported` for one it may not use."""
-        if isinstance(self.models, str):
-            return self.models
-        if name not in self.models:
-            known = ", ".join(self.models)
-            raise ModelNotSupported(f"the component {self.name} may use {known}, not {name[:80]!a}")
-        return self.models[name]
 
 
 class GuestCall:
@@ -192,8 +167,9 @@ class GuestCall:
 
     def embed(self, model: str, texts: Sequence[str]) -> tuple[list[list[float]], int]:
         """One vector for each text, and the tokens of all texts. Raises what a run raises."""
+        without = ("content_filters", "exact")  # they are about texts that are generated
         options = {
-            name: value for name, value in self.granted.options.items() if name != "content_filters"
+            name: value for name, value in self.granted.options.items() if name not in without
         }
         target = self.granted.target(model)
         request, checked = embedding_request(list(texts), target, {**options, "tags": self._tags})
@@ -207,15 +183,15 @@ class GuestCall:
     # Streams -----------------------------------------------------------------------------
 
     def keep(self, stream: Any) -> int:
-        """Keep a stream of the guest; its number. Raises `EngineFailed` where there are too many."""
+        """Keep a stream of the guest; its number."""
         self._numbers += 1
         self.streams[self._numbers] = stream
         return self._numbers
 
     def check_streams(self) -> None:
-        """Raise `EngineFailed` where no further stream can be opened."""
+        """Raise `InvalidInput` where no further stream can be opened."""
         if len(self.streams) >= MOST_STREAMS:
-            raise EngineFailed(f"{MOST_STREAMS} streams are open: drop one before the next")
+            raise InvalidInput(f"{MOST_STREAMS} streams are open: drop one before the next")
 
     def drop(self, number: int) -> None:
         """End the stream of that number, whose guest has dropped it."""

@@ -20,6 +20,8 @@ import wasmtime
 import wasmtime.component
 from wasmtime import _bindings
 
+from ..errors import InvalidInput
+
 TICK_SECONDS = 0.02
 """How often a guest asks whether it may go on."""
 MOST_MEMORIES = 4
@@ -65,7 +67,15 @@ class _PerThread:
 wasmtime.component._types.case_test_cache = _PerThread()  # type: ignore[assignment]
 
 
-@_bindings._wasmtime_store_epoch_deadline_callback.argtypes[1]  # type: ignore[untyped-decorator]
+try:
+    _callback = _bindings._wasmtime_store_epoch_deadline_callback.argtypes[1]
+except (AttributeError, IndexError):
+    raise InvalidInput(
+        "this version of wasmtime is not known to llmwit-magic: pip install wasmtime==50.0.1"
+    ) from None
+
+
+@_callback  # type: ignore[untyped-decorator]
 def _at_deadline(context: Any, data: Any, delta: Any, kind: Any) -> int:
     """Let the guest of this thread go on until the next tick, or end it with an error.
 

@@ -1,7 +1,7 @@
 """The contract: the records of `wit/llm.wit` as frozen values.
 
 Every name in the WIT file has its counterpart here; `tests/unit/test_wit_file.py` compares them
-field by field. What the WIT does not have, such as the seed, timings and tokens, stands below a
+field by field, and `tests/unit/test_wit_second_version.py` those of `wit/0.2.0/llm.wit`. What the WIT does not have, such as the seed, timings and tokens, stands below a
 comment (`Ours`) in the class, or in a class of its own.
 """
 

@@ -13,11 +13,11 @@ from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..base.printable import visible
-from ..errors import InferenceError, InvalidInput
+from ..errors import InvalidInput
 from ..requests.interpolation import fill, value_of
 from ..requests.line import split_line
 from ..running.results import Results
-from ..running.run import Run
+from ..running.run import INTERVAL, Run
 from ..views.terminal import say
 from .cell import usage_error
 from .infer import InferMagics
@@ -92,7 +92,7 @@ class ComponentMagics(Magics):
             values = self._values(component, arguments)
         except InvalidInput as error:
             raise usage_error(str(error)) from None
-        show = self._show if arguments.show else lambda run: None
+        show = self._show if arguments.show else None
         return component.call_and_show(arguments.export, values, show)
 
     def _parsed(self, line: str) -> Namespace:
@@ -149,8 +149,8 @@ class ComponentMagics(Magics):
         """Draw a run until it has ended."""
         view = self.infer.open_view()
         try:
-            with suppress(InferenceError):  # the component is told of it
-                run.follow(view.draw)
+            for _ in run.updates(INTERVAL):  # the component is told how it ends
+                view.draw(run)
         finally:
             view.finish(Results([run]))
 

@@ -17,7 +17,11 @@ from llmwit_magic.errors import ComponentFailed, InvalidInput
 from llmwit_magic.magics.infer import InferMagics
 from llmwit_magic.magics.infer_component import ComponentMagics
 from llmwit_magic.running.session import Session
+from tests.support.tiny_models import write_llama_gguf
 from tests.support.wat_guests import ENVIRONMENT, FIRST, RUNAWAYS, SECOND, forwarder, runaway
+
+LONG = {"temperature": 0, "repeat_penalty": 0.1}
+"""The same token again and again, so that no end of text comes."""
 
 
 @pytest.fixture
@@ -120,8 +124,16 @@ def test_a_wrong_line_is_told_in_one_line(shell: Any, line: str, said: str) -> N
     assert "\n" not in str(error.value)
 
 
-def test_limits_on_the_line(shell: Any) -> None:
-    """--seconds and --memory bound the call."""
+def test_limits_on_the_line(shell: Any, tmp_path: Path, session: Session) -> None:
+    """--seconds and --memory bound the call, also while its run is shown."""
+    slow = write_llama_gguf(tmp_path / "slow.gguf", context_length=8192, embedding=512, blocks=6)
+    shell.user_ns["request"] = {
+        "model": "m", "prompt": {"text": "The"}, "params": LONG | {"stop": []}, "logprobs": "no",
+        "echo": False,
+    }  # fmt: skip
+    with pytest.raises(ComponentFailed, match=r"ended after 1\.5 s"):
+        call(shell, f"second.wasm infer {{{{request}}}} -m {slow} --show --seconds 1.5")
+    assert session.log[-1].status == "interrupted"
     with pytest.raises(ComponentFailed, match=r"loop: the call was ended after 0\.3 s"):
         call(shell, "loop.wasm go --seconds 0.3")
     with pytest.raises(ComponentFailed, match="more memory than it may have"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,34 +11,15 @@ import pytest
 
 from llmwit_magic import Component
 from llmwit_magic.errors import ComponentFailed
-
-WORLD = "package tests:guest;\nworld guest { export run: func(code: string) -> string; }\n"
-APP = """import os, socket, sys, time
-import wit_world
-
-class WitWorld(wit_world.WitWorld):
-    def run(self, code):
-        names = {"os": os, "socket": socket, "sys": sys, "time": time}
-        exec(code, names)
-        return str(names.get("answer"))
-"""
+from tests.support.python_guest import python_guest
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def guest() -> Path:
     """A component that runs any code of Python."""
-    folder = tmp_path_factory.mktemp("guest")
-    (folder / "world.wit").write_text(WORLD, encoding="utf-8")
-    (folder / "app.py").write_text(APP, encoding="utf-8")
-    code = "import sys; from componentize_py import script; sys.exit(script())"
-    subprocess.run(
-        [sys.executable, "-c", code, "-d", "world.wit", "-w", "guest", "componentize", "app",
-         "-o", "guest.wasm"],
-        cwd=folder, check=True, capture_output=True, timeout=100,
-    )  # fmt: skip
-    return folder / "guest.wasm"
+    return python_guest()
 
 
 @pytest.fixture
@@ -99,7 +79,9 @@ def test_an_exception_is_told_by_its_own_words(guest: Path) -> None:
     component = Component(guest, output=printed.append)
     assert component.call("run", "print('one'); print('two', file=sys.stderr); answer = 3") == "3"
     assert "".join(printed) == "one\ntwo\n"
-    with pytest.raises(ComponentFailed, match=r"^guest has trapped: ZeroDivisionError: division"):
+    with pytest.raises(
+        ComponentFailed, match=r"^guest-\w+ has trapped: ZeroDivisionError: division"
+    ):
         component.call("run", "1 / 0")
     with pytest.raises(ComponentFailed, match="it has ended itself, with exit status"):
         component.call("run", "sys.exit(3)")
@@ -122,5 +104,5 @@ def test_an_endless_program_ends(guest: Path, code: str) -> None:
     began = time.monotonic()
     with pytest.raises(ComponentFailed, match=r"ended after 0\.5 s"):
         component.call("run", code)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert len("".join(printed)) <= 2**20

@@ -467,11 +467,11 @@ SLEEPER = """(component
   (core module $main
     (import "host" "subscribe" (func $subscribe (param i64) (result i32)))
     (import "host" "block" (func $block (param i32)))
-    (func (export "go") (call $block (call $subscribe (i64.const 4000000000)))))
+    (func (export "go") (call $block (call $subscribe (i64.const 15000000000)))))
   (core instance $main (instantiate $main (with "host" (instance
     (export "subscribe" (func $l-subscribe)) (export "block" (func $l-block))))))
   (func (export "go") (canon lift (core func $main "go"))))"""
-"""A guest that waits for four seconds within the host's clock, where no tick reaches it."""
+"""A guest that waits for fifteen seconds within the host's clock, where no tick reaches it."""
 
 SHARING = """(component
   (import "wasi:io/poll@0.2.0" (instance $io (export "pollable" (type $p (sub resource)))))

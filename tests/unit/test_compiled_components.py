@@ -146,6 +146,22 @@ def test_a_form_of_another_user_is_not_loaded(
     assert path_of(DIGEST).exists()
 
 
+def test_the_form_that_was_not_used_for_longest_goes_first(
+    made: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache holds a bounded number of forms."""
+    monkeypatch.setattr(kept, "MOST_KEPT", 3)
+    sources = [b"(component" + b" " * number + b")" for number in range(5)]
+    digests = [hashlib.sha256(source).hexdigest() for source in sources]
+    for number, (source, digest) in enumerate(zip(sources, digests, strict=True)):
+        compiled(the_engine(), source, digest)
+        os.utime(path_of(digest), (number, number))
+        if number == 2:
+            compiled(the_engine(), sources[0], digests[0])  # it is used again
+    there = [path_of(digest).exists() for digest in digests]
+    assert there == [True, False, False, True, True]
+
+
 def test_where_nothing_can_be_kept_it_is_compiled_each_time(
     made: list[bytes], tmp_path: Path
 ) -> None:

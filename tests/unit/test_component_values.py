@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy
@@ -180,3 +182,17 @@ def test_bad_options_are_refused_at_once(options: dict[str, Any], said: str) -> 
     """An option that cannot be, or has no effect, is refused by name."""
     with pytest.raises(InvalidInput, match=said):
         Component(b"(component)", **options)
+
+
+def test_without_wasmtime_one_line_says_what_to_install() -> None:
+    """The package works without the extra; only a component needs it."""
+    code = (
+        "import sys; sys.modules['wasmtime'] = None\n"
+        "import llmwit_magic\n"
+        "try: llmwit_magic.Component\n"
+        "except llmwit_magic.InvalidInput as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True
+    )
+    assert done.stdout == 'components need wasmtime: pip install "llmwit-magic[wasm]"\n'

@@ -235,7 +235,7 @@ def test_loading_is_light() -> None:
         "import sys\n"
         "from IPython.core.interactiveshell import InteractiveShell\n"
         "shell = InteractiveShell(); shell.run_line_magic('load_ext', 'llmwit_magic')\n"
-        "heavy = {'pandas', 'ctransformers', 'gguf', 'tokenizers', 'numpy', 'torch',"
+        "heavy = {'wasmtime', 'pandas', 'ctransformers', 'gguf', 'tokenizers', 'numpy', 'torch',"
         " 'huggingface_hub', 'anywidget', 'ipywidgets', 'jinja2'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
