@@ -21,7 +21,13 @@ from ..errors import ComponentFailed, InferenceError, Interrupted, InvalidInput,
 from ..running.run import Run
 from ..running.session import Session, current_session
 from .compiled import compiled
-from .grants import Granted, granted_folder, granted_models, read_component
+from .grants import (
+    Granted,
+    granted_folders,
+    granted_models,
+    granted_variables,
+    read_component,
+)
 from .guest_call import GuestCall
 from .guest_values import lowered, outcome, type_name
 from .linking import enter, linker_of
@@ -29,9 +35,17 @@ from .sandbox import Printed, store, the_engine
 
 MEMORY = 512 * 2**20
 SECONDS = 600.0
+MOST_MEMORY = 2**40
+"""wasmtime would take a much larger number for no limit."""
+MOST_SECONDS = 10**9
+MOST_LEFT_BEHIND = 4
+"""Calls that were ended while they waited for a clock of the system, which nothing can end. Each
+holds a thread and its memory until then."""
 STEP_SECONDS = 0.05
 
 _OPTIONS = {*ModelSpec.model_fields, "threads", "tags", "content_filters"} - {"model"}
+
+_left_behind: list[Future[Any]] = []
 
 
 class Component:
@@ -84,19 +98,23 @@ class Component:
         for name in options:
             if name not in _OPTIONS:
                 raise InvalidInput(f"{name} has no effect on a component: leave it out")
-        if not isinstance(memory, int) or memory < 1 or isinstance(memory, bool):
+        if type(memory) is not int or not 1 <= memory <= MOST_MEMORY:
             raise InvalidInput(
-                f"memory: {shown(memory)} is not valid: it must be a number of bytes"
+                f"memory: {shown(memory)} is not valid: it must be from 1 to {MOST_MEMORY:,} bytes"
             )
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
-            raise InvalidInput(f"seconds: {shown(seconds)} is not valid: it must be a number > 0")
-        source = file if isinstance(file, bytes) else read_component(Path(file).expanduser())
-        self.name = "component" if isinstance(file, bytes) else Path(file).stem
+        if type(seconds) not in (int, float) or not 0 < seconds <= MOST_SECONDS:
+            raise InvalidInput(
+                f"seconds: {shown(seconds)} is not valid: it must be above 0, and {MOST_SECONDS:,} "
+                "at most"
+            )
+        given = bytes(file) if isinstance(file, bytearray | memoryview) else file
+        source = given if isinstance(given, bytes) else read_component(given)
+        self.name = "component" if isinstance(given, bytes) else Path(given).stem
         self.sha256 = hashlib.sha256(source).hexdigest()
         self._session, self._output = session, output
         self._memory, self._seconds = memory, seconds
-        self._dirs = {name: granted_folder(name, value) for name, value in (dirs or {}).items()}
-        self._env = {str(name): str(value) for name, value in (env or {}).items()}
+        self._dirs = granted_folders(dirs or {})
+        self._env = granted_variables(env or {})
         self._granted = Granted(self.name, self.sha256, granted_models(model), seed, options)
         Request(model=DEFAULT_MODEL, prompt="", params={"seed": seed}, **options)  # raises early
         self._engine = the_engine()
@@ -148,6 +166,11 @@ class Component:
         path = self._path(export)
         if self._engine.pid != os.getpid():
             raise InvalidInput(f"{self.name} was made in another process: make it in this one")
+        if sum(not left.done() for left in _left_behind) >= MOST_LEFT_BEHIND:
+            raise ComponentFailed(
+                f"{MOST_LEFT_BEHIND} calls that were ended still wait for a clock of the system: "
+                "restart the kernel, or wait until they end"
+            )
         call = GuestCall(self._session or current_session(), self._granted, self._seconds)
         result: Future[Any] = Future()
         # While `show` follows a run, nothing else here looks at the clock.
@@ -171,6 +194,8 @@ class Component:
         finally:
             clock.cancel()
             call.close()
+            if not result.done():
+                _left_behind[:] = [left for left in _left_behind if not left.done()] + [result]
         if not result.done():  # it waits in the system, as for a clock, and ends when that ends
             raise call.out_of_time()
         return result.result()
@@ -188,14 +213,14 @@ class Component:
 
     def _path(self, export: str) -> tuple[str, ...]:
         """Where a function lies. Raises `InvalidInput` for a name that leads to none, or to several."""
-        if export in self._exports:
+        if isinstance(export, str) and export in self._exports:
             return self._exports[export]
         found = [name for name in self._exports if name.rpartition("#")[2] == export]
         if len(found) == 1:
             return self._exports[found[0]]
         there = ", ".join(found or self._exports) or "no function"
         why = "is the name of several" if found else "is not exported"
-        raise InvalidInput(f"{self.name}: {export[:80]!a} {why}: it exports {there}")
+        raise InvalidInput(f"{self.name}: {str(export)[:80]!a} {why}: it exports {there}")
 
     def _guest(
         self, call: GuestCall, path: tuple[str, ...], export: str, arguments: Sequence[Any]

@@ -42,9 +42,10 @@ class Granted:
         return self.models[name]
 
 
-def read_component(path: Path) -> bytes:
+def read_component(file: Any) -> bytes:
     """The bytes of a component's file. Raises `InvalidInput` where they cannot be read."""
     try:
+        path = Path(file).expanduser()
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         with open(os.open(path, flags), "rb") as file:
             found = os.fstat(file.fileno())
@@ -52,15 +53,26 @@ def read_component(path: Path) -> bytes:
                 raise InvalidInput(f"{path}: it is no regular file")
             if found.st_size > LARGEST_FILE:
                 raise InvalidInput(f"{path}: it has more than {LARGEST_FILE // 2**20} MiB")
-            return file.read()
+            data: bytes = file.read()
+            return data
     except OSError as error:
         raise InvalidInput(f"{path}: it cannot be read: {error.strerror or error}") from None
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInput(
+            f"{shown(file)} is neither a path nor the bytes of a component"
+        ) from None
 
 
 def granted_folder(name: str, value: str | os.PathLike[str] | tuple[str, str]) -> tuple[str, bool]:
     """A folder that is granted, and whether it may be written. Raises `InvalidInput`."""
-    folder, mode = value if isinstance(value, tuple) else (value, "r")
-    path = Path(folder).expanduser()
+    folder, mode = value if isinstance(value, tuple) and len(value) == 2 else (value, "r")
+    try:
+        path = Path(folder).expanduser()
+        os.fsencode(path)
+    except (TypeError, ValueError, RuntimeError):
+        raise InvalidInput(
+            f"dirs: {name}: {shown(value)} is not valid: it must be a folder, or (folder, 'rw')"
+        ) from None
     if mode not in ("r", "rw"):
         raise InvalidInput(f"dirs: {name}: {shown(mode)} is not valid: it must be r or rw")
     if not path.is_dir():
@@ -74,5 +86,40 @@ def granted_models(model: Any) -> Mapping[str, str] | str:
         return {DEFAULT_MODEL: DEFAULT_MODEL}
     if isinstance(model, str | os.PathLike):
         return ModelSpec(model=os.fspath(model)).model
-    given = model if isinstance(model, Mapping) else {name: name for name in model}
-    return {name: ModelSpec(model=os.fspath(target)).model for name, target in given.items()}
+    try:
+        given = model if isinstance(model, Mapping) else {name: name for name in model}
+        return {
+            os.fspath(name): ModelSpec(model=os.fspath(target)).model
+            for name, target in given.items()
+        }
+    except TypeError:
+        raise InvalidInput(
+            f"model: {shown(model)} is not valid: it must be a name, a list or a mapping of names"
+        ) from None
+
+
+def granted_folders(dirs: Any) -> dict[str, tuple[str, bool]]:
+    """The folders that are granted by their names for the guest. Raises `InvalidInput`."""
+    if not isinstance(dirs, Mapping):
+        raise InvalidInput(f"dirs: {shown(dirs)} is not valid: it must be a mapping")
+    return {_text("dirs", name): granted_folder(name, value) for name, value in dirs.items()}
+
+
+def granted_variables(env: Any) -> dict[str, str]:
+    """The environment that is granted. Raises `InvalidInput`."""
+    if not isinstance(env, Mapping):
+        raise InvalidInput(f"env: {shown(env)} is not valid: it must be a mapping")
+    for name in env:
+        if not name or "=" in _text("env", name):
+            raise InvalidInput(f"env: {shown(name)} is not the name of a variable")
+    return {name: _text("env", value) for name, value in env.items()}
+
+
+def _text(what: str, value: Any) -> str:
+    """A text that a guest can get. Raises `InvalidInput`."""
+    try:
+        if isinstance(value, str) and b"\0" not in value.encode():
+            return value
+    except UnicodeEncodeError:
+        pass
+    raise InvalidInput(f"{what}: {shown(value)} is not valid: it must be a text")

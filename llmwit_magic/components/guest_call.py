@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,10 @@ from ..running.session import Session
 from ..running.window import default_size
 from .grants import Granted
 
+LARGEST_REQUEST = 4 * 2**20
+"""Characters that a request of a guest may have: its texts go into the log, refused or not."""
+LARGEST_CALL = 256 * 2**20
+"""Characters that all requests of one call may have together."""
 MOST_STREAMS = 16
 """Streams that a guest may have open at once; each has a thread."""
 
@@ -47,6 +52,7 @@ class GuestCall:
         self.streams: dict[int, Any] = {}
         """The guest's streams by their numbers."""
         self._numbers = 0
+        self._asked_characters = 0
         self._runs: set[Run] = set()
         self._lock = threading.Lock()
         self._cancelled = False
@@ -89,12 +95,33 @@ class GuestCall:
         """
         granted = self.granted
         values = dict(params or {})
+        self._count([
+            fields.get("prompt", ""), *(each["content"] for each in fields.get("messages", ())),
+            *values.get("stop", ()), getattr(fields.get("constraint"), "source", ""),
+        ])  # fmt: skip
         if values.get("seed") is None:
             values["seed"] = granted.seed
         return Request(
             model=granted.target(model), params=InferencingParams(**values),
             **{**granted.options, **fields, "tags": self._tags},
         )  # fmt: skip
+
+    def _count(self, texts: Sequence[str]) -> None:
+        """Keep count of what the guest asks. Raises `InvalidInput` for a request that is too large,
+        and `WasmtimeError` where all of them together are."""
+        size = sum(map(len, texts))
+        self._asked_characters += size
+        if self._asked_characters > LARGEST_CALL:
+            raise self.refuse(
+                ComponentFailed(
+                    f"{self.granted.name} has asked for more than {LARGEST_CALL:,} characters in one "
+                    "call: call it for less at once"
+                )
+            )
+        if size > LARGEST_REQUEST:
+            raise InvalidInput(
+                f"the request has {size:,} characters, and {LARGEST_REQUEST:,} at most"
+            )
 
     @property
     def _tags(self) -> dict[str, str]:
@@ -148,13 +175,13 @@ class GuestCall:
         """
         outcomes: list[InferencingResult | InferenceError] = []
         runs: list[Run | InferenceError] = []
-        size = 1
+        size = 0
         for place in range(len(requests)):
-            while len(runs) < min(place + size, len(requests)):
+            while len(runs) < min(place + max(size, 1), len(requests)):
+                self.check()
                 try:
                     request = requests[len(runs)]()
-                    if not runs:
-                        size = default_size(self.session, request)
+                    size = size or default_size(self.session, request)
                     runs.append(self.start(request))
                 except InferenceError as error:
                     runs.append(error)
@@ -171,6 +198,7 @@ class GuestCall:
         options = {
             name: value for name, value in self.granted.options.items() if name not in without
         }
+        self._count(texts)
         target = self.granted.target(model)
         request, checked = embedding_request(list(texts), target, {**options, "tags": self._tags})
         wanted = Texts(tuple(checked), tuple(range(1, len(checked) + 1)))
@@ -206,7 +234,8 @@ class GuestCall:
         """
         if isinstance(error, InvalidInput):
             try:
-                return str(error).replace(self.granted.target(model), model)
+                ours = re.escape(self.granted.target(model))
+                return re.sub(rf"(?<!\w){ours}(?!\w)", lambda _: model, str(error))
             except ModelNotSupported:
                 return str(error)
         return f"the model cannot answer ({type(error).__name__}): the log of the host says why"

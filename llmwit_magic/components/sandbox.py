@@ -7,6 +7,7 @@ it may go on. So one call ends without the others.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import os
 import re
@@ -27,7 +28,7 @@ TICK_SECONDS = 0.02
 MOST_MEMORIES = 4
 """Memories that a call may have; each may take the bytes of `memory`."""
 MOST_TABLES = 100
-MOST_TABLE_ELEMENTS = 1_000_000
+MOST_TABLE_ELEMENTS = 100_000
 MOST_INSTANCES = 500
 """Instances of core modules; a component of Python has about a hundred."""
 STACK_BYTES = 512 * 2**10
@@ -166,11 +167,13 @@ class Printed:
         self._kept = b""
         self._show = show
         self._left = SHOWN_BYTES
+        # A write may end within a character.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __call__(self, data: bytes) -> None:
         self._kept = (self._kept + data)[-OUTPUT_BYTES:]
         if self._left > 0:
-            self._show(data[: self._left].decode(errors="replace"))
+            self._show(self._decoder.decode(data[: self._left]))
             self._left -= len(data)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from contextlib import suppress
@@ -73,10 +74,10 @@ class ComponentMagics(Magics):
 
         The value that it returns is the value of the line: x = %infer_component guest.wasm ask …
         """
-        if "--help" in line.split():
-            say(self.infer_component.__doc__)
-            return None
         try:
+            if "--help" in split_line(line):
+                say(self.infer_component.__doc__)
+                return None
             arguments = self._parsed(line)
             component = self._component(arguments)
         except InvalidInput as error:
@@ -162,7 +163,7 @@ def _print(text: str) -> None:
 
 def _pair(flag: str, text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
-    if not (name and sign and value):
+    if not (name and sign):
         raise InvalidInput(f"{flag} {text}: write {flag} NAME=VALUE")
     return name, value
 
@@ -180,6 +181,6 @@ def _number(flag: str, text: str | None) -> float | None:
 def _whole(flag: str, text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isdecimal():
-        raise InvalidInput(f"{flag} {text}: it must be a whole number ≥ 0")
+    if not re.fullmatch(r"[0-9]{1,19}", text):
+        raise InvalidInput(f"{flag} {text[:80]}: it must be a whole number ≥ 0")
     return int(text)
