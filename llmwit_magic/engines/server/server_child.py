@@ -36,6 +36,8 @@ LOG_BYTES = 2**20
 """The log is emptied when it is longer: a server may run for weeks."""
 LOOK_SECONDS = 5.0
 """How often the length of the log is looked at."""
+WORDS_SECONDS = 2.0
+"""How long a server that could not start may take to write why."""
 _PORT = re.compile(rb"listening(?: on http://|, hostname: )127\.0\.0\.1(?::|, port: )(\d+)")
 _EXEC = "os.execv(sys.argv[1], sys.argv[1:])\n"
 _DEVICE = re.compile(r"\s+\w+: .*\(\d+ MiB")
@@ -125,11 +127,20 @@ class Library:
         try:
             self._server = self._library.Server(params)
         except Exception:
+            self._await_words()
             raise EngineFailed("llama-server could not start") from None
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         # The library's own handler would end the server and keep the process.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         return str(self._server.listening_address)
+
+    def _await_words(self) -> None:
+        """Wait until the log has said something: a thread of the library writes it, maybe later."""
+        log, deadline = Path(self._settings["log"]), time.monotonic() + WORDS_SECONDS
+        size, before = log.stat().st_size, 0
+        while time.monotonic() < deadline and (not size or size != before):
+            time.sleep(2 * POLL_SECONDS)
+            size, before = log.stat().st_size, size
 
     def ended(self, seconds: float) -> int | None:
         """None: it ends with this process."""
