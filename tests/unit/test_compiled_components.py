@@ -24,6 +24,7 @@ from llmwit_magic.components import compiler
 from llmwit_magic.components.compiled import compiled, path_of
 from llmwit_magic.components.sandbox import the_engine
 from llmwit_magic.errors import ComponentFailed, InvalidInput
+from tests.support.wat_guests import hard_to_compile
 
 SOURCE = b"(component)"
 DIGEST = hashlib.sha256(SOURCE).hexdigest()
@@ -196,20 +197,8 @@ def children(made: list[bytes], monkeypatch: pytest.MonkeyPatch) -> list[subproc
     return found
 
 
-def hostile(levels: int) -> bytes:
-    """A small component that has two instances of the one before, on each level. With 26 levels
-    wasmtime takes 12 seconds and 3.3 GB; each further level doubles both."""
-    text = "(component (component $c0)\n"
-    for level in range(levels):
-        text += (
-            f"(component $c{level + 1} (alias outer 1 $c{level} (component $x))"
-            " (instance (instantiate $x)) (instance (instantiate $x)))\n"
-        )
-    return f"{text}(instance (instantiate $c{levels})))".encode()
-
-
 def load_hostile(levels: int = 30) -> component.Component:
-    source = hostile(levels)
+    source = hard_to_compile(levels).encode()
     return compiled(the_engine(), source, hashlib.sha256(source).hexdigest())
 
 
@@ -241,8 +230,14 @@ def test_a_component_that_takes_too_long_is_refused(
 
 def test_an_interrupt_ends_the_compiling(children: list[subprocess.Popen[bytes]]) -> None:
     """The child is ended at once, and who comes next does not wait for it."""
-    timer = threading.Timer(0.3, _thread.interrupt_main)
-    timer.start()
+
+    def interrupt() -> None:
+        while not children:
+            time.sleep(0.001)
+        time.sleep(0.3)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         load_hostile()
