@@ -23,8 +23,9 @@ import wasmtime
 from wasmtime import component
 
 from ..base.filesystem import discard, replace
-from ..errors import InvalidInput
+from ..errors import ComponentFailed
 from ..models.cache import cache_folder
+from .compiler import compile_apart
 from .sandbox import Engine
 
 _FORM = b"llmwit-compiled-1\n"
@@ -39,24 +40,42 @@ _loaded: weakref.WeakValueDictionary[tuple[int, str], component.Component] = (
 """The compiled components in memory, by process and hash. Equal ones are the same object."""
 _locks: dict[str, threading.Lock] = {}
 _locks_lock = threading.Lock()
+_POLL_SECONDS = 0.05
+"""How often one who waits for another's compiling can be interrupted. On Windows a lock that is
+waited for without a limit lets no interrupt through."""
 
 
 def compiled(engine: Engine, source: bytes, digest: str) -> component.Component:
     """The compiled form of a component. `digest` is the SHA-256 of `source` in hexadecimal.
 
-    It is taken from memory or from the cache, or else made and kept. Raises `InvalidInput` where
-    the source is no component.
+    It is taken from memory or from the cache, or else made and kept. Raises what `compile_apart`
+    does, and `ComponentFailed` where this process cannot load what was compiled.
     """
     with _locks_lock:
         lock = _locks.setdefault(digest, threading.Lock())
-    with lock:  # who comes second finds it made
+    while not lock.acquire(timeout=_POLL_SECONDS):
+        pass
+    try:  # who comes second finds it made
         key = (engine.pid, digest)
         found = _loaded.get(key) or _kept(engine, digest)
         if found is None:
-            found = _made(engine, source)
-            _keep(found, digest)
+            data = compile_apart(source)
+            found = _of_bytes(engine, data)
+            _keep(data, digest)
         _loaded[key] = found
         return found
+    finally:
+        lock.release()
+
+
+def _renew() -> None:
+    """Replace the locks in a forked process: the thread that held one is not there."""
+    global _loaded, _locks, _locks_lock
+    _loaded, _locks, _locks_lock = weakref.WeakValueDictionary(), {}, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def path_of(digest: str) -> Path:
@@ -64,15 +83,12 @@ def path_of(digest: str) -> Path:
     return cache_folder() / "components" / f"{digest}.{metadata.version('wasmtime')}.compiled"
 
 
-def _made(engine: Engine, source: bytes) -> component.Component:
+def _of_bytes(engine: Engine, data: bytes) -> component.Component:
     try:
-        return component.Component(engine.engine, source)
+        return component.Component.deserialize(engine.engine, data)
     except wasmtime.WasmtimeError as error:
-        if source[:8] == b"\0asm\x01\0\0\0":
-            why = "it is a core module: make a component of it, as `wasm-tools component new` does"
-        else:
-            why = str(error)
-        raise InvalidInput(f"it is no WebAssembly component: {why}") from None
+        why = " ".join(str(error).split())
+        raise ComponentFailed(f"its compiled form cannot be loaded: {why}") from None
 
 
 def _kept(engine: Engine, digest: str) -> component.Component | None:
@@ -124,15 +140,14 @@ def _hash(digest: str, data: bytes | memoryview) -> bytes:
     return made.digest()
 
 
-def _keep(made: component.Component, digest: str) -> None:
+def _keep(data: bytes, digest: str) -> None:
     """Write the compiled form into the cache. Where that fails, it is made again the next time."""
-    with suppress(OSError, wasmtime.WasmtimeError):
+    with suppress(OSError):
         path = path_of(digest)
         folder = path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not is_private(folder.lstat(), stat.S_ISDIR):
             _make_private(folder)
-        data = bytes(made.serialize())
         part = path.with_name(f".{secrets.token_hex(8)}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:

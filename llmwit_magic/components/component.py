@@ -14,7 +14,7 @@ from typing import Any
 import wasmtime
 from wasmtime.component import ComponentInstanceType, Func, FuncType, Instance
 
-from ..base.background import GRACE_SECONDS, in_background, started, wait_patiently
+from ..base.background import GRACE_SECONDS, started, wait_patiently
 from ..contract.record import shown
 from ..contract.request import DEFAULT_MODEL, ModelSpec, Request
 from ..errors import ComponentFailed, InferenceError, Interrupted, InvalidInput, one_line
@@ -74,11 +74,13 @@ class Component:
     - `options` are those of `infer` that say how a model is loaded, and threads, tags and
       content_filters.
 
-    The component is compiled when it is made, which takes seconds for a large one. The compiled form
-    is kept in the cache. Each call is a new instance, so nothing stays from one call to the next.
-    Several threads may call at the same time.
+    The component is compiled when it is made, which takes seconds for a large one. A child process
+    does so, within limits, and an interrupt ends it. The compiled form is kept in the cache. Each
+    call is a new instance, so nothing stays from one call to the next. Several threads may call at
+    the same time.
 
-    Raises `InvalidInput` for a file that is no component, and for an option without effect.
+    Raises `InvalidInput` for a file that is no component or takes too much to compile, and for an
+    option without effect, and `ComponentFailed` where no process to compile can be started.
     """
 
     def __init__(
@@ -119,13 +121,9 @@ class Component:
         Request(model=DEFAULT_MODEL, prompt="", params={"seed": seed}, **options)  # raises early
         self._engine = the_engine()
         try:
-            # A thread does it: no interrupt comes in its middle, and the cache gets what it makes.
-            self._compiled = in_background(
-                lambda: compiled(self._engine, source, self.sha256), lambda: None, 0.1,
-                "llmwit-compile",
-            )  # fmt: skip
-        except InvalidInput as error:
-            raise InvalidInput(f"{self.name}: {error}") from None
+            self._compiled = compiled(self._engine, source, self.sha256)
+        except (InvalidInput, ComponentFailed) as error:
+            raise type(error)(f"{self.name}: {error}") from None
         self._functions = _functions(self._engine.engine, self._compiled)
         self._exports = {"#".join(path): path for path in self._functions}
         self._linker = linker_of(self._engine, self._compiled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from llmwit_magic import Component, api
 from llmwit_magic.analysis import splitting
+from llmwit_magic.components import compiler
 from llmwit_magic.contract.constraint import Constraint
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingParams
@@ -30,7 +32,14 @@ from llmwit_magic.running.session import Session
 from tests.support.gguf_parts import Tensor, take_apart
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import QUESTION, write_llama_gguf
-from tests.support.wat_guests import FIRST, PHARIA_0_3, RUNAWAYS, forwarder, runaway
+from tests.support.wat_guests import (
+    FIRST,
+    PHARIA_0_3,
+    RUNAWAYS,
+    forwarder,
+    hard_to_compile,
+    runaway,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 
@@ -51,6 +60,20 @@ def ask(session: Session, model: str | Path, prompt: str = "A", **options: Any) 
 def call(session: Session, guest: str, export: str, *values: Any, **options: Any) -> None:
     Path("guest.wasm").write_text(guest, encoding="utf-8")
     Component("guest.wasm", session=session, **options).call(export, *values)
+
+
+def compile_too_long(session: Session) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "SECONDS", 1)
+        call(session, hard_to_compile(30), "go")
+
+
+def compile_too_large(session: Session) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux limits memory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "MEMORY", 100 * 2**20)
+        call(session, hard_to_compile(30), "go")
 
 
 def cut(path: str, size: int) -> Path:
@@ -265,6 +288,8 @@ PROVOKED: dict[str, tuple[str, Callable[[Session], object]]] = {
     "export": ("LogError", lambda s: s.log.export("/proc/x.csv")),
     "no run": ("RunNotFound", lambda s: (
         write_llama_gguf("m.gguf"), ask(s, "m.gguf"), ask(s, "m.gguf"), s.log[99])),
+    "component's compiling": ("InvalidInput", compile_too_long),
+    "memory of compiling": ("InvalidInput", compile_too_large),
     "component's error": ("ComponentFailed", lambda s: call(
         s, forwarder(FIRST), "infer", "other", "", None)),
     "component's trap": ("ComponentFailed", lambda s: call(s, runaway(RUNAWAYS["trap"]), "go")),

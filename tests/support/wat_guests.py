@@ -433,6 +433,20 @@ def runaway(core: str, memories: int = 1) -> str:
       (func (export "go") (canon lift (core func $main "go"))))"""
 
 
+def hard_to_compile(levels: int) -> str:
+    """A small component with two instances of the one before on each level.
+
+    At 26 levels wasmtime takes 12 seconds and 3.3 GB for it, and twice as much at each further one.
+    """
+    text = "(component (component $c0)\n"
+    for level in range(levels):
+        text += (
+            f"(component $c{level + 1} (alias outer 1 $c{level} (component $x))"
+            " (instance (instantiate $x)) (instance (instantiate $x)))\n"
+        )
+    return f"{text}(instance (instantiate $c{levels})))"
+
+
 def calls_for_ever(interface: Interface) -> str:
     """A forwarder whose `go(model, prompt)` asks for a text again and again, with short params."""
     core = """

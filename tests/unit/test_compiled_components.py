@@ -1,11 +1,18 @@
-"""Compiled components in the cache: kept privately, and loaded only where nothing is in doubt."""
+"""Compiled components: made in a child process, within limits; kept in the cache privately, and
+loaded only where nothing is in doubt."""
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import os
+import signal
 import stat
+import subprocess
 import sys
+import threading
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +20,11 @@ import pytest
 from wasmtime import component
 
 from llmwit_magic.components import compiled as kept
+from llmwit_magic.components import compiler
 from llmwit_magic.components.compiled import compiled, path_of
 from llmwit_magic.components.sandbox import the_engine
-from llmwit_magic.errors import InvalidInput
+from llmwit_magic.errors import ComponentFailed, InvalidInput
+from tests.support.wat_guests import hard_to_compile
 
 SOURCE = b"(component)"
 DIGEST = hashlib.sha256(SOURCE).hexdigest()
@@ -27,14 +36,13 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(kept, "cache_folder", lambda: tmp_path)
     sources: list[bytes] = []
-    compiler = component.Component
+    compile_apart = kept.compile_apart
 
-    class Counted(compiler):  # type: ignore[valid-type, misc]
-        def __init__(self, engine: object, source: bytes) -> None:
-            sources.append(source)
-            super().__init__(engine, source)
+    def counted(source: bytes) -> bytes:
+        sources.append(source)
+        return compile_apart(source)
 
-    monkeypatch.setattr(kept.component, "Component", Counted)
+    monkeypatch.setattr(kept, "compile_apart", counted)
     return sources
 
 
@@ -172,16 +180,139 @@ def test_where_nothing_can_be_kept_it_is_compiled_each_time(
     assert made == [SOURCE] * 2
 
 
+# The compiler ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def children(made: list[bytes], monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The children that were started to compile."""
+    found: list[subprocess.Popen[bytes]] = []
+    start = compiler.start
+
+    def seen(*command: object, **how: object) -> subprocess.Popen[bytes]:
+        found.append(start(*command, **how))  # type: ignore[arg-type]
+        return found[-1]
+
+    monkeypatch.setattr(compiler, "start", seen)
+    return found
+
+
+def load_hostile(levels: int = 30) -> component.Component:
+    source = hard_to_compile(levels).encode()
+    return compiled(the_engine(), source, hashlib.sha256(source).hexdigest())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
+def test_a_component_that_takes_too_much_memory_is_refused(
+    children: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child ends for lack of memory. This process goes on, and has taken none of it."""
+    import resource
+
+    monkeypatch.setattr(compiler, "MEMORY", 100 * 2**20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidInput, match=r"^compiling it takes more than 100 MiB of memory"):
+        load_hostile()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 2**10  # KiB
+    assert children[0].wait(5) != 0
+    load()
+
+
+def test_a_component_that_takes_too_long_is_refused(
+    children: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child is ended at the deadline."""
+    monkeypatch.setattr(compiler, "SECONDS", 0.5)
+    with pytest.raises(InvalidInput, match=r"^compiling it takes more than 0\.5 s"):
+        load_hostile()
+    assert children[0].wait(5) != 0
+
+
+def test_an_interrupt_ends_the_compiling(children: list[subprocess.Popen[bytes]]) -> None:
+    """The child is ended at once, and who comes next does not wait for it."""
+
+    def interrupt() -> None:
+        while not children:
+            time.sleep(0.001)
+        time.sleep(0.3)
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        load_hostile()
+    assert children[0].wait(5) != 0
+    assert time.monotonic() - begun < 5
+    assert not any(lock.locked() for lock in kept._locks.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no forks")
+def test_a_fork_while_another_thread_compiles_can_compile(
+    children: list[subprocess.Popen[bytes]],
+) -> None:
+    """The forked process lacks the thread that held the lock of this component."""
+    thread = threading.Thread(target=load_hostile, args=(18,))
+    thread.start()
+    while not children:
+        time.sleep(0.001)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside other threads
+        forked = os.fork()
+    if not forked:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(20)
+        try:
+            load_hostile(18)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(forked, 0)
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_compiler_that_crashes_is_said_in_one_line(
+    made: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message has the exit code and the last words."""
+    crash = "import os, sys\nsys.stderr.write('panicked\\n')\nsys.stderr.flush()\nos.abort()\n"
+    monkeypatch.setattr(compiler, "_CODE", crash)
+    with pytest.raises(InvalidInput, match=r"it ended with code -?\d+; its last words: panicked;"):
+        load()
+
+
+def test_what_a_child_prints_first_is_no_answer(
+    made: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sitecustomize of the user's may print."""
+    monkeypatch.setattr(compiler, "_CODE", "print('hello', flush=True)\n" + compiler._CODE)
+    load()
+
+
+def test_where_no_child_can_be_started_nothing_is_compiled(
+    made: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process never compiles itself. The error says why there is no child."""
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler.sys, "executable", "/nowhere/python")
+        with pytest.raises(ComponentFailed, match=r"^it could not be compiled: No such file"):
+            load()
+    monkeypatch.setattr(compiler.sys, "executable", "")
+    with pytest.raises(ComponentFailed, match=r"^it could not be compiled: Python does not know"):
+        load()
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
         (b"not wasm", "it is no WebAssembly component"),
         (b"\0asm\x01\0\0\0", "it is a core module"),
-        (b"(component (import", "it is no WebAssembly component"),
+        (b"(component (import", "it is no WebAssembly component: expected a string"),
+        (b"\0asm\x0d\0\1\0cut", "it is no WebAssembly component: failed to parse"),
     ],
 )
 def test_what_is_no_component_is_refused_in_one_line(source: bytes, said: str) -> None:
     """Other files are refused, a core module with what to do."""
     with pytest.raises(InvalidInput, match=said) as error:
         compiled(the_engine(), source, hashlib.sha256(source).hexdigest())
-    assert "\n" not in str(error.value)
+    assert not {"\n", "\\"} & set(str(error.value))
