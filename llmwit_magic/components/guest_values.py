@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from wasmtime import component
-from wasmtime.component import Record, Variant
+from wasmtime.component import Record, ResourceType, Variant
 
-from ..contract.record import real, shown
+from ..contract.record import F32_MAX, real, shown
 from ..errors import InvalidInput
+from . import wasmtime_repairs  # noqa: F401  (it tells a bool from a number)
 
 _RANGES: dict[type, tuple[int, int]] = {
     component.U8: (0, 2**8 - 1), component.U16: (0, 2**16 - 1), component.U32: (0, 2**32 - 1),
@@ -30,10 +33,19 @@ def lowered(value: Any, kind: Any, name: str) -> Any:
 
     Raises `InvalidInput`.
     """
+    try:
+        return _lowered(value, kind, name)
+    except InvalidInput:
+        raise
+    except Exception as error:  # the value's own methods may raise anything
+        raise _not_valid(value, f"of the type {type_name(kind)}", name) from error
+
+
+def _lowered(value: Any, kind: Any, name: str) -> Any:
     if (bounds := _RANGES.get(type(kind))) is not None:
         return _whole(value, bounds, name)
     if isinstance(kind, component.F32 | component.F64):
-        return _number(value, name)
+        return _number(value, isinstance(kind, component.F32), name)
     if isinstance(kind, component.Bool) and isinstance(value, bool):
         return value
     if isinstance(kind, component.String | component.Char):
@@ -97,28 +109,35 @@ def outcome(value: Any, kind: Any) -> tuple[Any, Any | None]:
     return (found, None) if case == "ok" else (None, "an error" if found is None else found)
 
 
-def type_name(kind: Any) -> str:
-    """A type in the words of WIT: `list<u8>`, or `record { name: string }`."""
+def type_name(kind: Any, resources: Mapping[str, ResourceType] | None = None) -> str:
+    """A type in the words of WIT: `list<u8>`, or `record { name: string }`.
+
+    A resource is `own<NAME>` or `borrow<NAME>` where it is among the named ones.
+    """
+    inside = partial(type_name, resources=resources)
     if isinstance(kind, component.ListType):
-        return f"list<{type_name(kind.element)}>"
+        return f"list<{inside(kind.element)}>"
     if isinstance(kind, component.OptionType):
-        return f"option<{type_name(kind.payload)}>"
+        return f"option<{inside(kind.payload)}>"
     if isinstance(kind, component.TupleType):
-        return f"tuple<{', '.join(map(type_name, kind.elements))}>"
+        return f"tuple<{', '.join(map(inside, kind.elements))}>"
     if isinstance(kind, component.RecordType):
-        fields = ", ".join(f"{name}: {type_name(inner)}" for name, inner in kind.fields)
+        fields = ", ".join(f"{name}: {inside(inner)}" for name, inner in kind.fields)
         return f"record {{ {fields} }}"
     if isinstance(kind, component.EnumType | component.FlagsType):
         form = "enum" if isinstance(kind, component.EnumType) else "flags"
         return f"{form} {{ {', '.join(kind.names)} }}"
     if isinstance(kind, component.VariantType | component.ResultType):
         cases = (
-            name if inner is None else f"{name}({type_name(inner)})"
-            for name, inner in kind._cases()
+            name if inner is None else f"{name}({inside(inner)})" for name, inner in kind._cases()
         )
         form = "variant" if isinstance(kind, component.VariantType) else "result"
         return f"{form} {{ {', '.join(cases)} }}"
-    return type(kind).__name__.lower().removesuffix("type")
+    word = type(kind).__name__.lower().removesuffix("type")
+    if isinstance(kind, component.OwnType | component.BorrowType):
+        names = (name for name, resource in (resources or {}).items() if resource == kind.ty)
+        return "".join([word, *(f"<{name}>" for name in names)])
+    return word
 
 
 def _case_of(value: Any, kind: Any) -> tuple[str, Any, Any]:
@@ -140,25 +159,30 @@ def _case_of(value: Any, kind: Any) -> tuple[str, Any, Any]:
 
 
 def _whole(value: Any, bounds: tuple[int, int], name: str) -> int:
-    if hasattr(value, "__index__") and not isinstance(value, bool):
-        value = value.__index__()
-        if bounds[0] <= value <= bounds[1]:
-            return int(value)
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except Exception:  # as of a class, or of an array
+        number = None
+    if number is not None and bounds[0] <= number <= bounds[1]:
+        return number
     raise _not_valid(value, f"a whole number from {bounds[0]:,} to {bounds[1]:,}", name)
 
 
-def _number(value: Any, name: str) -> float:
-    number = real(value)
-    if isinstance(number, float):
-        return number
-    raise _not_valid(value, "a number", name)
+def _number(value: Any, is_short: bool, name: str) -> float:
+    is_array = getattr(value, "ndim", 0) != 0
+    number = None if is_array else real(value)
+    if not isinstance(number, float):
+        raise _not_valid(value, "a number", name)
+    if is_short and math.isfinite(number) and abs(number) > F32_MAX:
+        raise _not_valid(value, f"a number of 32 bits, from {-F32_MAX:g} to {F32_MAX:g}", name)
+    return number
 
 
 def _text(value: Any, is_character: bool, name: str) -> str:
     if isinstance(value, str) and not (is_character and len(value) != 1):
         if any("\ud800" <= sign <= "\udfff" for sign in value):
             raise _not_valid(value, "a text without lone surrogates", name)
-        return value
+        return str.__str__(value)  # of a class that comes from it, as of numpy
     raise _not_valid(value, "one character" if is_character else "a text", name)
 
 
@@ -192,7 +216,7 @@ def _record(value: Any, kind: component.RecordType, name: str) -> Record:
     given = {str(key).replace("_", "-"): each for key, each in value.items()}
     fields = dict(kind.fields)
     for key in given.keys() - fields.keys():
-        raise InvalidInput(f"{name} has no field '{key}': it has {', '.join(fields)}")
+        raise InvalidInput(f"{name} has no field {shown(key)}: it has {', '.join(fields)}")
     made = Record()
     for key, inner in fields.items():
         if key not in given and not isinstance(inner, component.OptionType):

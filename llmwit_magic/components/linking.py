@@ -13,25 +13,33 @@ from wasmtime import component
 from wasmtime.component import ComponentInstanceType, FuncType, ResourceAny, ResourceType
 
 from ..errors import ComponentFailed, InvalidInput
-from . import first_interface, pharia_interface, second_interface
+from . import first_interface, pharia_interface, second_interface, served_types
 from .answers_to_guests import HostFunction, guarded
 from .guest_call import GuestCall
-from .sandbox import LIBRARY_LOCK, Engine
+from .guest_values import type_name
+from .sandbox import Engine
+from .wasmtime_repairs import LIBRARY_LOCK
 
 Functions = Mapping[str, Callable[..., Any]]
 
-SERVED: tuple[tuple[str, Functions, Mapping[str, int]], ...] = (
-    (r"llmwit:llm/llm@0\.1\.\d+", first_interface.LLMWIT_0_1, {}),
-    (r"llmwit:llm/llm@0\.2\.\d+", second_interface.LLMWIT_0_2, second_interface.RESOURCES),
-    (r"fermyon:spin/llm(@2\.0\.\d+)?", first_interface.SPIN, {}),
+SERVED: tuple[tuple[str, Functions, served_types.Types, Mapping[str, int]], ...] = (
+    (r"llmwit:llm/llm@0\.1\.\d+", first_interface.LLMWIT_0_1, served_types.LLMWIT_0_1, {}),
+    (
+        r"llmwit:llm/llm@0\.2\.\d+",
+        second_interface.LLMWIT_0_2,
+        served_types.LLMWIT_0_2,
+        second_interface.RESOURCES,
+    ),
+    (r"fermyon:spin/llm(@2\.0\.\d+)?", first_interface.SPIN, served_types.SPIN, {}),
     (
         r"pharia:skill/inference@0\.3\.\d+",
         pharia_interface.PHARIA,
+        served_types.PHARIA,
         pharia_interface.RESOURCES,
     ),
 )
-"""The names of the interfaces that are served, as expressions, with their functions and the numbers
-of their resources' types."""
+"""The names of the interfaces that are served, as expressions, with their functions, the types of
+these, and the numbers of their resources' types."""
 WASI = r"wasi:(cli|clocks|filesystem|io|random|sockets)/.*@0\.2\.\d+"
 ABSENT_TYPE = 99
 """The number of the one type of all resources of interfaces that are not served."""
@@ -116,16 +124,36 @@ def _define(linker: component.Linker, engine: Engine, name: str, kind: Any) -> N
     if not isinstance(kind, ComponentInstanceType):
         raise InvalidInput(f"the component imports {name}, which is no interface: rebuild it")
     served = next((each for each in SERVED if re.fullmatch(each[0], name)), None)
-    functions, resources = (served[1], served[2]) if served else ({}, {})
+    functions, types, numbers = served[1:] if served else ({}, {}, {})
+    items = {item: extern.ty for item, extern in kind.exports(engine.engine).items()}
+    resources = {item: each for item, each in items.items() if isinstance(each, ResourceType)}
     with linker.root() as root, root.add_instance(name) as instance:
-        for item, extern in kind.exports(engine.engine).items():
-            wanted = extern.ty
+        for item, wanted in items.items():
             if isinstance(wanted, ResourceType):
-                _add_resource(instance, item, resources.get(item, ABSENT_TYPE))
+                _add_resource(instance, item, numbers.get(item, ABSENT_TYPE))
             elif isinstance(wanted, FuncType):
                 work = functions.get(item)
-                instance.add_func(item, guarded(the_call, _with_numbers(work)) if work
-                                  else _refusal(name, item))  # fmt: skip
+                if work is None:
+                    instance.add_func(item, _refusal(name, item))
+                elif part := other_part(wanted, types[item], resources):
+                    instance.add_func(item, _refusal(name, item, part))
+                else:
+                    instance.add_func(item, guarded(the_call, _with_numbers(work)))
+
+
+def other_part(
+    wanted: FuncType, served: tuple[tuple[str, ...], str], resources: Mapping[str, ResourceType]
+) -> str:
+    """The part of a function whose type is not the one that is served; "" where all are."""
+    params = [(name, type_name(kind, resources)) for name, kind in wanted.params]
+    if len(params) != len(served[0]):
+        return f"{len(params)} parameters"
+    for (name, found), kind in zip(params, served[0], strict=True):
+        if found != kind:
+            return f"'{name}' of another type"
+    result = wanted.result
+    found = "" if result is None else type_name(result, resources)
+    return "" if found == served[1] else "a result of another type"
 
 
 def _with_numbers(work: Callable[..., Any]) -> HostFunction:
@@ -151,12 +179,15 @@ def _add_resource(instance: component.LinkerInstance, name: str, number: int) ->
     instance.add_resource(name, ResourceType.host(number), guarded(the_call, dropped))
 
 
-def _refusal(interface: str, function: str) -> HostFunction:
+def _refusal(interface: str, function: str, part: str = "") -> HostFunction:
+    """A host function that ends the guest: it is not served, or not with that part of its type."""
+    why = (
+        f" with {part}: build it with the WIT of that interface" if part
+        else ", which is not served here: docs/wit.md lists what is"
+    )  # fmt: skip
+
     def refuse(call: GuestCall, *values: Any) -> None:
-        raise ComponentFailed(
-            f"{call.granted.name} calls {function} of {interface}, which is not served here: "
-            "docs/wit.md lists what is"
-        )
+        raise ComponentFailed(f"{call.granted.name} calls {function} of {interface}{why}")
 
     return guarded(the_call, partial(_without_store, refuse))
 

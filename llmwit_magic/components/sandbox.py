@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import wasmtime
-import wasmtime.component
 from wasmtime import _bindings
 
 from ..errors import InvalidInput
+from .wasmtime_repairs import LIBRARY_LOCK, ForkedLock
 
 TICK_SECONDS = 0.02
 """How often a guest asks whether it may go on."""
@@ -38,34 +38,11 @@ OUTPUT_BYTES = 64 * 2**10
 SHOWN_BYTES = 2**20
 """What is shown of each while the call goes on."""
 
-LIBRARY_LOCK = threading.RLock()
-"""wasmtime's Python part numbers callbacks in lists that several threads must not change at once."""
-
 Ask = Callable[[], str | None]
 """Says why a call may not go on; None where it may."""
 
 _asked = threading.local()
 """The call whose guest runs in this thread, as `ask`."""
-
-
-class _PerThread:
-    """A set for each thread, in the place of one that wasmtime's conversions share."""
-
-    def __init__(self) -> None:
-        self._local = threading.local()
-
-    def clear(self) -> None:
-        self._local.found = set()
-
-    def add(self, item: type) -> None:
-        self._local.found.add(item)
-
-    def __iter__(self) -> Iterator[type]:
-        return iter(self._local.found)
-
-
-# Two threads that convert values at the same time would mix up what they may be.
-wasmtime.component._types.case_test_cache = _PerThread()  # type: ignore[assignment]
 
 
 try:
@@ -105,6 +82,8 @@ class Engine:
         config.wasm_component_model = True
         config.epoch_interruption = True
         config.max_wasm_stack = STACK_BYTES
+        # The threads that compile are not forked, and wasmtime would wait for them.
+        config.parallel_compilation = not _is_forked
         self.engine = wasmtime.Engine(config)
         self._going = 0
         self._ticks = False
@@ -137,8 +116,19 @@ class Engine:
                     return
 
 
+_is_forked = False
+
+
+def _note_the_fork() -> None:
+    global _is_forked
+    _is_forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_the_fork)
+
 _engine: Engine | None = None
-_engine_lock = threading.Lock()
+_engine_lock = ForkedLock()
 
 
 def the_engine() -> Engine:

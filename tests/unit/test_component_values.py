@@ -79,6 +79,9 @@ def test_small_values(kind: str, core: str, value: Any, back: Any) -> None:
         ('(variant (case "none-of-it") (case "some" u32))', "store8", "none_of_it", "none-of-it"),
         ('(variant (case "none-of-it") (case "some" u32))', "store8", {"some": 3}, {"some": 3}),
         ('(variant (case "a" u32) (case "b" u32))', "store8", {"b": 3}, {"b": 3}),
+        ('(variant (case "a" u32) (case "b" bool))', "store8", {"b": True}, {"b": True}),
+        ('(variant (case "a" u32) (case "b" bool))', "store8", {"a": 1}, {"a": 1}),
+        ('(variant (case "a" bool) (case "b" u32))', "store8", {"b": 1}, {"b": 1}),
     ],
 )  # fmt: skip
 def test_values_of_two_words(kind: str, tag: str, value: Any, back: Any) -> None:
@@ -99,6 +102,10 @@ def test_values_of_two_words(kind: str, tag: str, value: Any, back: Any) -> None
         ('(record (field "is-it" bool))', {"is-it": True, "x": 1}, "it has no field 'x'"),
         ('(record (field "is-it" bool))', {"is-it": 1}, r"it\.is-it: 1 is not valid"),
         ('(record (field "is-it" bool))', [True], "it must be a mapping of its fields"),
+        ('(record (field "is-it" bool))', {"is_it": True, "\n": 1}, r"it has no field '\\n'"),
+        ("u32", int, "it must be a whole number"), ("u32", numpy.array([1, 2]), "a whole number"),
+        ("u32", numpy.array([1]), "a whole number"),
+        ("u32", 2**64, "18446744073709551616 is not valid"), ("u32", float("nan"), "nan is not valid"),
     ],
 )  # fmt: skip
 def test_bad_values_are_named(kind: str, value: Any, said: str) -> None:
@@ -122,6 +129,123 @@ def test_bad_values_of_two_words_are_named(kind: str, value: Any, said: str) -> 
     """The place in a list stands in the message."""
     with pytest.raises(InvalidInput, match=said):
         two(kind, "store").call("echo", value)
+
+
+class _Odd(str):
+    """A text whose methods fail, and that is no number although it says so."""
+
+    def __float__(self) -> float:
+        raise ZeroDivisionError("odd\nnumber")
+
+    def __index__(self) -> int:
+        raise ZeroDivisionError("odd\nnumber")
+
+    def replace(self, *arguments: Any) -> str:
+        raise ZeroDivisionError("odd\nword")
+
+
+class _OddMapping(dict[Any, Any]):
+    def items(self) -> Any:
+        raise ZeroDivisionError("odd\nitems")
+
+
+ODD: list[Any] = [
+    None, True, 0, -1, 2**32, -(2**63) - 1, 10**5000, 1.5, -0.0, 1e300, float("nan"), float("inf"), 1j,
+    "", "a", "ab", "\ud800", "\0", b"", b"\xff", bytearray(b"a"), memoryview(b"a"), [], [1], [None],
+    ["a"], ["\ud800"], (1, 2), [[1]], {}, {"a": 1}, {"b": 1}, {"b": None}, {"a": 1, "b": 2}, {1: 2},
+    {("x",): 1}, {"\ud800": 1}, {"ok": 1}, {"err": "\n"}, {"is-it": True}, {"is_it": "x"}, {1}, set(),
+    frozenset({"a"}), range(3), (each for each in "ab"), int, str, list, dict, numpy.ndarray,
+    numpy.float32, len, object(), NotImplemented, ..., numpy.uint8(1), numpy.float16(1.5),
+    numpy.bool_(True), numpy.str_("a"), numpy.bytes_(b"a"), numpy.datetime64("2020-01-01"),
+    numpy.array(1), numpy.array([]), numpy.array([1.5]), numpy.array([[1, 2]]), numpy.array(["a"]),
+    numpy.array([None], dtype=object), _Odd("a"), _Odd("odd"), _OddMapping(a=1), _OddMapping({"is-it": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "core"),
+    [
+        ("u8", "i32"), ("s8", "i32"), ("u16", "i32"), ("s16", "i32"), ("u32", "i32"),
+        ("s32", "i32"), ("u64", "i64"), ("s64", "i64"), ("f32", "f32"), ("f64", "f64"),
+        ("bool", "i32"), ("char", "i32"), ('(enum "a" "b")', "i32"), ('(flags "a" "b")', "i32"),
+        ('(record (field "is-it" bool))', "i32"), ("string", ""), ("(list u8)", ""),
+        ("(list string)", ""), ("(list (list u32))", ""), ("(option u32)", ""),
+        ("(option (option u8))", "i32 i32 i32"), ("(tuple u32 u32)", ""),
+        ('(variant (case "a") (case "b" u32))', ""), ('(variant (case "a" u32) (case "b" bool))', ""),
+        ('(variant (case "a" (option u8)) (case "b" bool))', "i32 i32 i32"),
+        ('(variant (case "a" (option u8)) (case "b" char))', "i32 i32 i32"),
+        ("(result u32 (error char))", ""),
+    ],
+)  # fmt: skip
+def test_any_value_of_python_fits_or_is_refused(kind: str, core: str) -> None:
+    """Each odd value crosses, or is refused in one line. None raises another error."""
+    guest = taker(kind, core or "i32 i32")
+    refused = []
+    for value in ODD:
+        try:
+            guest.call("take", value)
+        except InvalidInput as error:
+            refused.append(str(error))
+    assert len(refused) > 10
+    assert all(said.startswith("it") and len(said.splitlines()) == 1 for said in refused)
+
+
+def taker(kind: str, flat: str) -> Component:
+    """A component whose `take` takes a value of that type, and says its first core parameter."""
+    words = flat.split()
+    first = {"i64": "(i32.wrap_i64 (local.get 0))", "f32": "(i32.const 0)", "f64": "(i32.const 0)"}
+    return Component(
+        f"""(component
+      {MEMORY}
+      (core module $main
+        (func (export "take") (param {flat}) (result i32) {first.get(words[0], "(local.get 0)")}))
+      (core instance $main (instantiate $main))
+      (type $type {kind})
+      (export $t "t" (type $type))
+      (func (export "take") (param "it" $t) (result u32)
+        (canon lift (core func $main "take") {OPTIONS})))""".encode()
+    )
+
+
+def test_a_case_is_not_taken_for_another() -> None:
+    """The guest gets the case that was named, also where Python counts its value to another case."""
+    option = '(variant (case "a" (option u8)) (case "b" bool))'
+    assert taker(option, "i32 i32 i32").call("take", {"a": None}) == 0
+    assert taker(option, "i32 i32 i32").call("take", {"b": True}) == 1
+    number = '(variant (case "a" u32) (case "b" bool))'
+    assert taker(number, "i32 i32").call("take", {"a": 1}) == 0
+    assert taker(number, "i32 i32").call("take", {"b": True}) == 1
+
+
+def test_a_number_that_32_bits_do_not_have_is_refused() -> None:
+    """It would come as infinity. An array is no number, also with one item."""
+    guest = plain("f32", "f32")
+    with pytest.raises(InvalidInput, match="it must be a number of 32 bits"):
+        guest.call("echo", 1e300)
+    with pytest.raises(InvalidInput, match="it must be a number"):
+        guest.call("echo", numpy.array([1.0]))
+    assert guest.call("echo", float("inf")) == float("inf")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_error_that_is_a_bool_is_raised(fails: bool) -> None:
+    """`err(true)` of `result<u32, bool>` is an error, and `ok(1)` is a value."""
+    guest = Component(
+        f"""(component
+          (core module $main (memory (export "memory") 1)
+            (func (export "go") (result i32)
+              (i32.store8 (i32.const 0) (i32.const {int(fails)}))
+              (i32.store8 (i32.const 4) (i32.const 1)) (i32.const 0)))
+          (core instance $main (instantiate $main))
+          (func (export "go") (result (result u32 (error bool)))
+            (canon lift (core func $main "go") (memory (core memory $main "memory")))))""".encode()
+    )
+    if fails:
+        with pytest.raises(ComponentFailed, match="returns an error: True") as error:
+            guest.call("go")
+        assert error.value.value is True
+    else:
+        assert guest.call("go") == 1
 
 
 def test_the_error_of_a_result_is_raised() -> None:
