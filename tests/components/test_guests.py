@@ -122,6 +122,7 @@ def test_a_guest_gets_the_three_errors(session: Session, example: Example) -> No
         chat.call("reply", "no-such-model", TURNS, "Ben", None, 1)
     with pytest.raises(ComponentFailed, match=r"reply returns an error: .*'invalid-input': 'seed"):
         reply(chat, seed=2**63)
+    python(session, CHAT, max_tokens=1, stop=NEXT, seed=1)  # the engine has its model
     before = len(session.log)
     killer = threading.Thread(target=kill_the_engine, args=(session, before))
     killer.start()
@@ -138,6 +139,7 @@ def kill_the_engine(session: Session, before: int) -> None:
     """End the processes of the local engine once the log has more than `before` runs."""
     while len(session.log) == before:
         time.sleep(0.01)
+    time.sleep(0.3)  # an engine that dies before it begins is replaced
     for child in psutil.Process().children():
         child.kill()
 
