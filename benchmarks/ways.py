@@ -136,7 +136,11 @@ class Running:
 
 
 def http(port: int) -> Way:
-    """A client of our HTTP server on this machine, which reads the same answer as a stream."""
+    """A client of our HTTP server on this machine, which reads the same answer as a stream.
+
+    It prints the whole text at the end: printing each token in a notebook takes longer than reading
+    it.
+    """
     return Way(
         "a client over HTTP",
         (
@@ -147,12 +151,13 @@ def http(port: int) -> Way:
             f"body = {{'prompt': {prompt!r}, 'max_tokens': {tokens}, 'stream': True, "
             f"'stream_options': {{'include_usage': True}}, **{SAMPLING!r}}}\n"
             "connection.request('POST', '/v1/completions', json.dumps(body))\n"
+            "text = ''\n"
             "for line in connection.getresponse():\n"
             "    if line.startswith(b'data: {'):\n"
             "        event = json.loads(line[6:])\n"
             "        usage = event.get('usage')\n"
-            "        for choice in event['choices']:\n"
-            "            print(choice['text'], end='', flush=True)"
+            "        text += ''.join(choice['text'] for choice in event['choices'])\n"
+            "print(text)"
         ),
         "usage['completion_tokens']",
         "usage['prompt_tokens']",

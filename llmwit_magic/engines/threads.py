@@ -118,7 +118,8 @@ class AdaptiveThreads:
     def _start(self) -> None:
         """Begin with this moment's load, since that of the last moments is unknown."""
         self._threads = max(1, self._cores - self._waiting())
-        self._calm_windows = 0
+        # This was a guess from one moment, which one calm window corrects.
+        self._calm_windows = 1
         self._load()
         self._measured = self._clock()
 
