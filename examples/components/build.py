@@ -45,7 +45,9 @@ def component_of(folder: Path, *more: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         made = Path(scratch) / target.name
-        environment = os.environ | {"RUST_BACKTRACE": "0"}  # an error is enough without its stack
+        # An error is enough without its stack. componentize-py takes interfaces of the packages that
+        # are installed, such as spin-sdk's; in this empty folder it finds none.
+        environment = os.environ | {"RUST_BACKTRACE": "0", "VIRTUAL_ENV": scratch}
         done = subprocess.run(
             [sys.executable, "-c", "import sys; from componentize_py import script; sys.exit(script())",
              "-q", "-d", INTERFACE, "-d", folder, "-w", f"llmwit:example-{name}/{name}-guest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def python_guest() -> Path:
             [sys.executable, "-c", code, "-d", "wit", "-w", "guest", "componentize", "app",
              "-o", "guest.wasm"],
             cwd=folder, check=True, capture_output=True, timeout=100,
+            env=os.environ | {"VIRTUAL_ENV": name},  # no interfaces of packages that are installed
         )  # fmt: skip
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_name(f"{folder.name}.part")  # two test runs may build it at once
