@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import wasmtime
-from wasmtime.component import ComponentInstanceType, Func, FuncType, Instance
+from typing import TYPE_CHECKING, Any
 
 from ..base.background import GRACE_SECONDS, started, wait_patiently
 from ..contract.record import shown
 from ..contract.request import DEFAULT_MODEL, ModelSpec, Request
-from ..errors import ComponentFailed, InferenceError, Interrupted, InvalidInput, one_line
+from ..errors import ComponentFailed, Interrupted, InvalidInput
 from ..running.run import Run
 from ..running.session import Session, current_session
-from .compiled import compiled
 from .grants import (
     Granted,
+    Limits,
     granted_folders,
     granted_models,
     granted_variables,
     read_component,
 )
-from .guest_call import GuestCall
-from .guest_values import lowered, outcome, type_name
-from .linking import enter, linker_of
-from .sandbox import Printed, store, the_engine
+
+if TYPE_CHECKING:
+    from .compiled_guest import CompiledGuest
+    from .guest_call import GuestCall
 
 MEMORY = 512 * 2**20
 SECONDS = 600.0
@@ -97,6 +94,8 @@ class Component:
         session: Session | None = None,
         **options: Any,
     ) -> None:
+        if find_spec("wasmtime") is None:
+            raise InvalidInput('components need wasmtime: pip install "llmwit-magic[wasm]"')
         for name in options:
             if name not in _OPTIONS:
                 raise InvalidInput(f"{name} has no effect on a component: leave it out")
@@ -114,19 +113,15 @@ class Component:
         self.name = "component" if isinstance(given, bytes) else Path(given).stem
         self.sha256 = hashlib.sha256(source).hexdigest()
         self._session, self._output = session, output
-        self._memory, self._seconds = memory, seconds
-        self._dirs = granted_folders(dirs or {})
-        self._env = granted_variables(env or {})
+        self._seconds = seconds
+        self._limits = Limits(memory, granted_folders(dirs or {}), granted_variables(env or {}))
         self._granted = Granted(self.name, self.sha256, granted_models(model), seed, options)
         Request(model=DEFAULT_MODEL, prompt="", params={"seed": seed}, **options)  # raises early
-        self._engine = the_engine()
         try:
-            self._compiled = compiled(self._engine, source, self.sha256)
+            self._guest = _compiled_guest(self.name, source, self.sha256)
         except (InvalidInput, ComponentFailed) as error:
             raise type(error)(f"{self.name}: {error}") from None
-        self._functions = _functions(self._engine.engine, self._compiled)
-        self._exports = {"#".join(path): path for path in self._functions}
-        self._linker = linker_of(self._engine, self._compiled)
+        self._exports = {"#".join(path): path for path in self._guest.functions}
 
     @property
     def exports(self) -> tuple[str, ...]:
@@ -138,8 +133,7 @@ class Component:
 
         Raises `InvalidInput` as `call` does for the function's name.
         """
-        kinds = self._functions[self._path(export)].params
-        return {name: type_name(kind) for name, kind in kinds}
+        return self._guest.parameters(self._path(export))
 
     def call(self, export: str, /, *arguments: Any) -> Any:
         """Call a function that the component exports, in a new instance, and return its value.
@@ -162,13 +156,15 @@ class Component:
         It may follow the run to its end.
         """
         path = self._path(export)
-        if self._engine.pid != os.getpid():
+        if self._guest.pid != os.getpid():
             raise InvalidInput(f"{self.name} was made in another process: make it in this one")
         if sum(not left.done() for left in _left_behind) >= MOST_LEFT_BEHIND:
             raise ComponentFailed(
                 f"{MOST_LEFT_BEHIND} calls that were ended still wait for a clock of the system: "
                 "restart the kernel, or wait until they end"
             )
+        from .guest_call import GuestCall
+
         call = GuestCall(self._session or current_session(), self._granted, self._seconds)
         result: Future[Any] = Future()
         # While `show` follows a run, nothing else here looks at the clock.
@@ -177,7 +173,10 @@ class Component:
         try:
             if show is not None:
                 clock.start()
-            result = started(lambda: self._guest(call, path, export, arguments), "llmwit-component")
+            result = started(
+                lambda: self._guest.call(call, path, export, arguments, self._limits),
+                "llmwit-component",
+            )
             while not wait([result], STEP_SECONDS).done:
                 self._tell(call, show)
                 if call.is_late:
@@ -220,94 +219,9 @@ class Component:
         why = "is the name of several" if found else "is not exported"
         raise InvalidInput(f"{self.name}: {str(export)[:80]!a} {why}: it exports {there}")
 
-    def _guest(
-        self, call: GuestCall, path: tuple[str, ...], export: str, arguments: Sequence[Any]
-    ) -> Any:
-        """What the function returns. A thread of its own does this."""
-        out, err = Printed(call.printed.put), Printed(call.printed.put)
-        enter(call)
-        kind = self._functions[path]
-        values = _arguments(kind.params, arguments, export)
-        made = store(self._engine, self._memory, self._dirs, self._env, out, err)
-        try:
-            with self._engine.ticking(call.why_not), made as its_store:
-                instance = self._linker.instantiate(its_store, self._compiled)
-                returned = _function(instance, its_store, path)(its_store, *values)
-                value, error = outcome(returned, kind.result)
-        except wasmtime.WasmtimeError as error:
-            raise self._failed(call, error, err) from None
-        if error is not None:
-            failed = ComponentFailed(f"{self.name}: {export} returns an error: {error!r}")
-            failed.value = error
-            raise failed
-        return value
 
-    def _failed(
-        self, call: GuestCall, error: wasmtime.WasmtimeError, err: Printed
-    ) -> InferenceError:
-        """The error of a guest that has ended early."""
-        if call.error is not None:
-            return call.error
-        if call.is_late:
-            return call.out_of_time()
-        why = _cause(str(error))
-        if isinstance(error, wasmtime.ExitTrap):
-            why = err.last_line or f"it has ended itself, with exit status {error.code}"
-        elif "unreachable" in why and err.last_line:
-            why = err.last_line
-        else:
-            why = next((said for sign, said in _TRAPS.items() if sign in why), why)
-        return ComponentFailed(f"{self.name} has trapped: {one_line(why)}")
+def _compiled_guest(name: str, source: bytes, digest: str) -> CompiledGuest:
+    """The component, compiled. Only now is wasmtime needed, which not every user has."""
+    from .compiled_guest import CompiledGuest
 
-
-_TRAPS = {
-    "unreachable": "it has given up (unreachable), and has not printed why",
-    "call stack exhausted": "its stack is full: it calls itself without an end",
-    "memory minimum size": "it needs more memory than it may have: give it more with memory=",
-}
-"""What is said of a trap in the place of the words of wasmtime."""
-
-
-def _cause(text: str) -> str:
-    """The last line of what wasmtime says of a trap, which is the cause."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = [line for line in lines if not line.startswith("Caused by")]
-    return re.sub(r"^\d+: ", "", found[-1] if found else text)
-
-
-def _functions(engine: wasmtime.Engine, made: Any) -> dict[tuple[str, ...], FuncType]:
-    """The types of a component's functions by their places."""
-    found: dict[tuple[str, ...], FuncType] = {}
-    for name, extern in made.type.exports(engine).items():
-        kind = extern.ty
-        if isinstance(kind, FuncType):
-            found[name,] = kind
-        elif isinstance(kind, ComponentInstanceType):
-            for inner, item in kind.exports(engine).items():
-                its_kind = item.ty
-                # componentize-py exports its own start, which was carried out in the building.
-                if isinstance(its_kind, FuncType) and (name, inner) != ("exports", "init"):
-                    found[name, inner] = its_kind
-    return found
-
-
-def _function(instance: Instance, its_store: wasmtime.Store, path: tuple[str, ...]) -> Func:
-    index = None
-    for name in path:
-        index = instance.get_export_index(its_store, name, index)
-    assert index is not None
-    function = instance.get_func(its_store, index)
-    assert function is not None
-    return function
-
-
-def _arguments(
-    kinds: Sequence[tuple[str, Any]], arguments: Sequence[Any], export: str
-) -> list[Any]:
-    """The values of a component for the arguments. Raises `InvalidInput`."""
-    if len(arguments) != len(kinds):
-        wanted = ", ".join(name for name, _ in kinds) or "nothing"
-        raise InvalidInput(f"{export} takes {wanted}: {len(arguments)} arguments were given")
-    return [
-        lowered(value, kind, name) for value, (name, kind) in zip(arguments, kinds, strict=True)
-    ]
+    return CompiledGuest(name, source, digest)

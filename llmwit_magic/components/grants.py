@@ -42,6 +42,18 @@ class Granted:
         return self.models[name]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a call of a component may use beside models."""
+
+    memory: int
+    """Bytes that one of its memories may have."""
+    dirs: Mapping[str, tuple[str, bool]]
+    """Its names of folders, each with the folder here and whether it may be written."""
+    env: Mapping[str, str]
+    """Its environment."""
+
+
 def read_component(file: Any) -> bytes:
     """The bytes of a component's file. Raises `InvalidInput` where they cannot be read."""
     try:

@@ -44,7 +44,7 @@ def imported(
 ) -> tuple[dict[str, FuncType], dict[str, ResourceType]]:
     """The functions and resources of an interface as a component imports them."""
     engine = the_engine().engine
-    made = component(forwarder(interface), session)._compiled
+    made = component(forwarder(interface), session)._guest._compiled
     kind: Any = made.type.imports(engine)[interface.name].ty
     items = {name: each.ty for name, each in kind.exports(engine).items()}
     return (

@@ -312,9 +312,9 @@ def test_without_wasmtime_one_line_says_what_to_install() -> None:
     """The package works without the extra; only a component needs it."""
     code = (
         "import sys; sys.modules['wasmtime'] = None\n"
-        "import llmwit_magic\n"
-        "try: llmwit_magic.Component\n"
-        "except llmwit_magic.InvalidInput as error: print(error)\n"
+        "from llmwit_magic import *\n"
+        "try: Component(b'')\n"
+        "except InvalidInput as error: print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True
