@@ -247,8 +247,8 @@ def test_a_client_that_goes_away_leaves_an_interrupted_row(
     try:
         while status != "interrupted":
             assert time.monotonic() < began + 1
-            row = log.to_frame().iloc[-1]
-            status = row["status"] if row["tag.user"] == "goes" else None
+            found = log.to_frame(tag="user=goes")["status"]
+            status = found.iloc[-1] if len(found) else None
     finally:
         log.close()
 
