@@ -266,6 +266,11 @@ def test_malformed_and_random_requests_get_a_400(server: Served, fake_session: F
     for path in paths:
         for body in MALFORMED:
             send(path, body)
+        whole = json.dumps({"model": "fake", "prompt": "p", **HELLO}).encode()
+        for _ in range(40):  # cut off, or with a byte that is another one
+            place = drawn.randrange(len(whole))
+            send(path, whole[:place])
+            send(path, whole[:place] + bytes([drawn.randrange(256)]) + whole[place + 1 :])
         for _ in range(200):
             chosen = drawn.sample(fields, drawn.randint(0, 5))
             body = {name: drawn.choice(values) for name in chosen}
