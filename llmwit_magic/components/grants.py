@@ -57,16 +57,15 @@ class Limits:
 def read_component(file: Any) -> bytes:
     """The bytes of a component's file. Raises `InvalidInput` where they cannot be read."""
     try:
-        path = Path(file).expanduser()
+        path: Path = Path(file).expanduser()
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        with open(os.open(path, flags), "rb") as file:
-            found = os.fstat(file.fileno())
+        with open(os.open(path, flags), "rb") as opened:
+            found = os.fstat(opened.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidInput(f"{path}: it is no regular file")
             if found.st_size > LARGEST_FILE:
                 raise InvalidInput(f"{path}: it has more than {LARGEST_FILE // 2**20} MiB")
-            data: bytes = file.read()
-            return data
+            return opened.read()
     except OSError as error:
         raise InvalidInput(f"{path}: it cannot be read: {error.strerror or error}") from None
     except (TypeError, ValueError, RuntimeError):

@@ -77,9 +77,9 @@ def fixed_threads(asked: int) -> Threads:
     return lambda: asked
 
 
-def automatic_threads(weight_bytes: int) -> Threads:
-    """The number of threads for a model with so many bytes of weights."""
-    return fixed_threads(1) if weight_bytes < SMALL_MODEL_BYTES else AdaptiveThreads()
+def automatic_threads(weight_bytes: int, adaptive: Threads) -> Threads:
+    """The number of threads for a model with so many bytes of weights; a large one's is `adaptive`."""
+    return fixed_threads(1) if weight_bytes < SMALL_MODEL_BYTES else adaptive
 
 
 class AdaptiveThreads:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.damaged_rows import GROUPS, NAMES, look_everywhere, plot, session_with_runs
+from tests.support.damaged_rows import GROUPS, NAMES, look_everywhere, plot, session
 from tests.support.fake import FakeSession
 
-
-@pytest.fixture
-def session() -> Iterator[FakeSession]:
-    """Runs with all that a run may have: one for each wrong value, between two others."""
-    session = session_with_runs()
-    yield session
-    session.close()
+__all__ = ["session"]  # pytest finds the fixture here
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+import pytest
 
 from llmwit_magic.contract.events import Chunk
 from llmwit_magic.contract.request import Request
@@ -41,7 +42,8 @@ SOUND = [1, 2 + len(WRONG)]
 ALL = list(range(1, 3 + len(WRONG)))
 
 
-def session_with_runs() -> FakeSession:
+@pytest.fixture
+def session() -> Iterator[FakeSession]:
     """Runs with all that a run may have: one for each wrong value, between two others."""
     session = FakeSession(FakeEngine())
     for number in ALL:
@@ -56,7 +58,8 @@ def session_with_runs() -> FakeSession:
         run.run_id = session.log.begin(run.row("running"))
         session.log.complete(run.run_id, run.row("ok"))
         session.log.annotate(run.run_id, rating=1, note="n")
-    return session
+    yield session
+    session.close()
 
 
 def export_and_read(ending: str) -> Callable[[RunLog, Path], Any]:

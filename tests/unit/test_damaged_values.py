@@ -6,7 +6,6 @@ look at the log is tried. tests/hostile does it with all columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas
@@ -19,21 +18,15 @@ from tests.support.damaged_rows import (
     NAMES,
     look_everywhere,
     plot,
-    session_with_runs,
+    session,
 )
 from tests.support.fake import FakeSession
+
+__all__ = ["session"]  # pytest finds the fixture here
 
 _FIRST = {column.kind: column.name for column in reversed(COLUMNS) if column.name in NAMES}
 SAMPLE = sorted({*_FIRST.values(), "status", "temperature", "token_infos", "tags"} & {*NAMES})
 """A column of each kind, and some that much depends on."""
-
-
-@pytest.fixture
-def session() -> Iterator[FakeSession]:
-    """Runs with all that a run may have: one for each wrong value, between two others."""
-    session = session_with_runs()
-    yield session
-    session.close()
 
 
 @pytest.mark.parametrize("group", GROUPS)

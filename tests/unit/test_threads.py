@@ -121,8 +121,9 @@ def test_a_fixed_number() -> None:
 
 def test_a_small_model_runs_on_one_thread() -> None:
     """Two threads would wait for one another longer than they work."""
-    assert automatic_threads(SMALL_MODEL_BYTES - 1)() == 1
-    assert isinstance(automatic_threads(SMALL_MODEL_BYTES), AdaptiveThreads)
+    adaptive = AdaptiveThreads()
+    assert automatic_threads(SMALL_MODEL_BYTES - 1, adaptive)() == 1
+    assert automatic_threads(SMALL_MODEL_BYTES, adaptive) is adaptive
 
 
 def test_hyper_threads_are_not_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,8 @@ class Child:
             return
         self._loaded = backend.open(source, file, command.spec, command.kept_prompts)
         if (header := self._loaded.header) is not None:
-            self._automatic = automatic_threads(sum(each.nbytes for each in header.tensors))
+            size = sum(each.nbytes for each in header.tensors)
+            self._automatic = automatic_threads(size, self._automatic)
         made_by = self._loaded.tokenizer.made_by
         self._info = command.info.model_copy(update={"tokenizer": made_by})
         gc.freeze()
