@@ -114,7 +114,8 @@ def test_an_error_of_the_host_ends_its_own_guest_alone(
         cast(dict[str, Any], first_interface.LLMWIT_0_1), "generate-embeddings",
         lambda call, model, texts: Variant("ok", 7),
     )  # fmt: skip
-    bad = component(forwarder(FIRST), session)
+    # Equal components share what links them, while one of them lives. This one is like no other.
+    bad = component(forwarder(FIRST, more="(core module)"), session)
     good = component(runaway(RUNAWAYS["trap"]), session)
     found: dict[str, set[str]] = {"bad": set(), "good": set()}
 
