@@ -26,9 +26,19 @@ from llmwit_magic.engines.local.model_files import LocalModel, resolve
 from llmwit_magic.engines.threads import usable_cores
 from llmwit_magic.models.gguf import read_header
 
-from . import browser, compare, components, filling, http_serving, loop, machine, shapes, ways
+from . import (
+    browser,
+    compare,
+    components,
+    filling,
+    http_serving,
+    loop,
+    machine,
+    report,
+    shapes,
+    ways,
+)
 from .compare import FULL, TINY, Figures, Size
-from .report import table
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -52,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             }  # fmt: skip
             chosen.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
             _say("")
-            print(table(figures), flush=True)
+            print(report.table(figures), flush=True)
     return 0
 
 
@@ -88,8 +98,17 @@ def _cold(size: Size, say: compare.Say) -> Figures:
     return compare.cold(all_ways, size, say) | compare.load_ext(size, say)
 
 
-def _by_llamacpp() -> ways.Way:
-    return ways.infer(name="%%infer, llama.cpp", engine="llama.cpp")
+def _library(size: Size, say: compare.Say) -> Figures:
+    model = _default_model().source
+    pairs = {
+        "llama.cpp": [_by_llamacpp(), ways.library_alone(model, True)],
+        "llama.cpp --no-exact": [_by_llamacpp("--no-exact"), ways.library_alone(model, False)],
+    }
+    return compare.beside_library(pairs, size.prompts[-2], size, say)
+
+
+def _by_llamacpp(more: str = "") -> ways.Way:
+    return ways.infer(name=report.OURS_BY_LLAMACPP, engine="llama.cpp", more=more)
 
 
 def _fixed() -> list[ways.Way]:
@@ -103,6 +122,7 @@ def _contention(size: Size, say: compare.Say) -> Figures:
 
 PARTS: dict[str, Callable[[Size, compare.Say], Figures]] = {
     "speed": _speed,
+    "library": _library,
     "loop": lambda size, say: loop.loop(_default_model(), size, say),
     "growth": lambda size, say: loop.growth(_default_model(), size, say),
     "constraint": lambda size, say: shapes.constraint(_default_model(), size, say),

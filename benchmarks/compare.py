@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 
 import psutil
 
@@ -77,6 +78,25 @@ def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
     return figures
 
 
+def beside_library(
+    pairs: Mapping[str, Sequence[Way]], tokens: int, size: Size, say: Say
+) -> Figures:
+    """Tokens per second of an answer and of a prompt of `tokens`, for each pair of ways in turn."""
+    figures = _figures()
+    with ExitStack() as stack:
+        running = {name: stack.enter_context(_running(ways)) for name, ways in pairs.items()}
+        for number in range(2 * size.rounds):
+            say(f"beside the library, round {number + 1} of {2 * size.rounds}")
+            for name, each in product(running, range(2)):
+                one = running[name][each]
+                pace = _decode_pace(one, f"Page {number}. Once upon a time", size.tokens)
+                figures[f"{name}: decode, tokens/s"][one.way.name].append(pace)
+                what = f"prompt of {tokens:,}, tokens/s"
+                if (read := _prompt(one, number, tokens).get(what)) is not None:
+                    figures[f"{name}: {what}"][one.way.name].append(read)
+    return figures
+
+
 def over_http(ways: Sequence[Way], size: Size, say: Say) -> Figures:
     """Tokens per second of an answer, for a cell and for one client of the HTTP server."""
     figures = _figures()
@@ -98,16 +118,21 @@ def _decode_pace(running: Running, prompt: str, tokens: int) -> float:
 
 
 def _prompt(running: Running, number: int, tokens: int) -> dict[str, float]:
-    """The cost of a prompt: how much longer it takes the first time than the second."""
+    """The cost of a prompt: how much longer it takes the first time than the second.
+
+    It has no speed where the engine has read most of it a second time.
+    """
     prompt = _text(number, tokens)
     first = running.answer(prompt, 1).seconds
     count = running.number(running.way.prompt_count)
     again = running.answer(prompt, 1).seconds
-    return {
-        f"prompt of {tokens:,}, tokens/s": count / (first - again),
+    figures = {
         f"cell with one token, new prompt of {tokens:,}, s": first,
         f"cell with one token, same prompt of {tokens:,}, s": again,
     }
+    if again < first / 2:
+        figures[f"prompt of {tokens:,}, tokens/s"] = count / (first - again)
+    return figures
 
 
 def _text(number: int, tokens: int) -> str:

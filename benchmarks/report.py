@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 OURS = "%%infer"
+OURS_BY_LLAMACPP = "%%infer, llama.cpp"
 OUR_BATCH = "infer_frame"
 OTHERS = ("ctransformers", "llama.cpp")
 SUMMARY = {
@@ -55,7 +56,7 @@ def details(results: Mapping[str, Any]) -> str:
 
 
 def _rows(by_way: Mapping[str, Sequence[float]]) -> Iterator[tuple[str, str, str, str]]:
-    ours = OURS if OURS in by_way else OUR_BATCH
+    ours = next((way for way in (OURS, OURS_BY_LLAMACPP, OUR_BATCH) if way in by_way), "")
     for way, values in by_way.items():
         spread = f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
         ratio = ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.support.kernel import Kernel, Reply
 
 CONTEXT_LENGTH = 8192
+LIBRARY = "llama.cpp's library alone"
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 """ctransformers' own defaults. Its repeat penalty (1.1 over 64 tokens) is also our default."""
 
@@ -29,9 +30,12 @@ class Way:
     prompt_count: str
 
 
-def infer(threads: str = "auto", name: str = "%%infer", engine: str = "auto") -> Way:
+def infer(
+    threads: str = "auto", name: str = "%%infer", engine: str = "auto", more: str = ""
+) -> Way:
     """This package: a cell, with its view and its log, by one of the two engines."""
     options = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in SAMPLING.items())
+    options += f" {more}"
     options += f" --threads {threads} --context-length {CONTEXT_LENGTH} --engine {engine}"
     return Way(
         name,
@@ -106,6 +110,31 @@ def llamacpp(model: Path) -> Way:
         ),
         "last['timings']['predicted_n']",
         "last['timings']['prompt_n'] + last['timings'].get('cache_n', 0)",
+    )
+
+
+def library_alone(model: Path, exact: bool) -> Way:
+    """llama.cpp's library with our settings: it evaluates tokens, and nothing is chosen or shown."""
+    return Way(
+        LIBRARY,
+        (
+            "from pathlib import Path\n"
+            "from llmwit_magic.contract.request import ModelSpec\n"
+            "from llmwit_magic.engines.backends.llamacpp.llama_loading import load\n"
+            "from llmwit_magic.engines.threads import physical_cores\n"
+            f"model, threads = Path({str(model)!r}), physical_cores()\n"
+            f"spec = ModelSpec(model=str(model), context_length={CONTEXT_LENGTH}, gpu_layers=0, "
+            f"exact={exact})\n"
+            "loaded = load(model, model, spec, 1)",
+        ),
+        lambda prompt, tokens: (
+            f"ids, count = loaded.tokenizer.encode({prompt!r}), {tokens}\n"
+            "loaded.evaluator.evaluate_prompt(ids, lambda: threads, lambda done: True)\n"
+            "for number in range(count - 1):\n"
+            "    loaded.evaluator.evaluate_next(100 + number, threads)"
+        ),
+        "count",
+        "len(ids)",
     )
 
 

@@ -100,7 +100,7 @@ class SafeText:
         They are taken one by one, so that the outcome does not depend on how the
         text was split into tokens.
         """
-        for position, character in enumerate(characters):
+        for position, character in enumerate(characters if self._stops else ""):
             # A list and no generator expression: every automaton must see the character.
             completed = [stop.text for stop in self._stops if stop.feed(character)]
             if completed:

@@ -1,6 +1,7 @@
 """All messages that cross the pipe between a kernel and the child that runs its model.
 
-A message is one line of JSON: `{"kind": …, "value": {…}}`, the name of its class and its fields.
+A message is one line of JSON: `{"kind": …, "value": {…}}`, the name of its class and its fields,
+without those that have their default.
 The kernel sends commands. The child does not answer `Cancel`, `Verdict` and `Exit`. It answers
 every other command with `Started`, then with any number of other answers, and at last with `Done`,
 `Failed` or `Broken`.
@@ -239,7 +240,11 @@ def decoded(line: bytes) -> Any:
 def _plain(value: Any) -> Any:
     """What the encoder can write, for what it does not know: messages, records, bytes, mappings."""
     if (fields := getattr(value, "__dataclass_fields__", None)) is not None:
-        return {name: getattr(value, name) for name in fields}
+        # A default is left out, since most of a chunk's fields have theirs.
+        return {
+            name: item for name, field in fields.items()
+            if (item := getattr(value, name)) is not field.default
+        }  # fmt: skip
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     return value.model_dump(mode="json") if isinstance(value, Record) else dict(value)

@@ -51,6 +51,10 @@ class LlamaContext:
         c = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
         self._strlen = ctypes.cast(c.strlen, library.ggml_abort_callback)
         library.llama_set_abort_callback(context, self._strlen, self._abort)
+        self._one = batch(0, [0], 0, struct=library.llama_batch)
+        """Is filled for each generated token. To make one takes longer."""
+        # Kept, since to look up a function takes longer than to call it.
+        self._decode, self._get_logits = library.llama_decode, library.llama_get_logits_ith
         self._logits: NDArray[np.float32]
         self._logits_address = 0
         self.evaluators = [LlamaEvaluator(self, number) for number in range(sequences)]
@@ -71,8 +75,12 @@ class LlamaContext:
         if threads != self._threads:
             self.library.llama_set_n_threads(self.context, threads, threads)
             self._threads = threads
-        asked = batch(sequence, tokens, past, all_outputs, self.library.llama_batch)
-        code = self.library.llama_decode(self.context, asked)
+        if len(tokens) == 1:
+            asked = self._one
+            asked.token[0], asked.pos[0], asked.seq_id[0][0] = tokens[0], past, sequence
+        else:
+            asked = batch(sequence, tokens, past, all_outputs, self.library.llama_batch)
+        code = self._decode(self.context, asked)
         if code not in (0, _ABORTED):
             raise EngineFailed(f"llama.cpp could not evaluate the tokens (code {code})")
         return bool(code == 0)
@@ -80,7 +88,7 @@ class LlamaContext:
     @property
     def logits(self) -> NDArray[np.float32]:
         """Of the newest token, shape (vocabulary,): a view that the next evaluation overwrites."""
-        data = self.library.llama_get_logits_ith(self.context, -1)
+        data = self._get_logits(self.context, -1)
         if not data:
             raise EngineFailed("the model gave no logits")
         address = ctypes.addressof(data.contents)
