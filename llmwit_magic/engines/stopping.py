@@ -44,6 +44,32 @@ class StopSequence:
         return self.matched == len(self.text)
 
 
+class Literal(str):
+    """A content filter that is a text as it stands, and no regular expression."""
+
+    __slots__ = ()
+
+
+class LiteralFilter:
+    """A text. Neither its first occurrence nor the text after that may be shown."""
+
+    def __init__(self, text: str) -> None:
+        self._search = StopSequence(text)
+        self._read = 0
+        self._start: int | None = None
+        """Where the text begins that was found."""
+
+    def judge(self, text: str, final: bool) -> tuple[int | None, int]:
+        """See `content_filters.PatternFilter.judge`."""
+        while self._read < len(text) and self._start is None:
+            self._read += 1
+            if self._search.feed(text[self._read - 1]):
+                self._start = self._read - len(self._search.text)
+        if self._start is not None:
+            return self._start, self._start
+        return None, len(text) - (0 if final else self._search.matched)
+
+
 class SafeText:
     """The text of one run: token bytes in, text that is safe to show out.
 
@@ -56,12 +82,19 @@ class SafeText:
         self.stop_sequence: str | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stops = [StopSequence(text) for text in stop]
-        self._patterns: list[PatternFilter] = []
+        self._patterns: list[PatternFilter | LiteralFilter] = [
+            LiteralFilter(item) for item in filters if isinstance(item, Literal)
+        ]
         self._functions: list[FunctionFilter] = []
-        if filters:  # most runs have none, and a child starts faster without `regex`
+        if len(filters) > len(self._patterns):
+            # Most runs have none of these, and a child starts faster without `regex`.
             from .content_filters import FunctionFilter, PatternFilter
 
-            self._patterns = [PatternFilter(item) for item in filters if isinstance(item, str)]
+            self._patterns += [
+                PatternFilter(item)
+                for item in filters
+                if isinstance(item, str) and not isinstance(item, Literal)
+            ]
             self._functions = [FunctionFilter(item) for item in filters if callable(item)]
         self._text = ""
         self.read_count = 0

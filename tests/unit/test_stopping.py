@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmwit_magic.contract.wit import FinishDetail
 from llmwit_magic.engines import content_filters
-from llmwit_magic.engines.stopping import SafeText, StopSequence
+from llmwit_magic.engines.stopping import Literal, SafeText, StopSequence
 from llmwit_magic.errors import EngineFailed, InvalidInput
 
 REPLACEMENT = "�"
@@ -264,6 +264,31 @@ def test_stop_and_filter_together(
     else:
         wanted = (kept, STOP if which else None, which)
     assert outcome(pieces, stop, [pattern]) == wanted
+
+
+@given(
+    st.text("ab", min_size=1, max_size=4) | st.sampled_from(["a.b", "日本", "a+", "\\d"]),
+    patterns, stop_lists, split_texts(filter_texts),
+)  # fmt: skip
+@example("cd", "b.*", [], ("abcda\n", [b"abcd", b"a", b"\n"]))
+@settings(max_examples=200, deadline=None)
+def test_a_text_is_filtered_as_its_escaped_pattern(
+    text: str, pattern: str, stop: list[str], case: tuple[str, list[bytes]]
+) -> None:
+    """`Literal` filters a text as it stands, alone and beside a pattern and stop sequences."""
+    literal, escaped = Literal(text), regex.escape(text)
+    assert outcome(case[1], stop, [literal]) == outcome(case[1], stop, [escaped])
+    assert outcome(case[1], stop, [literal, pattern]) == outcome(case[1], stop, [escaped, pattern])
+
+
+def test_a_text_is_held_back_as_long_as_it_may_come() -> None:
+    """Neither the text nor its beginning is given out before it is clear that it does not come."""
+    stream = SafeText((), [Literal("a.b.c")])
+    assert stream.push(b"xa.b") == "x"
+    assert stream.push(b".a") == "a.b."
+    assert stream.push(b".b.cd") == ""
+    assert stream.ended is FILTER
+    assert stream.finish() == ""
 
 
 def test_a_filter_lets_pass_what_no_match_can_begin_in() -> None:

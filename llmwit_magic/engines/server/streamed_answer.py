@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from ...contract.wit import FinishDetail, FinishReason, InferencingUsage, TokenI
 from ...errors import PromptTooLong
 from ..judging import judgement
 from ..reasoning import Splitter
-from ..stopping import SafeText
+from ..stopping import Literal, SafeText
 from ..text_parts import Given, TextParts
 from .answers import Part
 
@@ -64,7 +63,7 @@ class StreamedAnswer:
             for item in self._request.content_filters
         ]
         if secret:
-            filters.append(re.escape(secret))
+            filters.append(Literal(secret))
         # The reasoning is a text of its own: nothing matches across the border.
         self._thoughts = SafeText(prepared.params.stop, filters)
         self._stream: SafeText | TextParts = SafeText(prepared.params.stop, filters)
@@ -141,7 +140,9 @@ class StreamedAnswer:
             tokens = [token for token in part.tokens if token.bytes]
             pieces = [(token.bytes, token) for token in tokens] if tokens else [(data, None)]
             return self._of_parts([self._split.push(*piece) for piece in pieces], generated)
-        thoughts = self._thoughts.push(part.reasoning.encode("utf-8", "replace"))
+        thoughts = ""
+        if part.reasoning:
+            thoughts = self._thoughts.push(part.reasoning.encode("utf-8", "replace"))
         assert isinstance(self._stream, SafeText)
         safe = self._stream.push(data)
         if part.reasoning and not part.text:
