@@ -20,8 +20,9 @@ from typing import Any
 import wasmtime
 from wasmtime import _bindings
 
+from ..base.forked_lock import ForkedLock
 from ..errors import InvalidInput
-from .wasmtime_repairs import LIBRARY_LOCK, ForkedLock
+from .wasmtime_repairs import LIBRARY_LOCK
 
 TICK_SECONDS = 0.02
 """How often a guest asks whether it may go on."""

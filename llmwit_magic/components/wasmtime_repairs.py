@@ -6,7 +6,6 @@ or a forked process, need in another form.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,26 +13,8 @@ from typing import Any
 import wasmtime
 import wasmtime.component
 
+from ..base.forked_lock import ForkedLock
 from ..errors import InvalidInput
-
-
-class ForkedLock:
-    """An `RLock` that is free in a forked process, where the thread that held it is not there."""
-
-    def __init__(self) -> None:
-        self._renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
 
 LIBRARY_LOCK = ForkedLock()
 """wasmtime's Python part numbers callbacks in lists that several threads must not change at once."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..base.background import STOP_SECONDS, in_background, started, wait_patiently
+from ..base.forked_lock import ForkedLock
 from ..contract.engine import Engine, Texts, check_honoured
 from ..contract.events import Cancelled, Emit, Event, Prepared, Progress, Report
 from ..contract.request import ModelSpec, Request
@@ -344,7 +345,7 @@ def interruptible(work: Callable[[Emit, threading.Event], T], show: Report | Non
 _current: tuple[int, Session] | None = None
 _followed = Settings()
 """The settings that another process has last told this one."""
-_current_lock = threading.Lock()
+_current_lock = ForkedLock()
 
 
 def current_session() -> Session:

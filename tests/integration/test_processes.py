@@ -122,11 +122,13 @@ def test_a_child_outlives_the_thread_that_asked_for_it(session: Session, tiny_mo
 
 
 def test_a_fork_has_engines_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
-    """A forked process starts its own children, which end with it. Those of its parent go on."""
+    """A forked process starts its own children, which end with it. Those of its parent go on. It
+    does so although another thread was just asking for the session, which it does not have."""
     code = """
-import json, os, sys, warnings
+import json, os, signal, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # of forks where threads are
 from llmwit_magic import infer
+from llmwit_magic.running import session
 from llmwit_magic.running.session import current_session
 current_session().use_log(sys.argv[2])
 
@@ -136,10 +138,22 @@ def run():
 
 before = run()
 ours, theirs = os.pipe()
+held, over = threading.Event(), threading.Event()
+
+def ask():
+    with session._current_lock:
+        held.set()
+        over.wait(30)
+
+threading.Thread(target=ask).start()
+held.wait(10)
 if (pid := os.fork()) == 0:
+    signal.alarm(20)  # which ends a process that waits for ever
     os.write(theirs, str(run()).encode())
     os._exit(0)
+over.set()
 os.waitpid(pid, 0)
+os.close(theirs)
 print("SAID", json.dumps([before, int(os.read(ours, 100)), run()]))
 """
     before, forked, after = python_apart(code, tiny_model, tmp_path / "runs.sqlite3")
