@@ -13,7 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from llmwit_magic import api
+from llmwit_magic import Component, api
 from llmwit_magic.analysis import splitting
 from llmwit_magic.contract.events import Progress
 from llmwit_magic.contract.request import Request
@@ -36,6 +36,7 @@ from llmwit_magic.running.run import Run
 from llmwit_magic.running.session import Session
 from tests.support.kernel import Kernel
 from tests.support.llama_server import LlamaServerChild, running_llama_server
+from tests.support.wat_guests import SECOND, forwarder
 
 KEY = "planted-key-0123456789"
 PROMPT = "The capital of France is"
@@ -436,6 +437,26 @@ def test_the_quickstart_notebook_runs_on_the_server(
     assert {row["finish_detail"] for row in rows} >= {"eos", "stop_sequence", "max_tokens"}
     assert all(row["generated_token_count"] is not None for row in rows)
     assert [row["text"] for row in rows[:2]] == [rows[0]["text"], " Paris"]
+
+
+def test_a_component_asks_a_server_several_things_at_once(
+    lab: LlamaServerChild, session: Session
+) -> None:
+    """Each request of `infer-many` is a run of the server, and has its result or its error."""
+    guest = Component(forwarder(SECOND).encode(), session=session, model="lab::")
+    asked = [
+        {"model": "m", "prompt": {"text": prompt}, "logprobs": "no", "echo": False,
+         "params": {"max_tokens": 5, "temperature": 0, "stop": [], "seed": 3}}
+        for prompt in (*PROMPTS, "")
+    ]  # fmt: skip
+    *found, refused = guest.call("infer-many", asked)
+    wanted = [
+        finished(session, prompt=prompt, params={"max_tokens": 5, "temperature": 0, "seed": 3})
+        for prompt in PROMPTS
+    ]
+    assert [each["ok"]["text"] for each in found] == [each.text for each in wanted]
+    assert {each["ok"]["finish_reason"] for each in found} == {"length"}
+    assert list(refused["err"]) == ["invalid-input"]
 
 
 def test_a_server_that_never_comes_is_given_up(
