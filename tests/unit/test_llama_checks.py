@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -366,3 +368,20 @@ def test_tokens_that_must_never_be_generated(sound: Header) -> None:
     """Our sampler would generate them."""
     header = with_metadata(sound, {"tokenizer.ggml.suppress_tokens": array("i", [5])})
     assert "must never be generated" in str(objection(header))
+
+
+def test_a_look_at_a_file_needs_no_numpy(tmp_path: Path) -> None:
+    """A new kernel would wait for its import, before it can tell its engine to load the file."""
+    model = write_llama_gguf(tmp_path / "tiny.gguf")
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from llmwit_magic.engines.backends.registry import BACKENDS\n"
+        "from llmwit_magic.engines.local.model_files import resolve\n"
+        "found = resolve(sys.argv[1], None, {}, print, BACKENDS, 'llama.cpp')\n"
+        "print(found.backend, 'numpy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)], capture_output=True, text=True, timeout=50
+    )
+    assert done.stdout.splitlines()[-1:] == ["llama.cpp False"], done.stderr
