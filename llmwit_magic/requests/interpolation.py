@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..contract.spans import Spans, joined
-from ..errors import InvalidInput
+from ..errors import InvalidInput, warn
 
 # A place is `{{…}}` on one line. Single braces and `{{}}` are left alone, so JSON and code survive.
 # The first alternative lets a quoted text have braces in it. The second one is for a place in which
@@ -127,11 +127,9 @@ def _warn_of_structure(shown: str, value: Any) -> None:
     """Warn that a value is written as Python does it, which is seldom what a prompt should say."""
     # Arrays and DataFrames have a shape, which is () for a single number.
     if issubclass(type(value), _structures()):  # `isinstance` would ask the value itself
-        # The warning names this line, so that Python shows the same words only once.
-        warnings.warn(
+        warn(
             f"{shown} is a {type(value).__name__}, and stands in the prompt as Python prints it: "
-            "put a text there, or run each item with --prompts or infer_frame",
-            stacklevel=1,
+            "put a text there, or run each item with --prompts or infer_frame"
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from ..contract.engine import Texts
 from ..contract.request import DEFAULT_MODEL, ModelSpec, Request, checked_text
 from ..contract.wit import InferencingParams, ModelInfo
-from ..errors import InferenceError, Interrupted, InvalidInput, warn_unlogged
+from ..errors import InferenceError, Interrupted, InvalidInput, warn, warn_unlogged
 from ..requests.shapes import KEYWORDS
 from .embedding_run import EmbeddingRun, KeptVectors
 from .run import Run
@@ -80,10 +79,9 @@ def normalized(vectors: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
     zeros = numpy.flatnonzero(lengths == 0)
     if zeros.size:
         numbers = ", ".join(str(place + 1) for place in zeros[:5]) + (" …" * (zeros.size > 5))
-        warnings.warn(
+        warn(
             f"normalize: {zeros.size:,} of {len(vectors):,} vectors are zeros and stay so: "
-            f"text {numbers}",
-            stacklevel=3,
+            f"text {numbers}"
         )
         lengths[zeros] = 1
     unit: NDArray[numpy.float32] = (vectors / lengths[:, None]).astype(numpy.float32)
