@@ -6,7 +6,8 @@ import itertools
 import keyword
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from IPython.core.error import UsageError
 
 from ..contract.request import Request
 from ..contract.wit import InferencingParams
-from ..errors import InvalidInput, one_line
+from ..errors import Interrupted, InvalidInput, one_line
 from ..requests.interpolation import fill, python_name
 from ..requests.line import (
     MAX_SWEEP,
@@ -350,3 +351,17 @@ def _variable(name: str | None) -> str | None:
 def usage_error(message: str) -> UsageError:
     """IPython's error for a wrong line. Its message is one printable line, whatever was typed."""
     return UsageError(one_line(message))
+
+
+@contextmanager
+def plain_interrupt() -> Iterator[None]:
+    """An interrupt that comes beside the runs is one line too, and no traceback of this package.
+
+    So it is while the first cell imports, and while a result is shown.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the log has what was run") from None

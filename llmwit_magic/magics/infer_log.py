@@ -21,7 +21,7 @@ from ..running.replay import Replay, replay_request
 from ..running.results import Results
 from ..views.opening import show_progress
 from ..views.terminal import say
-from .cell import is_variable, read_changes, read_metrics, usage_error
+from .cell import is_variable, plain_interrupt, read_changes, read_metrics, usage_error
 from .infer import RESULT_NAME, InferMagics
 
 # The options that select runs. Their names are those of the fields of `Filter`.
@@ -185,7 +185,8 @@ class LogMagics(Magics):
             raise usage_error(in_words_of_the_line(str(error))) from None
         if accepts_all:
             accept = ALL_ACCEPTED
-        return self._replay(_run_number(own), changes, accept, quiet, metrics)
+        with plain_interrupt():
+            return self._replay(_run_number(own), changes, accept, quiet, metrics)
 
     def _replay(
         self, run_id: int, changes: Mapping[str, Any], accept: Sequence[str], quiet: bool,
@@ -296,8 +297,6 @@ def _taken(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _run_number(words: Sequence[str]) -> int:
     if len(words) != 1 or not re.fullmatch("-?[0-9]+", words[0]):
-        said = f"'{' '.join(words)}' is not" if words else "there is not"
-        raise usage_error(
-            f"{said} the number of a run: %infer_replay 12 [--with OPTION…] [--accept …]"
-        )
+        said = f"'{' '.join(words)}' is not the number of a run" if words else "give a run's number"
+        raise usage_error(f"{said}: %infer_replay 12 [--with OPTION…] [--accept …]")
     return int(words[0])

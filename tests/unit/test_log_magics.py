@@ -343,7 +343,7 @@ def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "there is not the number of a run: %infer_replay 12 [--with OPTION…] [--accept …]"),
+        ("", "give a run's number: %infer_replay 12 [--with OPTION…] [--accept …]"),
         ("x", "'x' is not the number of a run"),
         ("--5", "'--5' is not the number of a run"),
         ("²", "'²' is not the number of a run"),
