@@ -26,8 +26,10 @@ Each message is one line that says what failed and what to do.
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -51,6 +53,12 @@ def one_line(text: str) -> str:
         # The advice at the end is worth more than the middle.
         text = f"{text[: _LONGEST * 3 // 4]} … {text[-_LONGEST // 4 :]}"
     return text
+
+
+def did_you_mean(name: object, known: Iterable[object], otherwise: str) -> str:
+    """The end of an error's message: the known name that is nearly this one, or `otherwise`."""
+    near = difflib.get_close_matches(str(name), list(map(str, known)), 1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 class OneLine:

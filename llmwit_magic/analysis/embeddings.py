@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput
 from ..running.embedding_calls import embed_texts, embedding_request, normalized
+from ..running.row_settings import known_columns
 from ..running.session import current_session
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def embed_frame(
             f"{type(frame).__name__} is not a DataFrame: give one, with a row a text"
         )
     if column not in frame.columns:
-        raise InvalidInput(f"the DataFrame has no column {column!r}")
+        raise InvalidInput(
+            f"{column!r} is no column of the DataFrame{known_columns(frame.columns, column)}"
+        )
     if name in frame.columns:
         raise InvalidInput(
             f"the DataFrame has a column {name} already: give another name=, or drop it"

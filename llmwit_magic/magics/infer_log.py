@@ -14,7 +14,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..contract.request import ALL_ACCEPTED
 from ..contract.wit import STATUSES
-from ..errors import InvalidInput, one_line, warn_unlogged
+from ..errors import InvalidInput, did_you_mean, one_line, warn_unlogged
 from ..requests.line import in_words_of_the_line, parse, split_line
 from ..runlog.columns import METRIC, NAMES, TAG
 from ..running.replay import Replay, replay_request
@@ -265,7 +265,8 @@ def _columns(text: str, there: Iterable[str]) -> list[str]:
         elif name in known:
             meant.append(name)
         elif name != NAMES[0]:  # the first one is the index, which is there in any case
-            raise InvalidInput(f"columns: no column '{name}': {', '.join(known)}")
+            hint = did_you_mean(name, known, "docs/run-log-columns.md lists them")
+            raise InvalidInput(f"columns: the log has no column '{name}': {hint}")
     return meant
 
 

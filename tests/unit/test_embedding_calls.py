@@ -172,7 +172,7 @@ def test_a_column_of_vectors(session: FakeSession, tmp_path: Path) -> None:
     ("frame", "options", "message"),
     [
         (["a"], {}, "list is not a DataFrame"),
-        ({"other": ["a"]}, {}, "the DataFrame has no column 'say'"),
+        ({"other": ["a"]}, {}, "'say' is no column of the DataFrame, which has other"),
         (
             {"say": ["a"], "embedding": [1]},
             {},
@@ -181,7 +181,11 @@ def test_a_column_of_vectors(session: FakeSession, tmp_path: Path) -> None:
         ({"say": [5]}, {}, "text 1 is int, not text"),
         ({"say": ["a"]}, {"chat": True}, "chat has no effect on embeddings: leave it out"),
         ({"say": ["a"]}, {"temperature": 0}, "temperature has no effect on embeddings"),
-        ({"say": ["a"]}, {"nonsense": 0}, "Request has no field 'nonsense'"),
+        (
+            {"say": ["a"]},
+            {"nonsense": 0},
+            "Request has no field 'nonsense'",
+        ),
     ],
 )
 def test_what_is_refused(

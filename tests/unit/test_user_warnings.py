@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import shown_once
 from llmwit_magic.magics import extension, infer
+from llmwit_magic.running.batch import run_batch
 from llmwit_magic.running.embedding_calls import normalized
 from tests.support.fake import FakeEngine, FakeSession
 
@@ -59,6 +62,16 @@ def test_a_cell_is_told_each_time_it_runs(shell: Any, said: list[str]) -> None:
     assert said == 2 * [
         "<cell>:1: UserWarning: metric word gives no number for some answers: 'good' is not valid: "
         "it must be a finite number\n"
+    ]
+
+
+def test_rows_that_are_alike_are_told_once(said: list[str], shell: Any) -> None:
+    """Each row of a batch is filled in anew."""
+    frame = pandas.DataFrame({"x": [["a"], ["b"], ["c"]]})
+    run_batch(infer.current_session(), frame, "{{x}} is", Request(model="fake", prompt=""),
+              progress=False)  # fmt: skip
+    assert [line.partition(" is a list, and")[0] for line in said] == [
+        "<llmwit_magic>:1: UserWarning: {{x}}"
     ]
 
 
