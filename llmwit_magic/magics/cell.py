@@ -22,6 +22,7 @@ from ..requests.line import (
     MAX_SWEEP,
     in_words_of_the_line,
     interpolated,
+    models_of,
     parse,
     split_line,
     whole_line,
@@ -123,6 +124,9 @@ def _read_cell(
 ) -> Cell:
     line, cell = whole_line(line, cell)
     given = parse(split_line(line))
+    if not given.get("no_interpolate"):
+        with _hint_of_braces():
+            given |= models_of(given, namespace)
     kept = preset_of(given)
     if not cell.strip():
         raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
@@ -272,9 +276,16 @@ def _axes(given: Mapping[str, Any], prompts: Mapping[str, str]) -> dict[str, lis
 
 def _filled(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt, and the options that have `{{…}}` in them, with the values put in."""
-    try:
+    with _hint_of_braces():
         prompt, spans = fill(fields["prompt"], namespace)
         return {"prompt": prompt, "data_spans": spans} | interpolated(fields, namespace)
+
+
+@contextmanager
+def _hint_of_braces() -> Iterator[None]:
+    """An error of `{{…}}` says how braces are left alone."""
+    try:
+        yield
     except InvalidInput as error:
         hint = "--no-interpolate leaves the braces as they are"
         raise InvalidInput(f"{error} ({hint})") from None
@@ -297,6 +308,7 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
     """
     try:
         given = parse(words)
+        given |= models_of(given, namespace)
         kept = preset_of(given)
         given.pop("preset", None)
         shape = take_constraint(given, namespace)
