@@ -326,6 +326,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         with show_progress(self.shell) as show:
             models = self.session.server_models(name, show)
         sign = "#" if is_url(name) else "::"
+        if not models:
+            terminal.say(f"{name} has no models now")
         for model in models:
             terminal.say(on_one_line(f"{name.partition(sign)[0]}{sign}{model}"))
 
