@@ -26,9 +26,17 @@ Each message is one line that says what failed and what to do.
 
 from __future__ import annotations
 
+import difflib
+import sys
 import warnings
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
 
 _LONGEST = 1000
+_PACKAGE = __name__.partition(".")[0]
+# What may stand between a person's line and the line that warns: a magic, a thread.
+_BETWEEN = {_PACKAGE, "IPython", "concurrent", "threading"}
 NO_PYTHON = (
     "Python does not know its own program (sys.executable is empty): set it to the path of python"
 )
@@ -45,6 +53,12 @@ def one_line(text: str) -> str:
         # The advice at the end is worth more than the middle.
         text = f"{text[: _LONGEST * 3 // 4]} … {text[-_LONGEST // 4 :]}"
     return text
+
+
+def did_you_mean(name: object, known: Iterable[object], otherwise: str) -> str:
+    """The end of an error's message: the known name that is nearly this one, or `otherwise`."""
+    near = difflib.get_close_matches(str(name), list(map(str, known)), 1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 class OneLine:
@@ -134,15 +148,47 @@ class LogWarning(UserWarning):
     """A damaged run log was set aside and a new one begun, or a run is not logged."""
 
 
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, and name the nearest line outside this package.
+
+    Python shows the line that a warning names, and a line of this package would help nobody. The
+    same words are shown once for each line, and again when its cell runs again. The line of a magic
+    is the whole cell with its prompt, so its text is left out.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    is_magic = False
+    while frame and (room := str(frame.f_globals.get("__name__")).partition(".")[0]) in _BETWEEN:
+        is_magic = is_magic or room == "IPython"
+        frame = frame.f_back
+    if not frame:  # a thread of this package
+        warn_once(message, category)
+        return
+    warnings.warn_explicit(
+        message,
+        category,
+        "<cell>" if is_magic else frame.f_code.co_filename,
+        1 if is_magic else frame.f_lineno,
+        frame.f_globals.get("__name__"),
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )
+
+
+shown_once: dict[Any, int] = {}
+"""What Python keeps of the warnings that `warn_once` has shown."""
+
+
+def warn_once(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn without a line of code. Python shows the same words once in a process."""
+    warnings.warn_explicit(message, category, f"<{_PACKAGE}>", 1, __name__, shown_once)
+
+
 def warn_unlogged(problem: str | None) -> None:
     """Warn that a run is not logged, where no view says so. `problem` is the reason, or None.
 
     Python shows the warning once for each reason.
     """
     if problem:
-        # The warning names this line and not the caller's: Python shows the same warning of one
-        # line only once.
-        warnings.warn(f"not logged: {problem}", LogWarning, stacklevel=1)
+        warn_once(f"not logged: {problem}", LogWarning)
 
 
 class Interrupted(OneLine, KeyboardInterrupt):

@@ -10,7 +10,8 @@ import numpy
 import pandas
 
 from ..errors import InvalidInput
-from .class_labels import column_of, label_text
+from ..running.row_settings import column_of
+from .class_labels import label_text
 
 BINS = 10
 """The number of bins of the reliability curve. They have the same width, from 0 to 1."""

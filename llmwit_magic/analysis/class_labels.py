@@ -8,8 +8,6 @@ from typing import Any
 
 import pandas
 
-from ..errors import InvalidInput
-
 NO_VALUE = "(no valid value)"
 """What stands in a table for an answer that is missing or is none of the labels."""
 
@@ -27,18 +25,6 @@ def label_text(value: Any) -> str | None:
     if pandas.api.types.is_float(value) and float(value).is_integer():
         value = int(value)
     return str(value)
-
-
-def column_of(frame: pandas.DataFrame, name: Any, what: str) -> pandas.Series[Any]:
-    """The column of that name. Raises `InvalidInput` unless exactly one has it."""
-    count = list(frame.columns).count(name)
-    if count != 1:
-        raise InvalidInput(
-            f"{what}: {name!r} is {'twice a' if count else 'no'} column of the DataFrame, which has "
-            f"{', '.join(map(str, frame.columns)) or 'none'}"
-        )
-    found: pandas.Series[Any] = frame[name]
-    return found
 
 
 def label_texts(column: pandas.Series[Any]) -> list[str | None]:

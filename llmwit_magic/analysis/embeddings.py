@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidInput
 from ..running.embedding_calls import embed_texts, embedding_request, normalized
+from ..running.row_settings import known_columns
 from ..running.session import current_session
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def embed_frame(
     length,), or None where the text is missing. `numpy.stack(frame["embedding"])` makes a matrix of
     a column without missing values. `to_parquet` writes it as lists of numbers.
 
-    Everything else is as for `embed`. Raises `InvalidInput` where there is no such column, or
+    Everything else is as for `embed`. A message names a row by its place: `text 3` is that of the
+    third row. Raises `InvalidInput` where there is no such column, or
     already one called `name`.
     """
     import pandas
@@ -75,22 +77,30 @@ def embed_frame(
             f"{type(frame).__name__} is not a DataFrame: give one, with a row a text"
         )
     if column not in frame.columns:
-        raise InvalidInput(f"the DataFrame has no column {column!r}")
+        raise InvalidInput(
+            f"{column!r} is no column of the DataFrame{known_columns(frame.columns, column)}"
+        )
     if name in frame.columns:
         raise InvalidInput(
             f"the DataFrame has a column {name} already: give another name=, or drop it"
         )
     texts = frame[column]
     there = texts.notna().to_numpy()
+    numbers = [number for number, known in enumerate(there, 1) if known]
     request, checked = embedding_request(
-        [text for text, known in zip(texts, there, strict=True) if known], model, options
+        [text for text, known in zip(texts, there, strict=True) if known], model, options, numbers
     )
     found: list[Any] = [None] * len(frame)
     if checked:
         vectors = embed_texts(
-            current_session(), request, checked, truncate=truncate, progress=progress
+            current_session(),
+            request,
+            checked,
+            truncate=truncate,
+            progress=progress,
+            numbers=numbers,
         )
-        each = iter(normalized(vectors) if normalize else vectors)
+        each = iter(normalized(vectors, numbers) if normalize else vectors)
         found = [next(each) if known else None for known in there]
     joined = frame.copy()
     joined[name] = pandas.Series(found, index=frame.index, dtype=object)

@@ -11,6 +11,7 @@ import numpy
 import pandas
 
 from ..errors import InferenceError, InvalidInput
+from ..running.row_settings import column_of
 from .agreement import Agreement, agreement_of, cross_table
 from .calibration import (
     ByPrefix,
@@ -20,7 +21,7 @@ from .calibration import (
     probabilities_of,
     probability_columns,
 )
-from .class_labels import NO_VALUE, column_of, in_order, label_text, label_texts
+from .class_labels import NO_VALUE, in_order, label_text, label_texts
 
 if TYPE_CHECKING:
     from .evaluation_plots import EvaluationPlot

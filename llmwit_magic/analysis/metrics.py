@@ -12,7 +12,8 @@ from typing import Any
 import pandas
 
 from ..errors import InvalidInput, one_line
-from .class_labels import column_of, label_text
+from ..running.row_settings import column_of
+from .class_labels import label_text
 
 Metric = Callable[..., Any]
 """A function of a value and its row, or a metric of scikit-learn."""

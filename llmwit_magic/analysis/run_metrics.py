@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidInput, LogError, one_line, warn_unlogged
+from ..errors import InvalidInput, LogError, one_line, warn, warn_unlogged
 from ..runlog.log import RunLog
 from ..running.run import Run
 from .metrics import Metric, metrics_of, of_scikit_learn
@@ -48,9 +47,12 @@ def judge(run: Run, metrics: Mapping[str, Metric]) -> None:
             if said is not None:
                 run.add_metrics({name: said})
         except Exception as error:  # a person's own function may raise anything
-            why = one_line(str(error) if isinstance(error, InvalidInput) else repr(error))
-            # The warning names this line, so that Python shows the same words only once.
-            warnings.warn(f"metric {name} says nothing of some answers: {why}", stacklevel=1)
+            why = (
+                str(error).removeprefix(f"metrics: {name}: ")
+                if isinstance(error, InvalidInput)
+                else f"{type(error).__name__}: {error}"
+            )
+            warn(one_line(f"metric {name} gives no number for some answers: {why}"))
 
 
 def log_metrics(

@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from ..errors import InvalidInput
+from ..errors import InvalidInput, did_you_mean
 
 U32_MAX = 2**32 - 1
 F32_MAX = 3.4028234663852886e38
@@ -168,8 +168,9 @@ class Record(BaseModel):
         name = str(first["loc"][0])
         field = cls.model_fields.get(name)
         if field is None:
-            known = ", ".join(cls.model_fields)
-            return f"{cls.__name__} has no field '{name}': it has {known}"
+            known = f"it has {', '.join(cls.model_fields)}"
+            hint = did_you_mean(name, cls.model_fields, known)
+            return f"{cls.__name__} has no field '{name}': {hint}"
         if first["type"] == "missing":
             return f"{cls.__name__} needs '{name}'"
         setting = setting_of(field)

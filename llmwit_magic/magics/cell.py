@@ -6,7 +6,8 @@ import itertools
 import keyword
 import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,13 @@ from IPython.core.error import UsageError
 
 from ..contract.request import Request
 from ..contract.wit import InferencingParams
-from ..errors import InvalidInput, one_line
+from ..errors import Interrupted, InvalidInput, one_line
 from ..requests.interpolation import fill, python_name
 from ..requests.line import (
     MAX_SWEEP,
     in_words_of_the_line,
     interpolated,
+    models_of,
     parse,
     split_line,
     whole_line,
@@ -122,6 +124,9 @@ def _read_cell(
 ) -> Cell:
     line, cell = whole_line(line, cell)
     given = parse(split_line(line))
+    if not given.get("no_interpolate"):
+        with _hint_of_braces():
+            given |= models_of(given, namespace)
     kept = preset_of(given)
     if not cell.strip():
         raise InvalidInput("the cell is empty: write the prompt below the %%infer line")
@@ -271,9 +276,16 @@ def _axes(given: Mapping[str, Any], prompts: Mapping[str, str]) -> dict[str, lis
 
 def _filled(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt, and the options that have `{{…}}` in them, with the values put in."""
-    try:
+    with _hint_of_braces():
         prompt, spans = fill(fields["prompt"], namespace)
         return {"prompt": prompt, "data_spans": spans} | interpolated(fields, namespace)
+
+
+@contextmanager
+def _hint_of_braces() -> Iterator[None]:
+    """An error of `{{…}}` says how braces are left alone."""
+    try:
+        yield
     except InvalidInput as error:
         hint = "--no-interpolate leaves the braces as they are"
         raise InvalidInput(f"{error} ({hint})") from None
@@ -296,6 +308,7 @@ def read_changes(words: Sequence[str], namespace: Mapping[str, Any]) -> dict[str
     """
     try:
         given = parse(words)
+        given |= models_of(given, namespace)
         kept = preset_of(given)
         given.pop("preset", None)
         shape = take_constraint(given, namespace)
@@ -350,3 +363,17 @@ def _variable(name: str | None) -> str | None:
 def usage_error(message: str) -> UsageError:
     """IPython's error for a wrong line. Its message is one printable line, whatever was typed."""
     return UsageError(one_line(message))
+
+
+@contextmanager
+def plain_interrupt() -> Iterator[None]:
+    """An interrupt that comes beside the runs is one line too, and no traceback of this package.
+
+    So it is while the first cell imports, and while a result is shown.
+    """
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the log has what was run") from None

@@ -19,7 +19,7 @@ from ..contract.request import DEFAULT_MODEL, Request
 from ..contract.urls import is_url
 from ..contract.wit import InferencingParams, InferencingResult
 from ..engines.server.addresses import names_server
-from ..errors import InvalidInput, warn_unlogged
+from ..errors import Interrupted, InvalidInput, warn_unlogged
 from ..requests.line import split_line
 from ..requests.options import DEFAULTS, OPTIONS, SLIDERS
 from ..requests.snippets import forms
@@ -30,7 +30,7 @@ from ..views import terminal, text
 from ..views.opening import open_view, show_progress
 from ..views.score_text import scored_text
 from ..views.view import KINDS, RENDERINGS, View
-from .cell import Cell, read_cell, usage_error, with_options
+from .cell import Cell, plain_interrupt, read_cell, usage_error, with_options
 from .cell_turn import CellTurn
 
 RESULT_NAME = "_infer"
@@ -195,17 +195,18 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
     @with_options
     def infer(self, line: str, cell: str) -> Any:
         """Run the prompt in this cell with a local language model."""
-        turn = CellTurn(self.session)
-        read = read_cell(line, cell, self.shell.user_ns, self._defaults(), turn.fields)
-        if read.drop_oldest:
-            with show_progress(self.shell) as show:
-                read = turn.shortened(read, show)
-        if read.dry_run:
-            self._show_dry_run(read)
-        elif read.tune:
-            self._tune(read)
-        else:
-            self._run(turn.of(read), turn)
+        with plain_interrupt():
+            turn = CellTurn(self.session)
+            read = read_cell(line, cell, self.shell.user_ns, self._defaults(), turn.fields)
+            if read.drop_oldest:
+                with show_progress(self.shell) as show:
+                    read = turn.shortened(read, show)
+            if read.dry_run:
+                self._show_dry_run(read)
+            elif read.tune:
+                self._tune(read)
+            else:
+                self._run(turn.of(read), turn)
 
     def _run(self, cell: Cell, turn: CellTurn) -> None:
         """Run the cell's requests: one after another, or side by side on a server.
@@ -227,6 +228,11 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
                         from ..analysis.run_metrics import judge
 
                         judge(run, cell.metrics)
+        except Interrupted as stop:
+            if not cell.is_sweep:
+                raise
+            begun = f"{len(ahead.runs):,} of {len(cell.requests):,} runs were begun"
+            raise Interrupted(f"{stop}; {begun}") from None
         finally:
             runs = ahead.runs
             if runs:  # there are none after an interrupt before the first run
@@ -320,6 +326,8 @@ class InferMagics(Magics, OptionDefaults):  # type: ignore[misc, valid-type]
         with show_progress(self.shell) as show:
             models = self.session.server_models(name, show)
         sign = "#" if is_url(name) else "::"
+        if not models:
+            terminal.say(f"{name} has no models now")
         for model in models:
             terminal.say(on_one_line(f"{name.partition(sign)[0]}{sign}{model}"))
 

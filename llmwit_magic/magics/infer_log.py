@@ -14,14 +14,14 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..contract.request import ALL_ACCEPTED
 from ..contract.wit import STATUSES
-from ..errors import InvalidInput, one_line, warn_unlogged
+from ..errors import InvalidInput, did_you_mean, one_line, warn_unlogged
 from ..requests.line import in_words_of_the_line, parse, split_line
 from ..runlog.columns import METRIC, NAMES, TAG
 from ..running.replay import Replay, replay_request
 from ..running.results import Results
 from ..views.opening import show_progress
 from ..views.terminal import say
-from .cell import is_variable, read_changes, read_metrics, usage_error
+from .cell import is_variable, plain_interrupt, read_changes, read_metrics, usage_error
 from .infer import RESULT_NAME, InferMagics
 
 # The options that select runs. Their names are those of the fields of `Filter`.
@@ -185,7 +185,8 @@ class LogMagics(Magics):
             raise usage_error(in_words_of_the_line(str(error))) from None
         if accepts_all:
             accept = ALL_ACCEPTED
-        return self._replay(_run_number(own), changes, accept, quiet, metrics)
+        with plain_interrupt():
+            return self._replay(_run_number(own), changes, accept, quiet, metrics)
 
     def _replay(
         self, run_id: int, changes: Mapping[str, Any], accept: Sequence[str], quiet: bool,
@@ -264,7 +265,8 @@ def _columns(text: str, there: Iterable[str]) -> list[str]:
         elif name in known:
             meant.append(name)
         elif name != NAMES[0]:  # the first one is the index, which is there in any case
-            raise InvalidInput(f"columns: no column '{name}': {', '.join(known)}")
+            hint = did_you_mean(name, known, "docs/run-log-columns.md lists them")
+            raise InvalidInput(f"columns: the log has no column '{name}': {hint}")
     return meant
 
 
@@ -296,8 +298,6 @@ def _taken(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _run_number(words: Sequence[str]) -> int:
     if len(words) != 1 or not re.fullmatch("-?[0-9]+", words[0]):
-        said = f"'{' '.join(words)}' is not" if words else "there is not"
-        raise usage_error(
-            f"{said} the number of a run: %infer_replay 12 [--with OPTION…] [--accept …]"
-        )
+        said = f"'{' '.join(words)}' is not the number of a run" if words else "give a run's number"
+        raise usage_error(f"{said}: %infer_replay 12 [--with OPTION…] [--accept …]")
     return int(words[0])

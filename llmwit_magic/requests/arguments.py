@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ..contract.record import shown
 from ..contract.request import DEFAULT_MODEL, Request
 from ..contract.wit import InferencingParams, params_from
-from ..errors import InvalidInput
+from ..errors import InvalidInput, did_you_mean
 from .presets import preset_of
 from .shapes import KEYWORDS, with_constraint
 
@@ -50,10 +49,11 @@ def request_from(
 
 
 def _check_names(options: Mapping[str, Any]) -> None:
-    """Raise `InvalidInput` for a name that is nearly that of an option."""
+    """Raise `InvalidInput` for a name that is no option."""
     for name in options:
-        if name not in _NAMES and (near := difflib.get_close_matches(name, _NAMES, 1)):
-            raise InvalidInput(f"there is no option '{name}': did you mean {near[0]}?")
+        if name not in _NAMES:
+            hint = did_you_mean(name, _NAMES, "docs/options.md lists them")
+            raise InvalidInput(f"there is no option '{name}': {hint}")
 
 
 def _params(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 import re
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..contract.spans import Spans, joined
-from ..errors import InvalidInput
+from ..errors import InvalidInput, warn
 
 # A place is `{{…}}` on one line. Single braces and `{{}}` are left alone, so JSON and code survive.
 # The first alternative lets a quoted text have braces in it. The second one is for a place in which
@@ -65,7 +66,7 @@ def value_of(text: str, namespace: Mapping[str, Any]) -> tuple[Any] | None:
     match = _PLACE.fullmatch(text.strip())
     if match is None:
         return None
-    place = _Place((match[1] or match[2]).strip())
+    place = _place((match[1] or match[2]).strip())
     try:
         return (place.value(place.tree, namespace),)
     except InvalidInput:
@@ -87,7 +88,7 @@ def names_in(text: str) -> list[str]:
     """
     names: dict[str, None] = {}
     for match in _PLACE.finditer(text):
-        place = _Place((match[1] or match[2]).strip())
+        place = _place((match[1] or match[2]).strip())
         node = place.tree
         while isinstance(node, ast.Attribute | ast.Subscript):
             node = node.value
@@ -103,7 +104,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _text_of(expression: str, namespace: Mapping[str, Any]) -> str:
-    place = _Place(expression)
+    place = _place(expression)
     try:
         value = place.value(place.tree, namespace)
         _warn_of_structure(place.shown, value)
@@ -127,12 +128,19 @@ def _warn_of_structure(shown: str, value: Any) -> None:
     """Warn that a value is written as Python does it, which is seldom what a prompt should say."""
     # Arrays and DataFrames have a shape, which is () for a single number.
     if issubclass(type(value), _structures()):  # `isinstance` would ask the value itself
-        # The warning names this line, so that Python shows the same words only once.
-        warnings.warn(
+        warn(
             f"{shown} is a {type(value).__name__}, and stands in the prompt as Python prints it: "
-            "put a text there, or run each item with --prompts or infer_frame",
-            stacklevel=1,
+            "put a text there, or run each item with --prompts or infer_frame"
         )
+
+
+@functools.lru_cache(256)
+def _place(expression: str) -> _Place:
+    """The place, parsed once for all rows of a batch.
+
+    `warnings.catch_warnings` makes Python forget which warnings it has shown, for all threads.
+    """
+    return _Place(expression)
 
 
 class _Place:

@@ -226,6 +226,16 @@ def interpolated(fields: Mapping[str, Any], namespace: Mapping[str, Any]) -> dic
     return found
 
 
+def models_of(given: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The models that a line names, as `{"model": [NAME, …]}`, with the values of `{{…}}` put in.
+
+    Empty where it names none. Raises `InvalidInput` as `fill` does.
+    """
+    if "model" not in given:
+        return {}
+    return {"model": [interpolate(name, namespace) for name in given["model"]]}
+
+
 def complete(words: Sequence[str], models: Callable[[], Sequence[str]]) -> list[str]:
     """What the last of `words`, which is being typed, may become. `models` lists the models."""
     typed = words[-1] if words else ""

@@ -102,7 +102,13 @@ def option_line(request: Request, defaults: Mapping[str, Any]) -> str:
         words += _option_words(option, value, as_it_is)
     if request.constraint is not None:
         words += _shape_words(request.constraint)
-    texts = [request.prompt, request.system or "", request.continuation or "", *request.params.stop]
+    texts = [
+        request.model,
+        request.prompt,
+        request.system or "",
+        request.continuation or "",
+        *request.params.stop,
+    ]
     texts += (text for pair in request.tags.items() for text in pair)
     if not places and any("{{" in text for text in texts):
         words.append("--no-interpolate")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import warnings
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..base.filesystem import replace
-from ..errors import LogWarning, one_line
+from ..errors import LogWarning, one_line, warn
 from .log_files import default_path, files_of
 from .trouble import is_damage
 
@@ -35,12 +34,11 @@ def set_aside(path: str, error: Exception, patience: float) -> bool:
         for file in files_of(path):
             with suppress(FileNotFoundError):
                 replace(file, name + file.removeprefix(path))
-        warnings.warn(
+        warn(
             one_line(
                 f"the run log was damaged ({error}): it is kept as {name}, and a new one is begun"
             ),
             LogWarning,
-            stacklevel=2,
         )
         return True
     return False

@@ -13,7 +13,7 @@ import pandas
 
 from ..base.printable import on_one_line
 from ..contract.wit import InferencingParams
-from ..errors import InvalidInput, LogError
+from ..errors import InvalidInput, LogError, did_you_mean
 from .columns import COLUMNS, METRIC
 
 try:
@@ -77,7 +77,8 @@ def plot(frame: pandas.DataFrame, kind: str | None = None, by: str | None = None
     )
     for name in compared:
         if name is not None and name not in frame.columns:
-            raise InvalidInput(f"by: {name!r} is no column of the log: {', '.join(frame.columns)}")
+            hint = did_you_mean(name, frame.columns, "docs/run-log-columns.md lists them")
+            raise InvalidInput(f"by: the log has no column '{name}': {hint}")
     if frame.empty:
         raise InvalidInput("there is no run to plot: run a cell first, or choose others")
     by, also = (compared[0], compared[-1] if len(compared) > 1 else None)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from ..contract.messages import ROLES
-from ..errors import LogWarning
+from ..errors import LogWarning, warn
 from .columns import COLUMNS, Column
 from .rows import Row, parse_json
 
@@ -66,9 +65,9 @@ def read_values(column: Column, values: Sequence[Any], run_ids: Sequence[int]) -
     damaged = [run_id for run_id, value in zip(run_ids, read, strict=True) if value is _DAMAGED]
     more = len(damaged) - 1
     others = f" (and of {more:,} other run{'s' * (more > 1)})" if more else ""
-    warnings.warn(
+    warn(
         f"{column.name} of run {damaged[0]}{others} is damaged, and read as missing",
-        LogWarning, stacklevel=2,
+        LogWarning,
     )  # fmt: skip
     return [None if value is _DAMAGED else value for value in read]
 

@@ -180,6 +180,11 @@ def _joined(
     }
     if request.constraint is not None:
         values, errors = typed_columns(columns, *plain_values(request.constraint, found))
+        # A row that was refused before its run has no result that could say so.
+        errors = [
+            error or (None if status == "ok" else "the row was not run")
+            for error, status in zip(errors, found["status"], strict=True)
+        ]
         added |= values | {"value_error": series(_COLUMNS["value_error"], errors)}
         if request.probabilities:
             added |= choice_probabilities(request.constraint, found["choice_scores"])

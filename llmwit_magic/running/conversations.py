@@ -10,7 +10,6 @@ import json
 import os
 import threading
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..contract.events import Report
 from ..contract.messages import Message, checked_messages, conversation_name
 from ..contract.request import OF_TURNS, Request, Scored, Shape
 from ..contract.wit import InferencingParams, InferencingResult
-from ..errors import InvalidInput, PromptTooLong
+from ..errors import InvalidInput, PromptTooLong, warn
 from ..requests.arguments import Messages, request_from
 from ..requests.presets import preset_of
 from ..runlog.log import RunLog
@@ -352,10 +351,9 @@ class Conversation:
         session = current_session()
         runs = logged_turns(log or session.log, which)
         if names := function_filters(runs[-1].row):
-            warnings.warn(
+            warn(
                 f"the log does not have the content filters {', '.join(names)}: give "
-                "content_filters= to the next turn",
-                stacklevel=2,
+                "content_filters= to the next turn"
             )
         return cls.of_runs(session, runs)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from ..contract.engine import Texts
 from ..contract.request import DEFAULT_MODEL, ModelSpec, Request, checked_text
 from ..contract.wit import InferencingParams, ModelInfo
-from ..errors import InferenceError, Interrupted, InvalidInput, warn_unlogged
+from ..errors import InferenceError, Interrupted, InvalidInput, warn, warn_unlogged
 from ..requests.shapes import KEYWORDS
 from .embedding_run import EmbeddingRun, KeptVectors
 from .run import Run
@@ -32,10 +31,14 @@ BAR_SECONDS = 0.5
 
 
 def embedding_request(
-    texts: Sequence[str] | str, model: str | os.PathLike[str] | None, options: Mapping[str, Any]
+    texts: Sequence[str] | str,
+    model: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+    numbers: Sequence[int] | None = None,
 ) -> tuple[Request, list[str]]:
     """The request for vectors of texts, whose prompt is the first text, and the checked texts.
 
+    A message names a text by its number among `numbers`, or by its place, which begins with 1.
     Raises `InvalidInput` for an option that has no effect, and for a text that is none.
     """
     known = InferencingParams.model_fields.keys() | Request.model_fields.keys() | {*KEYWORDS}
@@ -47,19 +50,32 @@ def embedding_request(
     if not isinstance(texts, Iterable):
         raise InvalidInput(f"texts: {type(texts).__name__} is neither a text nor a list of texts")
     wanted = (texts,) if isinstance(texts, str) else tuple(texts)
-    checked = [checked_text(text, f"text {number}") for number, text in enumerate(wanted, 1)]
+    numbers = range(1, len(wanted) + 1) if numbers is None else numbers
+    checked = [
+        checked_text(text, f"text {number}") for number, text in zip(numbers, wanted, strict=True)
+    ]
     return request.model_copy(update={"prompt": checked[0] if checked else ""}), checked
 
 
 def embed_texts(
-    session: Session, request: Request, texts: Sequence[str], *, truncate: bool, progress: bool
+    session: Session,
+    request: Request,
+    texts: Sequence[str],
+    *,
+    truncate: bool,
+    progress: bool,
+    numbers: Sequence[int] | None = None,
 ) -> NDArray[numpy.float32]:
-    """The vectors of the texts, as `embed` says. The request has the model and how it is loaded."""
+    """The vectors of the texts, as `embed` says. The request has the model and how it is loaded.
+
+    `numbers` are those of `embedding_request`.
+    """
     import numpy
 
     known = dict(_kept(session, request, truncate))
     wanted: dict[str, int] = {}  # each text with its first number
-    for number, text in enumerate(texts, 1):
+    numbers = range(1, len(texts) + 1) if numbers is None else numbers
+    for number, text in zip(numbers, texts, strict=True):
         if text not in known:
             wanted.setdefault(text, number)
     if wanted or not texts:
@@ -72,18 +88,23 @@ def embed_texts(
     return numpy.stack([known[text] for text in texts])
 
 
-def normalized(vectors: NDArray[numpy.float32]) -> NDArray[numpy.float32]:
-    """The vectors divided by their Euclidean lengths. Vectors of zeros stay so, with a warning."""
+def normalized(
+    vectors: NDArray[numpy.float32], numbers: Sequence[int] | None = None
+) -> NDArray[numpy.float32]:
+    """The vectors divided by their Euclidean lengths. Vectors of zeros stay so, with a warning.
+
+    `numbers` are those of `embedding_request`.
+    """
     import numpy
 
     lengths = numpy.linalg.norm(vectors.astype(numpy.float64), axis=1)
     zeros = numpy.flatnonzero(lengths == 0)
     if zeros.size:
-        numbers = ", ".join(str(place + 1) for place in zeros[:5]) + (" …" * (zeros.size > 5))
-        warnings.warn(
+        numbers = range(1, len(vectors) + 1) if numbers is None else numbers
+        said = ", ".join(str(numbers[place]) for place in zeros[:5]) + (" …" * (zeros.size > 5))
+        warn(
             f"normalize: {zeros.size:,} of {len(vectors):,} vectors are zeros and stay so: "
-            f"text {numbers}",
-            stacklevel=3,
+            f"text {said}"
         )
         lengths[zeros] = 1
     unit: NDArray[numpy.float32] = (vectors / lengths[:, None]).astype(numpy.float32)

@@ -13,10 +13,10 @@ from pydantic import ConfigDict, TypeAdapter
 from ..contract.messages import Message
 from ..contract.request import Request
 from ..contract.spans import joined
-from ..errors import InvalidInput
+from ..errors import InvalidInput, did_you_mean
 from ..requests.interpolation import Columns, Filled, fill, interpolate, names_in, python_name
 from ..requests.line import interpolated
-from .row_settings import NO_ROW_SETTINGS, RowSettings
+from .row_settings import NO_ROW_SETTINGS, RowSettings, known_columns
 
 if TYPE_CHECKING:
     import pandas
@@ -48,14 +48,16 @@ def check_template(
         raise InvalidInput("the template names no column: write {{column}} where its value goes")
     for name in names:
         if columns.count(name) != 1 and not (name == "row" and not columns.count(name)):
-            what = "twice a" if columns.count(name) else "no"
+            shown = f"{{{{{name}}}}}"
+            if count := columns.count(name):
+                raise InvalidInput(f"{shown}: {count} columns have that name: rename all but one")
             alike = [
                 str(other) for other in columns if python_name(str(other)) == python_name(name)
             ]
-            hint = f" ({alike[0]!a} is written with other signs)" if alike else ""
             raise InvalidInput(
-                f"{{{{{name}}}}}: that is {what} column of the DataFrame, which has "
-                f"{', '.join(map(str, columns)) or 'none'}{hint if what == 'no' else ''}"
+                f"{shown}: that is no column of the DataFrame"
+                + (f" ({alike[0]!a} is written with other signs)" if alike else "")
+                + known_columns(columns, name)
             )
 
 
@@ -108,7 +110,8 @@ def worked_examples(frame: Any, template: str, answer: Any) -> Examples:
         raise InvalidInput(f"few_shot: {error}") from None
     if list(frame.columns).count(answer) != 1:
         raise InvalidInput(
-            f"few_shot: the DataFrame has no column {answer!r} with the answers: name it by answer="
+            f"few_shot: the DataFrame has no column {answer!r} with the answers: "
+            + did_you_mean(answer, frame.columns, "name it by answer=")
         )
     pairs: list[tuple[Filled, str]] = []
     for number, row in enumerate(_rows(frame), 1):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..contract.request import Request
 from ..contract.wit import InferencingParams, params_from
-from ..errors import InvalidInput
+from ..errors import InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
     import pandas
@@ -46,12 +46,29 @@ def is_column(value: Any) -> bool:
 def values_of(frame: pandas.DataFrame, name: str, given: Any) -> list[Any]:
     """The values of a setting, one for each row. Raises `InvalidInput`."""
     if isinstance(given, ColumnOf):
-        if list(frame.columns).count(given.name) != 1:
-            raise InvalidInput(f"{name}: {given.name!r} is no column of the DataFrame, or two are")
-        given = frame[given.name]
+        given = column_of(frame, given.name, name)
     elif not given.index.equals(frame.index):
         raise InvalidInput(f"{name}: the Series has another index than the DataFrame")
     return [value.item() if hasattr(value, "item") else value for value in given]
+
+
+def column_of(frame: pandas.DataFrame, name: Any, what: str) -> pandas.Series[Any]:
+    """The column of that name. Raises `InvalidInput`, for the setting `what`, unless one has it."""
+    if count := list(frame.columns).count(name):
+        if count > 1:
+            raise InvalidInput(f"{what}: {count} columns are named {name!r}: rename all but one")
+        found: pandas.Series[Any] = frame[name]
+        return found
+    raise InvalidInput(
+        f"{what}: {name!r} is no column of the DataFrame{known_columns(frame.columns, name)}"
+    )
+
+
+def known_columns(columns: Iterable[Any], name: Any) -> str:
+    """The end of the message that a DataFrame has no such column: which one is meant, or all."""
+    names = list(map(str, columns))
+    hint = did_you_mean(name, names, "")
+    return f": {hint}" if hint else f", which has {', '.join(names) or 'none'}"
 
 
 def split_settings(
@@ -81,8 +98,12 @@ def in_groups(
     """
     import pandas
 
-    if frame.empty or any(value is None or value != value for value in values):
-        raise InvalidInput("model: its column has a row without a value, or there is no row")
+    if frame.empty:
+        raise InvalidInput("model: there is no row that names one: give the model itself")
+    for place, value in enumerate(values):
+        if value is None or value != value:
+            row = frame.index[place]
+            raise InvalidInput(f"model: its column has no value in the row {row!r}: give it one")
     places: list[int] = []
     parts = []
     for value in dict.fromkeys(values):

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -314,7 +315,8 @@ class Run:
                 draw(self)
         except KeyboardInterrupt:
             self.stop()
-            draw(self)
+            with suppress(KeyboardInterrupt):  # Stop was pressed twice: the run has ended already
+                draw(self)
             raise self.interrupted() from None
         except BaseException:
             self.cancel()  # nobody follows the run any more

@@ -37,6 +37,7 @@ from llmwit_magic.errors import (
     OutOfMemory,
 )
 from llmwit_magic.running.batch import run_batch
+from llmwit_magic.running.embedding_calls import embed_texts, embedding_request
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
 from tests.support.kernel import still_alive
@@ -101,6 +102,9 @@ def test_a_cell_runs_on_a_server_of_ones_own(
         assert run.result.model.sha256 == server.info.sha256 is not None
         assert run.result.usage.generated_token_count == 4
     assert session.server_models("local::") == ["mine"]
+    request, texts = embedding_request(["a"], "local::", {})
+    with pytest.raises(InvalidInput, match=r"^local::mine makes no vectors: name the model's file"):
+        embed_texts(session, request, texts, truncate=False, progress=False)
     assert session.stop_llama_servers("mine") == ["local::mine"]
     assert not still_alive(processes)
     assert not server.folder.exists()

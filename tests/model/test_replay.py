@@ -127,7 +127,7 @@ def test_a_replay_that_cannot_be_is_one_line(kernel: Kernel) -> None:
     """No such run, no number, a bad option: what is wrong, and nothing is run."""
     for line, said in {
         "%infer_replay 7": "RunNotFound: there is no run 7 in the log: it is empty",
-        "%infer_replay": "UsageError: there is not the number of a run",
+        "%infer_replay": "UsageError: give a run's number",
         "%infer_replay x": "UsageError: 'x' is not the number of a run",
         "%infer_replay 1 --with --heat 3": "UsageError: unknown option --heat",
     }.items():

@@ -135,7 +135,7 @@ def test_other_texts_are_prompts(asked: Asked, text: str) -> None:
         ((5, "hi"), {}, "model: 5 is not valid: it must be a name or a path"),
         ((5,), {}, "prompt: 5 is not valid"),
         (("hi",), {"temperature": -1}, "temperature: -1.0 is not valid"),
-        (("hi",), {"xyzzy": 0}, "no field 'xyzzy'"),
+        (("hi",), {"xyzzy": 0}, "no option 'xyzzy': docs/options.md lists them"),
         (("hi",), {"temprature": 0}, "no option 'temprature': did you mean temperature"),
     ],
 )  # fmt: skip

@@ -61,7 +61,7 @@ def test_any_columns_stay(session: FakeSession) -> None:
     result = run(session, frame)
     pandas.testing.assert_frame_equal(result.iloc[:, :3], frame)
     assert len(result.columns) == 3 + len(RESULTS)
-    with pytest.raises(InvalidInput, match="that is twice a column"):
+    with pytest.raises(InvalidInput, match="2 columns have that name: rename all but one"):
         run(session, frame, "{{x}}")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmwit_magic.contract.request import Request
+from llmwit_magic.magics.cell import read_changes
 from tests.support.cells import one, read, refused
 
 # The prompt
@@ -115,6 +117,17 @@ def test_the_line_overrides_the_defaults() -> None:
     assert (request.params.stop, request.chat, request.threads) == (("y",), True, "auto")
     assert one("--seed none", seed=5).params.seed is None
     assert one(**defaults).params.stop == ("x",)
+
+
+def test_a_model_may_stand_in_a_variable() -> None:
+    """A path, as of a download, and one of several models."""
+    names = {"path": Path("models") / "a.gguf", "other": "b.gguf"}
+    assert one("-m {{path}}", namespace=names).model == str(names["path"])
+    both = read("-m {{path}} -m {{other}}", namespace=names).requests
+    assert [request.model for request in both] == [str(names["path"]), "b.gguf"]
+    assert one("-m {{path}} --no-interpolate", namespace=names).model == "{{path}}"
+    assert read_changes(["-m", "{{other}}"], names) == {"model": "b.gguf"}
+    assert "did you mean other? (--no-interpolate" in refused("-m {{othr}}", namespace=names)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 import llmwit_magic
 from llmwit_magic.analysis import embeddings
+from llmwit_magic.contract.engine import Texts
 from llmwit_magic.errors import EngineFailed, Interrupted, InvalidInput
 from llmwit_magic.runlog.export import read_export
 from llmwit_magic.running.replay import replay_request
@@ -55,6 +56,24 @@ def test_normalized_vectors_have_the_length_one(session: FakeSession) -> None:
     with pytest.warns(UserWarning, match=r"^normalize: 1 of 2 vectors are zeros.*: text 2$"):
         unit = embeddings.normalized(np.array([[3, 4], [0, 0]], np.float32))
     assert unit.tolist() == [pytest.approx([0.6, 0.8]), [0, 0]]
+
+
+def test_a_text_of_a_column_has_the_number_of_its_row(
+    session: FakeSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows without a text count: the engine names a text by the number that it gets."""
+    seen: list[Texts] = []
+    start = session.start_embedding
+    monkeypatch.setattr(
+        session,
+        "start_embedding",
+        lambda request, texts: seen.append(texts) or start(request, texts),
+    )
+    frame = pandas.DataFrame({"say": [None, "a", None, "bb", "a"]})
+    llmwit_magic.embed_frame(frame, "say")
+    assert (seen[0].texts, seen[0].numbers) == (("a", "bb"), (2, 4))
+    with pytest.warns(UserWarning, match=r": text 4$"):
+        embeddings.normalized(np.array([[3, 4], [0, 0]], np.float32), [2, 4])
 
 
 def test_a_call_is_one_row_of_the_log(session: FakeSession) -> None:
@@ -172,16 +191,21 @@ def test_a_column_of_vectors(session: FakeSession, tmp_path: Path) -> None:
     ("frame", "options", "message"),
     [
         (["a"], {}, "list is not a DataFrame"),
-        ({"other": ["a"]}, {}, "the DataFrame has no column 'say'"),
+        ({"other": ["a"]}, {}, "'say' is no column of the DataFrame, which has other"),
         (
             {"say": ["a"], "embedding": [1]},
             {},
             "has a column embedding already: give another name=",
         ),
         ({"say": [5]}, {}, "text 1 is int, not text"),
+        ({"say": [None, "a", 5]}, {}, "text 3 is int, not text"),
         ({"say": ["a"]}, {"chat": True}, "chat has no effect on embeddings: leave it out"),
         ({"say": ["a"]}, {"temperature": 0}, "temperature has no effect on embeddings"),
-        ({"say": ["a"]}, {"nonsense": 0}, "Request has no field 'nonsense'"),
+        (
+            {"say": ["a"]},
+            {"nonsense": 0},
+            "Request has no field 'nonsense'",
+        ),
     ],
 )
 def test_what_is_refused(

@@ -221,7 +221,7 @@ def test_nothing_to_evaluate_is_one_line() -> None:
             small(truth, truth)
     with pytest.raises(InvalidInput, match="dict is not a DataFrame"):
         evaluate({})  # type: ignore[arg-type]
-    with pytest.raises(InvalidInput, match="'label' is twice a column"):
+    with pytest.raises(InvalidInput, match="2 columns are named 'label': rename all but one"):
         evaluate(pandas.DataFrame([["a", "a", "a"]], columns=["label", "label", "infer_value"]))
 
 

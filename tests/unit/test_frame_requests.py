@@ -62,7 +62,8 @@ def test_any_column_has_a_name(session: FakeSession, engine: Echo) -> None:
     [
         ("Hi", "names no column: write {{column}}"),
         ("Hi {name}", "names no column"),
-        ("{{nme}}", "{{nme}}: that is no column of the DataFrame, which has name, n"),
+        ("{{nme}}", "{{nme}}: that is no column of the DataFrame: did you mean name?"),
+        ("{{land}}", "{{land}}: that is no column of the DataFrame, which has name, n"),
         ("{{name + n}}", "only a variable"),
         ("{{a b}}", "only a variable"),
         (3, "the template is int, not text"),

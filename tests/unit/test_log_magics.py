@@ -138,9 +138,13 @@ def test_output_keeps_it(shell: Any) -> None:
         ("--last 0", "--last: 0 is not valid: it must be a whole number"),
         ("--last x", "argument --last: invalid int value: 'x': %infer_log? lists the options"),
         ("--rating 3", "--rating: '3' is not valid: it must be one of up, down"),
-        ("--columns heat", "--columns: no column 'heat': started_at, "),
+        ("--columns prompts", "--columns: the log has no column 'prompts': did you mean prompt?"),
+        (
+            "--columns xyzzy",
+            "--columns: the log has no column 'xyzzy': docs/run-log-columns.md lists them",
+        ),
         ("--plot pie", "--plot: 'pie' is not valid: it must be one of metric, length"),
-        ("--plot speed --by heat", "--by: 'heat' is no column of the log"),
+        ("--plot speed --by heat", "--by: the log has no column 'heat'"),
         ("--by model", "--by: that goes with --plot"),
         ("--schema otel", "--schema: that goes with --export"),
         ("--export a.csv --schema x", "--schema: 'x' is not valid: it must be log or otel"),
@@ -343,7 +347,7 @@ def test_configured_functions_filter_again(shell: Any, session: FakeSession) -> 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "there is not the number of a run: %infer_replay 12 [--with OPTION…] [--accept …]"),
+        ("", "give a run's number: %infer_replay 12 [--with OPTION…] [--accept …]"),
         ("x", "'x' is not the number of a run"),
         ("--5", "'--5' is not the number of a run"),
         ("²", "'²' is not the number of a run"),

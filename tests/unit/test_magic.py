@@ -17,7 +17,7 @@ from traitlets.config import Config
 
 from llmwit_magic.contract.request import Request
 from llmwit_magic.engines.backends.llamacpp.llama_sources import file_name
-from llmwit_magic.errors import EngineDied, EngineFailed, InvalidInput
+from llmwit_magic.errors import EngineDied, EngineFailed, Interrupted, InvalidInput
 from llmwit_magic.magics import extension, infer
 from llmwit_magic.running.run import Run
 from tests.support.fake import FakeEngine, FakeSession, prepared
@@ -134,7 +134,7 @@ def test_idle_models_are_configured(shell: Any) -> None:
 def test_an_interrupt_before_the_first_run_is_one(
     shell: Any, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the interrupt is raised where there is no result yet, and no run is left behind."""
+    """One line is raised where there is no result yet, and no run is left behind."""
     session = shell.find_cell_magic("infer").__self__.session
 
     def torn(run: Run, *arguments: Any) -> None:
@@ -142,10 +142,41 @@ def test_an_interrupt_before_the_first_run_is_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "start", torn)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match=r"^stopped; the log has what was run$"):
             cell(shell, line)
     assert not session._runs
     cell(shell, line)
+
+
+def test_an_interrupt_while_a_cell_is_read_is_one_line(
+    shell: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first cell imports for a second, and a person may press Stop then."""
+
+    def torn(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(infer, "read_cell", torn)
+    shell.run_cell("%%infer\na prompt")
+    said = capsys.readouterr()
+    assert said.out + said.err == "Interrupted: stopped; the log has what was run\n"
+
+
+def test_an_interrupted_sweep_says_how_far_it_came(
+    shell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that was stopped, and how many of the runs had begun."""
+    follow = Run.follow
+
+    def stopped(run: Run, *arguments: Any) -> None:
+        follow(run, *arguments)
+        if run.request.params.seed == 2:
+            raise run.interrupted()
+
+    monkeypatch.setattr(Run, "follow", stopped)
+    with pytest.raises(Interrupted, match=r"in run 2 of the log; 2 of 5 runs were begun$"):
+        cell(shell, "--seed 1:5")
+    assert len(shell.user_ns["_infer"]) == 2
 
 
 def test_failures_raise(shell: Any, engine: FakeEngine) -> None:

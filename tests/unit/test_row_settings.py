@@ -91,8 +91,12 @@ def test_a_column_of_models(session: FakeSession, engine: Echo) -> None:
         ({"temperature": GRID["t"][1:]}, "temperature: the Series has another index"),
         ({"context_length": column("s")}, "context_length: it is the same for all rows"),
         ({"params": {"temprature": column("t")}}, "temprature: it is the same for all rows"),
-        ({"model": column("u")}, "model: 'u' is no column of the DataFrame"),
-        ({"model": pandas.Series([None] * 8)}, "model: its column has a row without a value"),
+        ({"model": column("u")}, "model: 'u' is no column of the DataFrame, which has p, t, s"),
+        ({"model": column("t ")}, "model: 't ' is no column of the DataFrame: did you mean t?"),
+        (
+            {"model": pandas.Series([None] * 8)},
+            "model: its column has no value in the row 0: give it one",
+        ),
     ],
 )
 def test_what_is_refused(session: FakeSession, options: dict[str, Any], said: str) -> None:

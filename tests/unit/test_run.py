@@ -109,6 +109,20 @@ def test_an_interrupt_cancels_and_keeps_the_text() -> None:
     assert session.log.rows()[-1]["status"] == "interrupted"
 
 
+def test_a_second_interrupt_adds_nothing() -> None:
+    """Stop that is pressed twice is one line: the second one may come while the end is drawn."""
+    session = FakeSession(FakeEngine(["x"] * 1000, pause=0.005))
+    run = session.run(REQUEST)
+
+    def draw(run: Run) -> None:
+        if run.text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="stopped after"):
+        run.follow(draw)
+    assert session.log.rows()[-1]["status"] == "interrupted"
+
+
 def test_a_run_can_be_read_from_other_threads() -> None:
     """Two readers at once see all events in order."""
     session = FakeSession(FakeEngine([str(n) for n in range(200)], pause=0.0005))

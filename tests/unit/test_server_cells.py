@@ -93,7 +93,9 @@ def test_the_models_of_a_server_are_listed(
     shell.user_ns["servers"]["httpbox"] = {"url": lab.url}
     shell.run_line_magic("config", "InferMagics.servers = dict(servers)")
     shell.run_line_magic("infer_models", "httpbox::")
+    shell.run_line_magic("infer_models", "local::")
     said = capsys.readouterr().out
+    assert said.endswith("local:: has no models now\n")
     assert "httpbox::m\nhttpbox::n/o:p\n" in said
     assert "lab::m\n" in said
     assert "lab::n/o:p\n" in said

@@ -271,6 +271,16 @@ def test_rows_that_do_not_validate_say_so(session: FakeSession) -> None:
     assert frame["infer_status"].tolist() == ["ok"] * 4
 
 
+def test_a_row_that_was_not_run_says_so(session: FakeSession) -> None:
+    """It has no value, and `value_error` is the column that says why rows have none."""
+    frame = batch(session, [ANSWERS[0], None], Person)  # type: ignore[list-item]
+    assert frame["infer_status"].tolist() == ["ok", "error"]
+    assert frame["infer_name"].isna().tolist() == [False, True]
+    assert pandas.isna(frame["infer_value_error"][0])
+    assert frame["infer_value_error"][1] == "the row was not run"
+    assert frame["infer_error_message"][1] == "column 'say' has no value in this row"
+
+
 def test_rows_of_the_log_give_the_same_columns(session: FakeSession) -> None:
     """Resumed and fresh: the same values, types and errors."""
     fresh = batch(session, ANSWERS, Person)

@@ -15,7 +15,7 @@ from traitlets.config import Config
 
 from llmwit_magic import api
 from llmwit_magic.contract.request import Request
-from llmwit_magic.errors import LogWarning
+from llmwit_magic.errors import LogWarning, shown_once
 from llmwit_magic.magics import extension, infer
 from llmwit_magic.running.batch import run_batch
 from tests.support.fake import FakeEngine, FakeSession
@@ -75,9 +75,7 @@ def test_a_sweep_says_how_many(shell: Any, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture
 def said() -> Iterator[list[str]]:
     """What was warned of, as Python shows it: the same from one place once."""
-    from llmwit_magic import errors
-
-    getattr(errors, "__warningregistry__", {}).clear()
+    shown_once.clear()
     found: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -118,10 +118,14 @@ def test_values_out_of_range_are_refused_in_one_line(name: str, value: Any) -> N
 
 
 def test_a_field_that_does_not_exist_is_refused() -> None:
-    """The message lists the fields that exist."""
+    """The message names the field that is meant, or lists those that exist."""
     with pytest.raises(InvalidInput) as caught:
         InferencingParams(temprature=1)  # type: ignore[call-arg]
-    assert message(caught).startswith("InferencingParams has no field 'temprature'")
+    missing = "InferencingParams has no field"
+    assert message(caught) == f"{missing} 'temprature': did you mean temperature?"
+    with pytest.raises(InvalidInput) as caught:
+        InferencingParams(heat=1)  # type: ignore[call-arg]
+    assert message(caught).startswith(f"{missing} 'heat': it has max_tokens, ")
     assert all(name in message(caught) for name in DEFAULTS)
 
 

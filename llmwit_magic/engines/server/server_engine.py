@@ -163,6 +163,10 @@ class ServerEngine:
 
     def embed(self, request: Request, texts: Texts, emit: Emit, cancel: threading.Event) -> None:
         address = address_of(request.model, self.servers)
+        if address.given in own_servers(self.servers):
+            raise InvalidInput(
+                f"{address.given} makes no vectors: name the model's file, as for a local engine"
+            )
         with self.own.watched(address, emit) as emit:
             self.http.run(self._embed(address, request, texts, emit), cancel)
 
