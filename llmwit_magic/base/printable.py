@@ -38,3 +38,15 @@ def _visible_character(character: str) -> str:
     if unicodedata.category(character) in ("Zs", "Co") or character in "\u200c\u200d\u200e\u200f":
         return character
     return f"⟨U+{code:04X}⟩"
+
+
+def number_text(value: float) -> str:
+    """The number without a needless `.0`."""
+    return repr(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
+
+
+def setting_value(value: object) -> str:
+    """The value of a setting on one line, as it is typed: `none`, and 0 in the place of 0.0."""
+    if value is None:
+        return "none"
+    return number_text(value) if isinstance(value, float) else on_one_line(str(value))

@@ -41,7 +41,7 @@ def _message(item: Any, number: int) -> Message:
     if not isinstance(item, Mapping) or item.keys() != {"role", "content"}:
         raise InvalidInput(
             f"message {number}: {shown(item)} is not valid: it must have role and content, and "
-            "nothing else"
+            "nothing else" + (": infer_frame runs several prompts" if isinstance(item, str) else "")
         )
     if item["role"] not in ROLES:
         raise InvalidInput(

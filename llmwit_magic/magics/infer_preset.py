@@ -8,7 +8,7 @@ from typing import Any
 
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 
-from ..base.printable import on_one_line
+from ..base.printable import number_text, on_one_line
 from ..contract.constraint import Constraint
 from ..errors import InvalidInput
 from ..requests import presets
@@ -91,5 +91,8 @@ def _settings(values: Any) -> str:
             said.append(constraint_text(value))
         elif name != "preset":
             word = "none" if value is None else value
-            said.append(f"{name} {json.dumps(word, ensure_ascii=False, default=dict)}")
+            if isinstance(word, float):
+                said.append(f"{name} {number_text(word)}")
+            else:
+                said.append(f"{name} {json.dumps(word, ensure_ascii=False, default=dict)}")
     return ", ".join(said)

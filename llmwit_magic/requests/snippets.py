@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..base.printable import number_text
 from ..contract.constraint import Constraint
 from ..contract.request import DEFAULT_MODEL, Prompt, Request, Scored
 from ..contract.wit import InferencingParams
@@ -130,7 +131,7 @@ def _option_words(option: Option, value: Any, as_it_is: Callable[[str], str]) ->
         return [f"{option.flag} {','.join(value)}"]
     if isinstance(value, str):
         return [_word(option.flag, value)]
-    return [f"{option.flag} {'none' if value is None else _number(value)}"]
+    return [f"{option.flag} {'none' if value is None else number_text(value)}"]
 
 
 def _shape_words(constraint: Constraint) -> list[str]:
@@ -166,11 +167,6 @@ def _word(flag: str, text: str, escapes: bool = False) -> str:
     """The option with its value. A value that begins with `--` follows `=`: after a space it would
     be taken for another option."""
     return f"{flag}{'=' if text.startswith('--') else ' '}{_quoted(text, escapes)}"
-
-
-def _number(value: float) -> str:
-    """The number without a needless `.0`."""
-    return repr(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
 
 
 def _quoted(text: str, escapes: bool = False) -> str:
@@ -254,10 +250,10 @@ def wave_text(params: InferencingParams) -> str:
     limit = "none" if params.max_tokens is None else f"some({params.max_tokens})"
     stop = ", ".join(_wave_string(text) for text in params.stop)
     return (
-        f"{{max-tokens: {limit}, repeat-penalty: {_number(params.repeat_penalty)}, "
+        f"{{max-tokens: {limit}, repeat-penalty: {number_text(params.repeat_penalty)}, "
         f"repeat-penalty-last-n-token-count: {params.repeat_penalty_last_n_token_count}, "
-        f"stop: [{stop}], temperature: {_number(params.temperature)}, top-k: {params.top_k}, "
-        f"top-p: {_number(params.top_p)}}}"
+        f"stop: [{stop}], temperature: {number_text(params.temperature)}, top-k: {params.top_k}, "
+        f"top-p: {number_text(params.top_p)}}}"
     )
 
 

@@ -139,8 +139,11 @@ def _comparison(text: str) -> tuple[str, str, float]:
     """The name, the sign and the number of a condition; the sign is empty for a name alone."""
     if (match := _COMPARED.fullmatch(text)) is None:
         return text.strip(), "", 0
+    name = match[1].strip()
     try:
-        return match[1].strip(), match[2], float(match[3])
+        if not name or name[-1] in "<>=":  # `acc>>1`: no name ends so
+            raise ValueError
+        return name, match[2], float(match[3])
     except ValueError:
         raise InvalidInput(
             f"metric: '{text}' is not valid: write NAME, or NAME>=NUMBER with <, <=, =, >= or >"

@@ -176,7 +176,9 @@ class Conversation:
         Raises `InvalidInput` while a turn goes on.
         """
         if self.going is not None:
-            raise InvalidInput("a turn of this conversation goes on: wait for its end, or stop it")
+            raise InvalidInput(
+                "a turn of this conversation goes on: .wait() for the end of its run, or .stop() it"
+            )
         turns, settings = self.turns, self._settings
         kept: dict[str, Any] = {"chat": True}
         if settings is not None:
@@ -311,7 +313,9 @@ class Conversation:
         Raises `InvalidInput` where there is none, and while a turn goes on.
         """
         if self.going is not None:
-            raise InvalidInput("a turn of this conversation goes on: wait for its end, or stop it")
+            raise InvalidInput(
+                "a turn of this conversation goes on: .wait() for the end of its run, or .stop() it"
+            )
         if not self.turns:
             raise InvalidInput("the conversation has no turn to undo")
         return self._turns.pop()

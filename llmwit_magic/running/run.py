@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..base.background import STOP_SECONDS, wait_patiently
+from ..base.printable import short
 from ..contract.events import Cancelled, Chunk, Emit, End, Event, Prepared, Progress
 from ..contract.request import Request
 from ..contract.scores import score_of
@@ -220,6 +221,10 @@ class Run:
     def status(self) -> RunStatus:
         """The status: `running` until the run is done."""
         return self._status
+
+    def __repr__(self) -> str:
+        number = f" {self.run_id}" if self.run_id else ""
+        return f"<{type(self).__name__}{number}: {self.status}, {short(self.text, 60)!r}>"
 
     @property
     def done(self) -> bool:

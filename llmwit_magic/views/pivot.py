@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from ..base.printable import on_one_line, short
+from ..base.printable import on_one_line, setting_value, short
 from ..base.widths import filled, width
 from ..contract.wit import InferencingResult
 
@@ -29,8 +29,7 @@ def setting_text(result: InferencingResult, name: str) -> str:
         return on_one_line(result.model.name) if result.model else ""
     if name == "prompt_name":
         return on_one_line(result.prompt_name or "")
-    value = getattr(result.params, name)
-    return "none" if value is None else on_one_line(str(value))
+    return setting_value(getattr(result.params, name))
 
 
 def pivot_text(results: Sequence[InferencingResult], by: tuple[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..base.printable import on_one_line, short, visible
+from ..base.printable import on_one_line, setting_value, short, visible
 from ..base.widths import filled, width
 from ..contract.wit import InferencingParams, InferencingResult
 from ..running.results import Results
@@ -99,10 +99,10 @@ def plain_table(results: Sequence[InferencingResult]) -> str:
 def settings_text(run: Run, names: Sequence[str]) -> str:
     """The settings of a run that vary in its sweep."""
     request = run.request
-    return on_one_line(
-        ", ".join(
-            f"{shown_name(name)} "
-            f"{getattr(request if name in ('model', 'prompt_name') else request.params, name)}"
-            for name in names
+    return ", ".join(
+        f"{shown_name(name)} "
+        + setting_value(
+            getattr(request if name in ("model", "prompt_name") else request.params, name)
         )
+        for name in names
     )

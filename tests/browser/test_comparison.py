@@ -55,7 +55,7 @@ def test_answers_stand_side_by_side(open_notebook: Open, lab: Lab) -> None:
     assert headers == ["run", "temperature", "seed", "text", "finish", "tokens", "seconds"]
     logged = lab.log.rows()[-6:]
     assert column(output, "run") == [str(row["run_id"]) for row in logged]
-    assert column(output, "temperature") == ["0.0"] * 3 + ["0.9"] * 3
+    assert column(output, "temperature") == ["0"] * 3 + ["0.9"] * 3
     assert column(output, "seed") == ["1", "2", "3"] * 2
     texts = output.locator("tbody .llmwit-text").all_inner_texts()
     assert [text.strip() for text in texts] == [row["text"].strip() for row in logged]

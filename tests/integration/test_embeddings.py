@@ -208,14 +208,19 @@ def test_the_array_has_the_same_vectors(
         embeddings.embed(["a", "a", LONG], tiny_model, **options)
 
 
+@pytest.mark.parametrize(("words", "count"), [(60, 400), (0, 20_000)])
 @pytest.mark.parametrize("engine", ["ctransformers", "llama.cpp"])
 def test_stop_ends_a_call_within_a_second(
-    engine: str, session: Session, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its vectors are kept: the same call goes on there, and gives what one call gives."""
+    engine: str, words: int, count: int, session: Session, tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its vectors are kept: the same call goes on there, and gives what one call gives.
+
+    Texts of one block are stopped between two of them.
+    """
     monkeypatch.setattr(embeddings, "current_session", lambda: session)
     options: dict[str, Any] = {"engine": engine, "gpu_layers": 0, "progress": False}
-    texts = [f"{number} {'It is ' * 60}" for number in range(400)]
+    texts = [f"{number} {'It is ' * words}" for number in range(count)]
     stopped: list[float] = []
 
     def stop() -> None:
@@ -225,13 +230,13 @@ def test_stop_ends_a_call_within_a_second(
         _thread.interrupt_main()
 
     threading.Thread(target=stop, daemon=True).start()
-    with pytest.raises(Interrupted, match="of 400 texts; the same call goes on there"):
+    with pytest.raises(Interrupted, match=f"of {count:,} texts; the same call goes on there"):
         embeddings.embed(texts, tiny_model, **options)
     assert time.monotonic() - stopped[0] < 1.5  # a machine with other work on it
     kept = session.kept_vectors
     assert kept is not None
     done = len(kept.vectors)
-    assert 5 < done < 400
+    assert 5 < done < count
     here = embeddings.embed(texts[: done + 2], tiny_model, **options)
     assert session.log.rows()[-1]["text_count"] == 2
     assert (here == embeddings.embed(texts[: done + 2], tiny_model, **options)).all()

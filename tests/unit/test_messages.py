@@ -53,7 +53,11 @@ def test_a_list_is_the_long_form_of_prompt_and_system() -> None:
         (LIST[:3], r"prefill.*end the list with a message of the user"),
         (LIST[:1], "the last one is the system's"),
         ([{"role": "tool", "content": "x"}], r"message 1: the role 'tool' .* system, user, assist"),
-        ([LIST[1], {"role": "user"}], "message 2: .* must have role and content"),
+        (
+            [LIST[1], {"role": "user"}],
+            "message 2: .* must have role and content, and nothing else$",
+        ),
+        (["one", "two"], "message 1: 'one' .*nothing else: infer_frame runs several prompts$"),
         ([{"role": "user", "content": ["x"]}], "message 1: the content is list: it must be text"),
         ([{"role": "user", "content": "\ud800"}], "message 1: content: a lone surrogate"),
         ([LIST[1] | {"name": "Ada"}], "message 1: .* nothing else"),

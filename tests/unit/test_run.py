@@ -109,6 +109,14 @@ def test_an_interrupt_cancels_and_keeps_the_text() -> None:
     assert session.log.rows()[-1]["status"] == "interrupted"
 
 
+def test_a_run_says_what_it_is() -> None:
+    """A conversation's `start` gives one, and a cell may end with it."""
+    session = FakeSession(FakeEngine(["Hello", " world"]))
+    run = session.finish(REQUEST)
+    assert repr(run) == "<Run 1: ok, 'Hello world'>"
+    assert repr(Run(REQUEST)) == "<Run: running, ''>"
+
+
 def test_a_second_interrupt_adds_nothing() -> None:
     """Stop that is pressed twice is one line: the second one may come while the end is drawn."""
     session = FakeSession(FakeEngine(["x"] * 1000, pause=0.005))

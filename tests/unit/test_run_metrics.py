@@ -103,8 +103,9 @@ def test_metrics_are_filters(session: FakeSession, metric: str, wanted: list[int
     session.log[1].metrics(accuracy=0.25)
     session.log[3].metrics(accuracy=1)
     assert [row["run_id"] for row in session.log.rows(metric=metric)] == wanted
-    with pytest.raises(InvalidInput, match="metric: 'accuracy>much' is not valid"):
-        session.log.rows(metric="accuracy>much")
+    for wrong in ("accuracy>much", "accuracy>>1", "accuracy=<1", ">1"):
+        with pytest.raises(InvalidInput, match=f"metric: '{wrong}' is not valid: write NAME"):
+            session.log.rows(metric=wrong)
 
 
 def test_damaged_metrics_hide_no_row(session: FakeSession) -> None:

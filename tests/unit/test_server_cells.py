@@ -247,3 +247,4 @@ def test_a_key_may_be_in_the_keyring(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert address_of("lab::m", servers).key == "llmwit-magic-lab-key"
         assert address_of("locked::m", servers).key is None
     assert sys.modules["keyring"].asked == ["lab", "locked"]
+    del sys.modules["keyring"]  # the next test shall not find this one

@@ -132,9 +132,9 @@ def test_a_sweep_is_shown_by_two_settings(shell: Any) -> None:
     )
     data = shell.display_formatter.format(found)[0]
     assert data["text/plain"].splitlines() == [
-        "prompt  temperature 0.0  temperature 1.0",
-        "plain   0.333 ± 0.58     0.333 ± 0.58",
-        "polite  1 ± 0            1 ± 0",
+        "prompt  temperature 0  temperature 1",
+        "plain   0.333 ± 0.58   0.333 ± 0.58",
+        "polite  1 ± 0          1 ± 0",
         "── 12 runs: mean ± standard deviation of polite",
     ]  # fmt: skip
     assert data["text/html"].count("<tr>") == 3

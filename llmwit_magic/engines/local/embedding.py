@@ -62,6 +62,8 @@ def embed(
     )
     done = 0
     for prompt in prompts:
+        if cancelled():  # the embedder asks between blocks, and a short text is one block
+            break
         vector = embedder.vector(prompt.tolist(), threads, lambda: not cancelled())
         if vector is None:
             break
