@@ -191,8 +191,8 @@ def choose(
 
     `.probabilities` of the result is a mapping from each choice to its probability; they sum to 1.
     `.text` is the most probable choice, and `.value` is it as `infer(…, choices=…)` gives it. The
-    choices are a list of texts or an Enum. `.choices` has more: `logprobs`, and in `scores` the tokens
-    of each choice with their log-probabilities.
+    choices are a list of texts or an Enum; equal ones count once. `.choices` has more: `logprobs`,
+    and in `scores` the tokens of each choice with their log-probabilities.
 
     The probability of a choice is that of all its tokens, over the sum for all choices. `normalize`
     changes what is compared: `token` is the log-probability per token, and `empty-prompt` is the
@@ -202,8 +202,8 @@ def choose(
     The choices are data, and tokenized by themselves, so a space at the beginning counts. With
     `chat=True` they are answers of the assistant. `options` are those of `score`.
 
-    Raises `InvalidInput` for choices that are empty, equal, or the same tokens, for an option that
-    has no effect, and what `score` raises.
+    Raises `InvalidInput` for choices that are empty or the same tokens, for an option that has no
+    effect, and what `score` raises.
     """
     options |= {"normalize": normalize, "end_of_text": end_of_text, "top_logprobs": top_logprobs}
     return result_of(
