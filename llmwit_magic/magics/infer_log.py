@@ -17,6 +17,7 @@ from ..contract.wit import STATUSES
 from ..errors import InvalidInput, did_you_mean, one_line, warn_unlogged
 from ..requests.line import in_words_of_the_line, parse, split_line
 from ..runlog.columns import METRIC, NAMES, TAG
+from ..runlog.log import RunLog
 from ..running.replay import Replay, replay_request
 from ..running.results import Results
 from ..views.opening import show_progress
@@ -133,11 +134,10 @@ class LogMagics(Magics):
             if arguments.columns is not None:
                 value = value[_columns(arguments.columns, value.columns)]
         if arguments.output is None:
-            return (
-                value
-                if arguments.plot is not None
-                else _shown(value, arguments.columns, arguments.last)
-            )
+            if arguments.plot is not None:
+                return value
+            nothing = "" if len(value) else _nothing(log, everyone, chosen)
+            return _shown(value, arguments.columns, arguments.last, nothing)
         if not is_variable(arguments.output):
             raise InvalidInput(f"-o: '{arguments.output}' is not the name of a variable")
         self.shell.push({arguments.output: value}, interactive=False)
@@ -235,16 +235,28 @@ def _parsed(magic: Any, line: str) -> Namespace:
     return arguments
 
 
-def _shown(frame: Any, columns: str | None, last: int | None) -> Any:
+def _nothing(log: RunLog, everyone: bool, chosen: Mapping[str, Any]) -> str:
+    """What a table without runs says, by what was chosen, and where there are runs."""
+    if not (total := len(log)):
+        return "no runs"
+    said = "no runs" if everyone else "no runs of this kernel"
+    if any(value for name, value in chosen.items() if name != "last"):
+        said += " meet that"
+    return said if everyone else f"{said}: --all looks at all {total:,} of the log"
+
+
+def _shown(frame: Any, columns: str | None, last: int | None, nothing: str) -> Any:
     """The DataFrame as the table that a person reads.
 
-    It is brief where no `columns` were asked for, and has `last` rows where these were.
+    It is brief where no `columns` were asked for, and has `last` rows where these were. `nothing` is
+    what it says where it has no row.
     """
     from ..views.table import MAX_ROWS, LogTable
 
     table = LogTable(frame)
     table.brief = columns is None
     table.rows = max(MAX_ROWS, last or 0)
+    table.nothing = nothing
     return table
 
 

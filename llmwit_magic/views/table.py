@@ -39,6 +39,8 @@ class LogTable(pandas.DataFrame):
 
     rows = MAX_ROWS
     """The most rows that are shown. The DataFrame keeps all."""
+    nothing = "no runs"
+    """What is said where there is no row."""
 
     @property
     def _constructor(self) -> Callable[..., pandas.DataFrame]:
@@ -82,7 +84,7 @@ class LogTable(pandas.DataFrame):
         return [*_BRIEF, *metrics]
 
     def _left_out(self) -> str:
-        said = [] if len(self) else ["no runs"]
+        said = [] if len(self) else [self.nothing]
         if (more := len(self) - self.rows) > 0:
             said.append(
                 f"the newest {self.rows} of {len(self):,} runs: --last {len(self)} shows the other "

@@ -18,6 +18,7 @@ from traitlets.config import Config
 from llmwit_magic.contract.request import Request
 from llmwit_magic.errors import EngineDied, LogError, ModelNotSupported, RunNotFound
 from llmwit_magic.magics import extension, infer
+from llmwit_magic.magics.infer_log import _nothing
 from llmwit_magic.runlog.log import RunLog
 from llmwit_magic.running.run import Run
 from llmwit_magic.views.table import LogTable
@@ -97,6 +98,21 @@ def test_a_sweep_is_found_by_its_group(shell: Any) -> None:
     shell.run_cell_magic("infer", "--quiet --temperature 0,1 -o sweep", "p\n")
     shell.user_ns["group"] = shell.user_ns["sweep"].group_id
     assert infer_log(shell, "--group {group}").index.tolist() == [5, 6]
+
+
+def test_a_table_without_runs_says_where_there_are_some(
+    shell: Any, session: FakeSession, tmp_path: Path
+) -> None:
+    """A kernel that has just begun has no runs, and the log may have many of others."""
+    assert repr(infer_log(shell, "--status error")) == (
+        "no runs of this kernel meet that: --all looks at all 4 of the log"
+    )
+    assert repr(infer_log(shell, "--all --metric 'a>1'")) == "no runs meet that"
+    assert _nothing(session.log, False, {"last": 5}) == (  # what a new kernel says
+        "no runs of this kernel: --all looks at all 4 of the log"
+    )
+    session.use_log(tmp_path / "new.sqlite3")
+    assert repr(infer_log(shell)) == repr(infer_log(shell, "--model other")) == "no runs"
 
 
 def test_columns_are_chosen(shell: Any) -> None:
