@@ -35,8 +35,9 @@ from typing import Any
 
 _LONGEST = 1000
 _PACKAGE = __name__.partition(".")[0]
-# What may stand between a person's line and the line that warns: a magic, a thread.
-_BETWEEN = {_PACKAGE, "IPython", "concurrent", "threading"}
+# What may stand between a person's line and the line that warns: a magic, which an older IPython
+# calls by the package decorator, or a thread.
+_BETWEEN = {_PACKAGE, "IPython", "decorator", "concurrent", "threading"}
 NO_PYTHON = (
     "Python does not know its own program (sys.executable is empty): set it to the path of python"
 )
