@@ -26,7 +26,6 @@ Each message is one line that says what failed and what to do.
 
 from __future__ import annotations
 
-import difflib
 import sys
 import warnings
 from collections.abc import Iterable
@@ -58,6 +57,8 @@ def one_line(text: str) -> str:
 
 def did_you_mean(name: object, known: Iterable[object], otherwise: str) -> str:
     """The end of an error's message: the known name that is nearly this one, or `otherwise`."""
+    import difflib  # only now: each engine's process imports this module when it starts
+
     near = difflib.get_close_matches(str(name), list(map(str, known)), 1)
     return f"did you mean {near[0]}?" if near else otherwise
 

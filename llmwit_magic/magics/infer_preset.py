@@ -90,9 +90,10 @@ def _settings(values: Any) -> str:
         if isinstance(value, Constraint):
             said.append(constraint_text(value))
         elif name != "preset":
-            word = "none" if value is None else value
-            if isinstance(word, float):
-                said.append(f"{name} {number_text(word)}")
+            if isinstance(value, float):
+                word = number_text(value)
             else:
-                said.append(f"{name} {json.dumps(word, ensure_ascii=False, default=dict)}")
+                given = "none" if value is None else value
+                word = json.dumps(given, ensure_ascii=False, default=dict)
+            said.append(f"{name} {word}")
     return ", ".join(said)

@@ -24,7 +24,7 @@ from ..base.filesystem import current_folder
 from ..contract.events import Report
 from ..contract.request import DEFAULT_MODEL
 from ..contract.urls import is_url
-from ..errors import ModelNotFound, ModelNotSupported
+from ..errors import ModelNotFound, ModelNotSupported, did_you_mean
 from .cache import cache_folder, state_of
 from .default_model import fetch_default
 from .gguf import Header, is_gguf, read_header
@@ -143,10 +143,8 @@ def locate(name: str, aliases: Mapping[str, str], report: Report) -> Path:
     if match := _REPOSITORY.fullmatch(name):
         return fetch_from_hub(match["repo"], match["file"], match["revision"], report)
     known = [DEFAULT_MODEL, *aliases, *(model_stem(path.name) for path in _spin_files())]
-    near = difflib.get_close_matches(name, known, 1)
     forms = f"name a file, owner/repo of the hub, or one of: {', '.join(known)}"
-    hint = f"did you mean {near[0]}?" if near else forms
-    raise ModelNotFound(f"there is no model '{name}': {hint}")
+    raise ModelNotFound(f"there is no model '{name}': {did_you_mean(name, known, forms)}")
 
 
 def _mode(path: Path) -> int | None:

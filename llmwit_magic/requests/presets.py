@@ -9,7 +9,6 @@ cannot set what decides where a prompt goes and what is refused.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from ..contract.record import shown
 from ..contract.request import DEFAULT_MODEL, Request
 from ..contract.urls import is_url
 from ..contract.wit import InferencingParams
-from ..errors import InvalidInput
+from ..errors import InvalidInput, did_you_mean
 from .options import BY_DEST, OPTIONS
 
 PROJECT_FILE = "llmwit.toml"
@@ -72,9 +71,8 @@ def preset(name: str) -> dict[str, Any]:
     for path, is_project in _files():
         _tables(path, is_project)  # raises where the file itself cannot be read
     names = list(dict.fromkeys(one.name for one in found))
-    near = difflib.get_close_matches(name, names, 1)
-    known = f"did you mean {near[0]}?" if near else f"known: {', '.join(names) or 'none'}"
-    raise InvalidInput(f"there is no preset {shown(name)} ({known}): %infer_preset makes one")
+    hint = did_you_mean(name, names, f"known: {', '.join(names) or 'none'}")
+    raise InvalidInput(f"there is no preset {shown(name)} ({hint}): %infer_preset makes one")
 
 
 def preset_of(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,8 +219,7 @@ def _checked(table: Any, is_project: bool) -> dict[str, Any]:
         raise InvalidInput("it is no table of settings")
     for key in table:
         if key not in SETTINGS:
-            near = difflib.get_close_matches(key, SETTINGS, 1)
-            hint = f"did you mean {near[0]}?" if near else "docs/presets.md says what it may set"
+            hint = did_you_mean(key, SETTINGS, "docs/presets.md says what it may set")
             raise InvalidInput(f"{shown(key)} is no setting of a preset: {hint}")
         if is_project and key in NOT_OF_PROJECTS:
             raise InvalidInput(

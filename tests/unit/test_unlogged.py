@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ from traitlets.config import Config
 
 from llmwit_magic import api
 from llmwit_magic.contract.request import Request
-from llmwit_magic.errors import LogWarning, shown_once
+from llmwit_magic.errors import LogWarning
 from llmwit_magic.magics import extension, infer
 from llmwit_magic.running.batch import run_batch
 from tests.support.fake import FakeEngine, FakeSession
+from tests.support.shown_warnings import shown_warnings
 
 PROBLEM = "database or disk is full"
 
@@ -74,14 +74,12 @@ def test_a_sweep_says_how_many(shell: Any, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    """What was warned of, as Python shows it: the same from one place once."""
-    shown_once.clear()
-    found: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        warnings.showwarning = lambda message, category, *rest: (
-            found.append(str(message)) if category is LogWarning else None
-        )
+    """What was warned of the log, as Python shows it."""
+
+    def text_of(message: Warning, category: type[Warning], *place: object) -> str | None:
+        return str(message) if category is LogWarning else None
+
+    with shown_warnings(text_of) as found:
         yield found
 
 

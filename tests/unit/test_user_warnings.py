@@ -15,11 +15,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from llmwit_magic.contract.request import Request
-from llmwit_magic.errors import shown_once
 from llmwit_magic.magics import extension, infer
 from llmwit_magic.running.batch import run_batch
 from llmwit_magic.running.embedding_calls import normalized
 from tests.support.fake import FakeEngine, FakeSession
+from tests.support.shown_warnings import shown_warnings
 
 ZEROS = numpy.zeros((1, 2))
 SAID = "normalize: 1 of 1 vectors are zeros and stay so: text 1"
@@ -27,12 +27,8 @@ SAID = "normalize: 1 of 1 vectors are zeros and stay so: text 1"
 
 @pytest.fixture
 def said() -> Iterator[list[str]]:
-    """What Python shows of the warnings, with its own filter: the same words of a line once."""
-    shown_once.clear()
-    found: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        warnings.showwarning = lambda *warning: found.append(warnings.formatwarning(*warning[:4]))
+    """What Python shows of the warnings."""
+    with shown_warnings(warnings.formatwarning) as found:
         yield found
 
 
