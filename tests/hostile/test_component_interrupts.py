@@ -17,14 +17,13 @@ from tests.support.promises import are_gone
 from tests.support.report import Report
 from tests.support.tiny_models import write_llama_gguf
 from tests.support.wat_guests import (
-    FIRST,
     RUNAWAYS,
-    SECOND,
     calls_for_ever,
     forwarder,
     reader,
     runaway,
 )
+from tests.support.wat_interfaces import FIRST, SECOND
 
 pytestmark = [
     pytest.mark.timeout(240),

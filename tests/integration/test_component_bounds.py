@@ -14,7 +14,8 @@ from llmwit_magic.components import guest_call
 from llmwit_magic.components.sandbox import Printed
 from llmwit_magic.errors import ComponentFailed, InvalidInput
 from llmwit_magic.running.session import Session
-from tests.support.wat_guests import SECOND, SLEEPER, forwarder, runaway
+from tests.support.wat_guests import SLEEPER, forwarder, runaway
+from tests.support.wat_interfaces import SECOND
 
 PARAMS = {
     "max_tokens": 1, "temperature": 0.0, "repeat_penalty": 1.0, "top_k": 1, "top_p": 1.0,

@@ -18,7 +18,8 @@ from llmwit_magic.magics.infer import InferMagics
 from llmwit_magic.magics.infer_component import ComponentMagics
 from llmwit_magic.running.session import Session
 from tests.support.tiny_models import write_llama_gguf
-from tests.support.wat_guests import ENVIRONMENT, FIRST, RUNAWAYS, SECOND, forwarder, runaway
+from tests.support.wat_guests import RUNAWAYS, forwarder, runaway
+from tests.support.wat_interfaces import ENVIRONMENT, FIRST, SECOND
 
 LONG = {"temperature": 0, "repeat_penalty": 0.1}
 """The same token again and again, so that no end of text comes."""

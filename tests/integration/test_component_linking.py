@@ -17,16 +17,14 @@ from llmwit_magic.components.sandbox import the_engine
 from llmwit_magic.errors import ComponentFailed
 from llmwit_magic.running.session import Session
 from tests.support.apart import python_apart
-from tests.support.wat_guests import (
+from tests.support.wat_guests import RUNAWAYS, forwarder, runaway
+from tests.support.wat_interfaces import (
     FIRST,
     PHARIA,
     PHARIA_0_3,
-    RUNAWAYS,
     SECOND,
     SPIN_2,
     Interface,
-    forwarder,
-    runaway,
     wit_text,
 )
 

@@ -19,22 +19,24 @@ from llmwit_magic.errors import ComponentFailed, InvalidInput, ModelNotSupported
 from llmwit_magic.running.session import Session
 from tests.support.tiny_models import write_llama_gguf
 from tests.support.wat_guests import (
-    ENVIRONMENT,
-    FIRST,
     FOLDERS,
     OPTIONS,
-    PHARIA_0_3,
     RUNAWAYS,
-    SECOND,
     SHARING,
     SLEEPER,
-    SPIN_2,
-    SPIN_UNVERSIONED,
-    Interface,
     calls_for_ever,
     forwarder,
     reader,
     runaway,
+)
+from tests.support.wat_interfaces import (
+    ENVIRONMENT,
+    FIRST,
+    PHARIA_0_3,
+    SECOND,
+    SPIN_2,
+    SPIN_UNVERSIONED,
+    Interface,
 )
 
 PROMPT = "The quick brown fox"

@@ -32,14 +32,8 @@ from llmwit_magic.running.session import Session
 from tests.support.gguf_parts import Tensor, take_apart
 from tests.support.tiny_ggml import write_ggml
 from tests.support.tiny_models import QUESTION, write_llama_gguf
-from tests.support.wat_guests import (
-    FIRST,
-    PHARIA_0_3,
-    RUNAWAYS,
-    forwarder,
-    hard_to_compile,
-    runaway,
-)
+from tests.support.wat_guests import RUNAWAYS, forwarder, hard_to_compile, runaway
+from tests.support.wat_interfaces import FIRST, PHARIA_0_3
 
 PAGE = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 

@@ -36,7 +36,8 @@ from llmwit_magic.running.run import Run
 from llmwit_magic.running.session import Session
 from tests.support.kernel import Kernel
 from tests.support.llama_server import LlamaServerChild, running_llama_server
-from tests.support.wat_guests import SECOND, forwarder
+from tests.support.wat_guests import forwarder
+from tests.support.wat_interfaces import SECOND
 
 KEY = "planted-key-0123456789"
 PROMPT = "The capital of France is"
