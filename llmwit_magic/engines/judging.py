@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from ..base.background import in_background
@@ -10,6 +11,23 @@ from ..contract.record import U32_MAX
 from ..errors import InvalidInput
 
 Function = Callable[[str], int | None]
+
+
+class Patience:
+    """Says whether to wait no longer for a filter: `seconds` after its run was cancelled.
+
+    `cancelled()` is asked each time. The time begins when it is first true.
+    """
+
+    def __init__(self, cancelled: Callable[[], bool], seconds: float) -> None:
+        self._cancelled, self._seconds = cancelled, seconds
+        self._until: float | None = None
+
+    def __call__(self) -> bool:
+        """Whether the time is over."""
+        if self._until is None and self._cancelled():
+            self._until = time.monotonic() + self._seconds
+        return self._until is not None and time.monotonic() > self._until
 
 
 def judgement(function: Function, text: str, give_up: Callable[[], bool]) -> int | None:

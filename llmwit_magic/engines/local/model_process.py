@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ from ...contract.engine import Texts
 from ...contract.events import Cancelled, Chunk, Emit, End, Event, Prepared, Progress, Vectors
 from ...contract.request import Request
 from ...errors import EngineDied, EngineFailed, InferenceError, InvalidInput
-from ..judging import judgement
+from ..judging import Patience, judgement
 from . import conversation
 from .conversation import BrokenDown, Conversation, Given, Gone, Unusable
 from .death import broken, dead
@@ -212,16 +211,9 @@ class ModelProcess:
         After a cancellation, wait no longer than `CANCEL_SECONDS` for the filter. Then end the child
         and raise `Cancelled`.
         """
-        deadline: float | None = None
-
-        def give_up() -> bool:
-            nonlocal deadline
-            if deadline is None and (cancel.is_set() or self._closed):
-                deadline = time.monotonic() + conversation.CANCEL_SECONDS
-            return deadline is not None and time.monotonic() > deadline
-
+        patience = Patience(lambda: cancel.is_set() or self._closed, conversation.CANCEL_SECONDS)
         try:
-            return judgement(functions[asked.filter], asked.text, give_up)
+            return judgement(functions[asked.filter], asked.text, patience)
         except Cancelled:
             self._kill()
             raise

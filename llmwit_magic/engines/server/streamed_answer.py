@@ -13,7 +13,7 @@ from ...contract.events import Chunk, Emit, End, Prepared
 from ...contract.request import ContentFilter, Request
 from ...contract.wit import FinishDetail, FinishReason, InferencingUsage, TokenInfo
 from ...errors import PromptTooLong
-from ..judging import judgement
+from ..judging import Patience, judgement
 from ..reasoning import Splitter
 from ..stopping import Literal, SafeText
 from ..text_parts import Given, TextParts
@@ -27,9 +27,9 @@ class StreamedAnswer:
     """Takes the parts of an answer in, and says the events of its run."""
 
     def __init__(self, request: Request, emit: Emit, cancel: threading.Event) -> None:
-        self._request, self._emit, self._cancel = request, emit, cancel
+        self._request, self._emit = request, emit
         self._lock = threading.Lock()
-        self._filter_until: float | None = None
+        self._patience = Patience(cancel.is_set, PATIENCE_SECONDS)
         self._filters_ask = any(callable(item) for item in request.content_filters)
         self.prepared: Prepared | None = None
         self.finished = False
@@ -77,13 +77,7 @@ class StreamedAnswer:
         self._asked = time.perf_counter()
 
     def _judged(self, function: Callable[[str], int | None], text: str) -> int | None:
-        return judgement(function, text, self._gives_up)
-
-    def _gives_up(self) -> bool:
-        """Whether a filter is no longer waited for: some time after a cancellation, as locally."""
-        if self._filter_until is None and self._cancel.is_set():
-            self._filter_until = time.monotonic() + PATIENCE_SECONDS
-        return self._filter_until is not None and time.monotonic() > self._filter_until
+        return judgement(function, text, self._patience)
 
     @property
     def complete(self) -> bool:
