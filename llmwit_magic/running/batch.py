@@ -31,7 +31,7 @@ from .typed_columns import (
     typed_columns,
     value_columns,
 )
-from .window import Window, servers_for
+from .window import Window, check_concurrency, servers_for
 from .workers import worker_count
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def run_batch(
         raise InvalidInput(f"{given}: an executor has workers instead: leave one of them out")
     check_template(frame, template, request, names_none=bool(settings))
     check_filters(request.content_filters)
+    each = [request.model_copy(update={"model": name}) for name in models or (request.model,)]
+    check_concurrency(session, each, concurrency)
     results: list[Result | None] = [None] * len(frame)
     bar = tqdm(total=len(frame), unit="row", disable=not progress, file=sys.stdout)
     work = BatchRows(session, results, bar)
@@ -103,9 +105,6 @@ def run_batch(
 
     try:
         with bar:
-            each = [
-                request.model_copy(update={"model": name}) for name in models or (request.model,)
-            ]
             on_servers = session.runs_at_once(each[0]) > 1
             servers = servers_for(session, each, concurrency, show)
             infos = {one.model: session.find(one, show) for one in each}

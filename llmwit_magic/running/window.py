@@ -63,22 +63,18 @@ def default_size(session: Session, request: Request, show: Report | None = None)
     return min(max(DEFAULT_CONCURRENCY if slots is None else 2 * slots, 1), most)
 
 
-def servers_for(
-    session: Session, requests: Sequence[Request], concurrency: int | None, show: Report
-) -> list[Server]:
-    """The share of each model's server. `concurrency` is the size of the whole window.
+def check_concurrency(
+    session: Session, requests: Sequence[Request], concurrency: int | None
+) -> None:
+    """Raise `InvalidInput` for a size of a window that cannot be. No server is asked.
 
-    `requests` has one for each model. Raises `InvalidInput` for a size that cannot be, and what
-    asking the servers raises.
+    `requests` has one for each model that shares the window.
     """
-    most = min(session.runs_at_once(request) for request in requests)
+    most = _most_at_once(session, requests)
     if most == 1 and len(requests) > 1:
         raise InvalidInput("model: rows are shared among servers only; give one local model")
     if concurrency is None:
-        # All of them together are at most what the engine does at once.
-        share = max(most // len(requests), 1)
-        sizes = [min(default_size(session, request, show), share) for request in requests]
-        return [Server(request.model, size) for request, size in zip(requests, sizes, strict=True)]
+        return
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise InvalidInput(
             f"concurrency: {concurrency!r} is not valid: it must be a whole number ≥ 1"
@@ -90,9 +86,28 @@ def servers_for(
         )
     if concurrency > most:
         raise InvalidInput(f"concurrency: {concurrency:,} is not valid: it is at most {most:,}")
+
+
+def servers_for(
+    session: Session, requests: Sequence[Request], concurrency: int | None, show: Report
+) -> list[Server]:
+    """The share of each model's server. `concurrency` is the size of the whole window.
+
+    `requests` has one for each model. The size has been checked. Raises what asking the servers
+    raises.
+    """
     count = len(requests)
-    sizes = [(concurrency + number) // count or 1 for number in range(count)]
+    if concurrency is None:
+        # All of them together are at most what the engine does at once.
+        share = max(_most_at_once(session, requests) // count, 1)
+        sizes = [min(default_size(session, request, show), share) for request in requests]
+    else:
+        sizes = [(concurrency + number) // count or 1 for number in range(count)]
     return [Server(request.model, size) for request, size in zip(requests, sizes, strict=True)]
+
+
+def _most_at_once(session: Session, requests: Sequence[Request]) -> int:
+    return min(session.runs_at_once(request) for request in requests)
 
 
 class Window:

@@ -53,8 +53,8 @@ class Echo(FakeEngine):
 def run(
     session: FakeSession, frame: pandas.DataFrame = FRAME, template: str = "Hi {{name}}", **options: Any
 ) -> pandas.DataFrame:  # fmt: skip
-    request = options.pop("request", REQUEST)
-    return run_batch(session, frame, template, request, progress=False, **options)
+    options = {"request": REQUEST, "progress": False} | options
+    return run_batch(session, frame, template, **options)
 
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")

@@ -8,6 +8,7 @@ import pandas
 import pytest
 
 from llmwit_magic.contract.engine import Capabilities
+from llmwit_magic.errors import InvalidInput
 from llmwit_magic.running import window
 from tests.support.batches import REQUEST, Echo, run
 from tests.support.fake import FakeSession
@@ -46,3 +47,12 @@ def test_an_engine_of_a_users_own_tells_no_slots(session: FakeSession) -> None:
     assert session.slots(REQUEST) is None
     rows = pandas.DataFrame({"name": [f"n{number}" for number in range(20)]})
     assert run(session, rows)["infer_text"].tolist() == [f"HI N{n}" for n in range(20)]
+
+
+def test_a_size_that_cannot_be_is_refused_at_once(
+    session: FakeSession, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No bar of no rows is shown before, and no server is asked."""
+    with pytest.raises(InvalidInput, match="concurrency: 9 is not valid: it is at most 8"):
+        run(session, pandas.DataFrame({"name": ["n"]}), concurrency=9, progress=True)
+    assert capsys.readouterr() == ("", "")
