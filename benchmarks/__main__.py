@@ -100,11 +100,15 @@ def _cold(size: Size, say: compare.Say) -> Figures:
 
 def _library(size: Size, say: compare.Say) -> Figures:
     model = _default_model().source
-    pairs = {
-        "llama.cpp": [_by_llamacpp(), ways.library_alone(model, True)],
-        "llama.cpp --no-exact": [_by_llamacpp("--no-exact"), ways.library_alone(model, False)],
+    groups = {
+        f"llama.cpp{more and ' '}{more}": [
+            _by_llamacpp(more),
+            ways.library_writing(model, exact),
+            ways.library_alone(model, exact),
+        ]
+        for more, exact in (("", True), ("--no-exact", False))
     }
-    return compare.beside_library(pairs, size.prompts[-2], size, say)
+    return compare.beside_library(groups, size.prompts[-2], size, say)
 
 
 def _by_llamacpp(more: str = "") -> ways.Way:

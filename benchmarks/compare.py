@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import product
 
 import psutil
 
@@ -79,16 +78,15 @@ def speed(ways: Sequence[Way], size: Size, say: Say) -> Figures:
 
 
 def beside_library(
-    pairs: Mapping[str, Sequence[Way]], tokens: int, size: Size, say: Say
+    groups: Mapping[str, Sequence[Way]], tokens: int, size: Size, say: Say
 ) -> Figures:
-    """Tokens per second of an answer and of a prompt of `tokens`, for each pair of ways in turn."""
+    """Tokens per second of an answer and of a prompt of `tokens`, for the ways of a group in turn."""
     figures = _figures()
     with ExitStack() as stack:
-        running = {name: stack.enter_context(_running(ways)) for name, ways in pairs.items()}
+        running = {name: stack.enter_context(_running(ways)) for name, ways in groups.items()}
         for number in range(2 * size.rounds):
             say(f"beside the library, round {number + 1} of {2 * size.rounds}")
-            for name, each in product(running, range(2)):
-                one = running[name][each]
+            for name, one in ((name, one) for name, ways in running.items() for one in ways):
                 pace = _decode_pace(one, f"Page {number}. Once upon a time", size.tokens)
                 figures[f"{name}: decode, tokens/s"][one.way.name].append(pace)
                 what = f"prompt of {tokens:,}, tokens/s"

@@ -10,6 +10,7 @@ from tests.support.kernel import Kernel, Reply
 
 CONTEXT_LENGTH = 8192
 LIBRARY = "llama.cpp's library alone"
+LIBRARY_WRITING = "llama.cpp's library with its sampler"
 SAMPLING = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
 """ctransformers' own defaults. Its repeat penalty (1.1 over 64 tokens) is also our default."""
 
@@ -132,6 +133,61 @@ def library_alone(model: Path, exact: bool) -> Way:
             "loaded.evaluator.evaluate_prompt(ids, lambda: threads, lambda done: True)\n"
             "for number in range(count - 1):\n"
             "    loaded.evaluator.evaluate_next(100 + number, threads)"
+        ),
+        "count",
+        "len(ids)",
+    )
+
+
+def library_writing(model: Path, exact: bool) -> Way:
+    """llama.cpp's library with our settings and its own sampler: a text, shown at its end.
+
+    The steps of its sampler have llama.cpp's own order.
+    """
+    alone = library_alone(model, exact)
+    steps = {
+        "penalties": "64, 1.1, 0, 0", "top_k": SAMPLING["top_k"],
+        "top_p": f"{SAMPLING['top_p']}, 1", "temp": SAMPLING["temperature"], "dist": 1,
+    }  # fmt: skip
+    types = {
+        "penalties": "i32, f32, f32, f32", "top_k": "i32", "top_p": "f32, size", "temp": "f32",
+        "dist": "u32",
+    }  # fmt: skip
+    return Way(
+        LIBRARY_WRITING,
+        (
+            *alone.setup,
+            "from ctypes import Structure, c_bool, c_float as f32, c_int32 as i32, "
+            "c_size_t as size, c_uint32 as u32, c_void_p as pointer\n"
+            "from llmwit_magic.engines.backends.llamacpp.llama_library import library\n"
+            "lib, context = library(), loaded.evaluator._context.context\n"
+            "def declared(name, result, *arguments):\n"
+            "    function = getattr(lib, f'llama_sampler_{name}')\n"
+            "    function.restype, function.argtypes = result, arguments\n"
+            "    return function\n"
+            "Params = type('Params', (Structure,), {'_fields_': [('no_perf', c_bool)]})\n"
+            "chain = declared('chain_init', pointer, Params)(Params(True))\n"
+            "add = declared('chain_add', None, pointer, pointer)\n"
+            + "".join(
+                f"add(chain, declared('init_{name}', pointer, {types[name]})({values}))\n"
+                for name, values in steps.items()
+            )
+            + "sample = declared('sample', i32, pointer, pointer, i32)\n"
+            "accept = declared('accept', None, pointer, i32)\n"
+            "reset = declared('reset', None, pointer)",
+        ),
+        lambda prompt, tokens: (
+            f"ids, count, text = loaded.tokenizer.encode({prompt!r}), {tokens}, b''\n"
+            "loaded.evaluator.evaluate_prompt(ids, lambda: threads, lambda done: True)\n"
+            "reset(chain)\n"
+            "for token in ids[-64:]:\n"
+            "    accept(chain, token)\n"
+            "for number in range(count):\n"
+            "    token = sample(chain, context, -1)\n"
+            "    text += loaded.tokenizer.token_bytes(token)\n"
+            "    if number < count - 1:\n"
+            "        loaded.evaluator.evaluate_next(token, threads)\n"
+            "print(text.decode(errors='replace'))"
         ),
         "count",
         "len(ids)",

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from enum import Enum
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -44,7 +45,9 @@ class BatchRows:
 
     def take(self, place: int, row: Row, from_log: bool = False) -> None:
         """Keep the result of the row at that place, and count it in the bar."""
-        self._results[place] = result = tuple(row.get(name) for name in KEPT)
+        # A tuple of plain values is none of the objects that the garbage collector goes through. An
+        # Enum's member in it would make it one, and there may be a million of them.
+        self._results[place] = result = tuple(_plain(row.get(name)) for name in KEPT)
         self._counts["from the log"] += from_log
         self._counts["with notices in the log"] += bool(row.get("notices"))
         if not from_log:
@@ -228,3 +231,7 @@ class BatchRows:
         self._end(run_id, row_of_future(future))
         if all(late.done() for late in all_late):
             owner.close()
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value

@@ -145,6 +145,28 @@ def test_a_stream_that_never_ends_after_its_end(
     server.broken_off.set()
 
 
+def test_a_connection_that_stays_open_after_the_last_event(
+    speaking: Start, ask: Callable[..., Run]
+) -> None:
+    """Its end is waited for, so that the connection can be used again, but for a moment only."""
+    server = speaking("other")
+
+    def hang(handler: SpeakingHandler) -> None:
+        def events() -> Any:
+            yield {"choices": [{"text": " Paris", "finish_reason": "stop"}]}
+            yield "[DONE]"
+            server.broken_off.wait(20)
+
+        handler.stream(events())
+
+    server.vice = hang
+    began = time.monotonic()
+    run = ask(server, params={"top_k": 0})
+    server.broken_off.set()
+    assert (run.status, run.text, run.result.finish_detail) == ("ok", " Paris", "eos")
+    assert time.monotonic() - began < 3
+
+
 def test_a_server_that_says_nothing(
     session: Session, speaking: Start, ask: Callable[..., Run]
 ) -> None:

@@ -86,6 +86,12 @@ def test_a_server_that_tells_its_slots_gets_twice_as_many(
     assert server.counts["most open"] == 10
 
 
+def test_connections_are_used_again(session: Session, server: Running) -> None:
+    """One that is opened for each row would cost a handshake each time."""
+    infer_frame(session, range(40), server.url, concurrency=4)
+    assert server.counts["connections"] <= 6
+
+
 def test_rows_that_begin_alike_are_sent_together(session: Session, server: Running) -> None:
     """A server reads a common beginning once, while it still has it."""
     values = ["b 2", "a 1", "b 1", "a 2"]

@@ -26,6 +26,7 @@ from llmwit_magic.errors import (
 from llmwit_magic.models.parts import part_names
 from llmwit_magic.running.replay import replay_request
 from llmwit_magic.running.session import Session
+from tests.support.apart import python_apart
 from tests.support.gguf_parts import Tensor, take_apart
 from tests.support.tiny_models import write_llama_gguf
 
@@ -241,6 +242,47 @@ def test_logits_of_both_engines_are_alike(kind: str, most: float, models: dict[s
     difference, largest, same = json.loads(done.stdout.split("SEEN ")[1])
     print(f"largest difference {difference:.4f} of logits up to {largest:.1f}")
     assert difference < most * largest
+    assert same
+
+
+VOCABULARY = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends.llamacpp import llama_loading
+from llmwit_magic.engines.backends.llamacpp.llama_library import library
+
+path, lib = Path(sys.argv[1]), library()
+load, plain = llama_loading.load, llama_loading._load_model
+models = []
+def noted(*arguments):
+    models.append(plain(*arguments))
+    return models[-1]
+rows = []
+for takes in (lambda *given: noted(*given), lambda path, device, layers, _: noted(path, device, layers)):
+    llama_loading._load_model = takes
+    loaded = load(path, path, ModelSpec(model="m", gpu_layers=0), 1)
+    ids = loaded.tokenizer.encode(sys.argv[2], ())
+    assert loaded.evaluator.evaluate_prompt(ids, lambda: 1, lambda done: True)
+    rows.append(loaded.evaluator.logits.copy())
+vocabularies = [lib.llama_model_get_vocab(model) for model in models]
+print("SAID", json.dumps([
+    [lib.llama_vocab_n_tokens(each) for each in vocabularies],
+    [lib.llama_vocab_eos(each) >= 0 for each in vocabularies],
+    bool(np.array_equal(*rows)),
+]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+def test_the_library_reads_no_vocabulary_that_ours_knows(
+    kind: str, models: dict[str, Path]
+) -> None:
+    """Which takes time. The logits are the same to the bit as with it."""
+    counts, known, same = python_apart(VOCABULARY, models[kind], PROMPT)
+    assert counts[0] == counts[1] > 0
+    assert known == [False, True]
     assert same
 
 

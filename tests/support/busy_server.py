@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CHUNKS = 4
+COMPLETIONS = "/v1/completions"
 
 
 class BusyServer:
@@ -30,13 +31,18 @@ class BusyServer:
         self._slots = asyncio.Semaphore(slots)
         self._seconds = seconds
         self._last = unreachable_after
-        self.counts = {"asked": 0, "open": 0, "most open": 0, "answered": 0, "closed early": 0}
+        self.counts = {"asked": 0, "open": 0, "most open": 0, "answered": 0, "closed early": 0,
+                       "connections": 0}  # fmt: skip
         self.prompts: list[str] = []
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_new = True
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split(b" ", 2)[1].decode()
+                if is_new and path == COMPLETIONS:
+                    self.counts["connections"] += 1
+                    is_new = False
                 fields = head.lower().partition(b"content-length:")[2]
                 body = await reader.readexactly(int(fields.split(b"\r\n", 1)[0] or 0))
                 await self._answer(path, body, reader, writer)
@@ -48,7 +54,7 @@ class BusyServer:
     async def _answer(
         self, path: str, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        if path == "/v1/completions":
+        if path == COMPLETIONS:
             await self._complete(json.loads(body), reader, writer)
             return
         answers: dict[str, Any] = {

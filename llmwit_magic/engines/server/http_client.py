@@ -45,6 +45,8 @@ LONGEST_WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.05
 REPORT: ContextVar[Report | None] = ContextVar("llmwit-report", default=None)
 """Who is told in a task why a request waits, where a call names nobody."""
+REST_SECONDS = 0.1
+"""How long the end of an answer may take after its last event."""
 IDLE_SECONDS = 2.0
 """How long a connection without a request is kept. Some servers, such as those on uvicorn, close
 one after 5 s, and a request that is sent at that moment would break."""
@@ -225,8 +227,10 @@ class HttpClient:
                 response.stream, MOST_BYTES, too_long(address, MOST_BYTES)
             )
             if kind == "text/event-stream":
-                async for event in EventSource(response).aiter_sse():
+                events = EventSource(response).aiter_sse()
+                async for event in events:
                     if event.data == "[DONE]":
+                        await read_out(events)
                         return
                     if event.data:
                         yield _event(event.data, path, address)
@@ -312,6 +316,19 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
+
+
+async def read_out(events: AsyncIterator[Any]) -> None:
+    """Read what follows the last event, which is mostly the end of the answer, and is there already.
+
+    Only a connection whose answer was read to its end can be used again.
+    """
+    import httpx
+
+    with suppress(TimeoutError, EngineFailed, httpx.HTTPError):
+        async with asyncio.timeout(REST_SECONDS):
+            async for _ in events:
+                pass
 
 
 async def _check_encoding(response: httpx.Response, address: Address) -> None:

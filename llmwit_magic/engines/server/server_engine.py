@@ -27,7 +27,7 @@ from .answers import Ask, Embeddings, Facts, Part
 from .detection import dialect_of
 from .dialects.dialect import Dialect
 from .dialects.token_scores import ServedModel
-from .http_client import REPORT, HttpClient
+from .http_client import REPORT, HttpClient, read_out
 from .own_servers import OwnServers
 from .server_scores import ServerScore
 from .streamed_answer import StreamedAnswer
@@ -272,8 +272,11 @@ class ServerEngine:
                     with _of_its_form(address):
                         part = dialect.part(event, request)
                     await answer.take_in_loop(part)
-                    if answer.complete:
+                    if answer.said_last:
+                        await read_out(events)
                         return
+                    if answer.complete:
+                        return  # closing the stream ends the server's work
                     if answer.finished and limit.when() is None:
                         limit.reschedule(asyncio.get_running_loop().time() + LATE_SECONDS)
         except (EngineFailed, TimeoutError):

@@ -83,7 +83,12 @@ class StreamedAnswer:
     def complete(self) -> bool:
         """Whether nothing more is wanted of the server."""
         ended = self._stream.ended or self._thoughts.ended
-        return ended is not None or self._ending.last or self._is_over
+        return ended is not None or self.said_last or self._is_over
+
+    @property
+    def said_last(self) -> bool:
+        """Whether the server has said that nothing follows."""
+        return self._ending.last
 
     @property
     def _is_over(self) -> bool:

@@ -10,7 +10,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    c_bool,
+    c_char,
+    c_char_p,
+    c_float,
+    c_int8,
+    c_int32,
+    c_size_t,
+    c_uint32,
+    c_void_p,
+)
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,16 +29,34 @@ GGML_VERSION, GGML_COMMIT = "0.26.0", "86a2835"
 
 NO_FLASH_ATTENTION = 0
 AUTO_FLASH_ATTENTION = -1
-AUTO_FLASH_ATTENTION = -1
 MAPPED = 1
 """`load_mode`: the file is mapped into memory, and not read."""
-VOCABULARY_TYPES = ("none", "spm", "bpe", "wpm", "ugm", "rwkv", "plamo2")
 PROCESSOR, GPU, INTEGRATED_GPU = 0, 1, 2
 """Types of devices (`enum ggml_backend_dev_type`). Metal's devices have the first one."""
 POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 
+WHOLE_NUMBER, TEXT = 0, 3
+"""Types of what a model file says (`enum llama_model_kv_override_type`)."""
+
 LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 AbortCallback = ctypes.CFUNCTYPE(c_bool, c_void_p)
+
+
+class OverrideValue(ctypes.Union):
+    """The value of `struct llama_model_kv_override`."""
+
+    _fields_ = (
+        ("val_i64", ctypes.c_int64),
+        ("val_f64", ctypes.c_double),
+        ("val_bool", c_bool),
+        ("val_str", c_char * 128),
+    )
+
+
+class Override(ctypes.Structure):
+    """`struct llama_model_kv_override`: what holds in the place of what a model file says."""
+
+    _fields_ = (("tag", ctypes.c_int), ("key", c_char * 128), ("value", OverrideValue))
 
 
 class ModelParams(ctypes.Structure):
@@ -190,6 +219,7 @@ _KNOWN_CONTEXT = {
 
 _TYPES: dict[str, Any] = {
     "llama_batch": Batch,
+    "llama_model_kv_override": Override,
     "llama_log_callback": LogCallback,
     "ggml_abort_callback": AbortCallback,
 }
