@@ -47,6 +47,9 @@ REPORT: ContextVar[Report | None] = ContextVar("llmwit-report", default=None)
 """Who is told in a task why a request waits, where a call names nobody."""
 REST_SECONDS = 0.1
 """How long the end of an answer may take after its last event."""
+IDLE_CONNECTIONS = 20
+"""How many connections without a request are kept. For each request, httpcore looks at all
+connections once for each of these. With a hundred of them, that takes longer than the request."""
 IDLE_SECONDS = 2.0
 """How long a connection without a request is kept. Some servers, such as those on uvicorn, close
 one after 5 s, and a request that is sent at that moment would break."""
@@ -136,7 +139,7 @@ class HttpClient:
                 ) from None
             # Answers of one server must not wait for a free connection behind those of another.
             limits = httpx.Limits(
-                max_connections=None, max_keepalive_connections=None,
+                max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS,
                 keepalive_expiry=IDLE_SECONDS,
             )  # fmt: skip
             transport = httpx.AsyncHTTPTransport(limits=limits)
