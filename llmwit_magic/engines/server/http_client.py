@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...contract.events import Cancelled, Progress, Report
@@ -255,7 +256,7 @@ class HttpClient:
         import httpx
 
         client, report = self._http(), report or REPORT.get()
-        url = (address.root if path.startswith("/") else f"{address.url}/") + path
+        url = _url((address.root if path.startswith("/") else f"{address.url}/") + path)
         timeout = httpx.Timeout(self.silence_seconds, connect=self.connect_seconds, pool=None)
         headers = {"Authorization": f"Bearer {address.key}"} if address.key else {}
         request = client.build_request(
@@ -319,6 +320,14 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_forever()
     finally:
         loop.close()
+
+
+@lru_cache
+def _url(text: str) -> httpx.URL:
+    """The address as httpx has it. To read the text anew would take a tenth of a short request."""
+    import httpx
+
+    return httpx.URL(text)
 
 
 async def read_out(events: AsyncIterator[Any]) -> None:
