@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import pandas
 import pytest
+from tqdm import tqdm
 
 from llmwit_magic.contract.request import Request
-from llmwit_magic.contract.wit import InferencingParams
+from llmwit_magic.contract.wit import FinishReason, InferencingParams
 from llmwit_magic.errors import Interrupted, InvalidInput, LogWarning
 from llmwit_magic.running.batch import batch_name, run_batch
-from llmwit_magic.running.resuming import RESULTS
+from llmwit_magic.running.batch_rows import BatchRows
+from llmwit_magic.running.resuming import KEPT, RESULTS
 from tests.support.batches import FRAME, REQUEST, Echo, interrupt_at, needs_signals, run
 from tests.support.fake import MODEL, FakeSession, end, prepared
 
@@ -29,6 +32,18 @@ def session(engine: Echo, tmp_path: Path) -> Iterator[FakeSession]:
     session = FakeSession(engine, tmp_path / "runs.sqlite3")
     yield session
     session.close()
+
+
+def test_what_is_kept_of_a_row_costs_the_garbage_collector_nothing(session: FakeSession) -> None:
+    """It goes through no tuple of plain values, however many there are."""
+    results: list[Any] = [None]
+    rows = BatchRows(session, results, tqdm(disable=True))
+    run = session.finish(REQUEST.model_copy(update={"prompt": "Hi Ada"}))
+    assert isinstance(run.row()["finish_reason"], FinishReason)
+    rows.ended(0, run)
+    assert results[0][KEPT.index("finish_reason")] == "stop"
+    gc.collect()
+    assert not gc.is_tracked(results[0])
 
 
 # The DataFrame -------------------------------------------------------------------------
