@@ -260,7 +260,7 @@ def noted(*arguments):
     models.append(plain(*arguments))
     return models[-1]
 rows = []
-for takes in (lambda *given: noted(*given), lambda path, device, layers, _: noted(path, device, layers)):
+for takes in (noted, lambda path, device, layers, _: noted(path, device, layers)):
     llama_loading._load_model = takes
     loaded = load(path, path, ModelSpec(model="m", gpu_layers=0), 1)
     ids = loaded.tokenizer.encode(sys.argv[2], ())
