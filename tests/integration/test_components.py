@@ -262,7 +262,7 @@ def test_a_stream_gives_the_text_chunk_by_chunk(session: Session, tiny_model: Pa
     end = events.pop()["end"]
     wanted = of_python(session, tiny_model, top_logprobs=0)
     chunks = [each["chunk"] for each in events]
-    assert len(chunks) > 3
+    assert len(chunks) > 1
     assert "".join(each["text"] for each in chunks) == wanted.text
     assert wanted.tokens
     assert sum(len(each["tokens"]) for each in chunks) == len(wanted.tokens)

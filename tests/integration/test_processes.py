@@ -15,12 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from llmwit_magic.contract.events import Cancelled
+from llmwit_magic.contract.events import Cancelled, Chunk
 from llmwit_magic.contract.request import ModelSpec, Request
 from llmwit_magic.contract.wit import InferencingParams
 from llmwit_magic.engines.local import conversation
 from llmwit_magic.engines.local.model_files import resolve
 from llmwit_magic.engines.local.model_process import ModelProcess
+from llmwit_magic.engines.local.outbox import GATHERING_SECONDS
 from llmwit_magic.engines.local.pipe import ChildProcess
 from llmwit_magic.engines.local.wire import Failed, Prepare, Started
 from llmwit_magic.errors import EngineDied, EngineFailed
@@ -262,6 +263,27 @@ child.Child._send = deadly
     works(session, tiny_model)
 
 
+# How a quick one speaks --------------------------------------------------------------------
+
+
+def test_quick_tokens_wake_the_kernel_seldom(session: Session, tiny_model: Path) -> None:
+    """Tokens of less than a millisecond come in few chunks, with each token's text and count."""
+    params = InferencingParams(max_tokens=200, temperature=0)
+    request = Request(model=str(tiny_model), prompt="Once", params=params, top_logprobs=0)
+    began = time.monotonic()
+    run = session.run(request)
+    assert run.wait(30)
+    run.raise_failure()
+    seconds = time.monotonic() - began
+    chunks = [event for event in run.events if isinstance(event, Chunk)]
+    # The first one comes at once, and the last one before the end.
+    assert 2 <= len(chunks) <= 2 + seconds / GATHERING_SECONDS
+    assert "".join(chunk.text for chunk in chunks) == run.text
+    tokens = [token for chunk in chunks for token in chunk.tokens]
+    assert len(tokens) == chunks[-1].generated_token_count == 200
+    assert b"".join(token.bytes for token in tokens).decode(errors="replace") == run.text
+
+
 # What a broken one says ----------------------------------------------------------------------
 
 
@@ -272,7 +294,7 @@ def broken_child(deed: str) -> str:
 import time
 from llmwit_magic.engines.local import child
 def hang(*anything):
-    events = served._answers
+    events = served._outbox._pipe
     {deed}
     time.sleep(60)
 child.TextParts = hang

@@ -108,7 +108,7 @@ def test_openais_client_gets_what_a_cell_gets(client: openai.OpenAI, session: Se
     )  # fmt: skip
     said = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     assert "".join(said) == ours.text
-    assert len(said) > 6
+    assert len(said) > 3  # who speaks, the first token, the others in one, and the end
     assert chunks[-1].usage == whole.usage.model_copy(
         update={"prompt_tokens_details": chunks[-1].usage.prompt_tokens_details}  # type: ignore[union-attr]
     )

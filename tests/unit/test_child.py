@@ -65,7 +65,7 @@ class Served:
 
     def _serve(self) -> None:
         self.child.serve()
-        self.child._answers.close()
+        self.child._outbox._pipe.close()
 
     def send(self, command: Command) -> None:
         os.write(self._commands, encoded(command))

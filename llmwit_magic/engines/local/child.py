@@ -30,6 +30,7 @@ from ..text_parts import TextParts
 from ..threads import AdaptiveThreads, Threads, automatic_threads, fixed_threads
 from .counting import token_counts
 from .embedding import embed
+from .outbox import Outbox
 from .preparation import Given, prepare
 from .wire import (
     Answer,
@@ -51,7 +52,6 @@ from .wire import (
     Started,
     Verdict,
     decoded,
-    encoded,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Child:
     """Carries out one command after another. `Cancel` and `Verdict` reach it meanwhile."""
 
     def __init__(self, commands: BinaryIO, answers: BinaryIO, parent: int) -> None:
-        self._answers = answers
+        self._outbox = Outbox(answers)
         self._loaded: Loaded | None = None
         self._only_tokenizer: Tokenizer | None = None
         self._info = ModelInfo(name="")
@@ -153,11 +153,7 @@ class Child:
                 )
 
     def _send(self, answer: Answer) -> None:
-        try:
-            self._answers.write(encoded(answer))
-            self._answers.flush()
-        except OSError:  # the pipe is closed, for which only POSIX has BrokenPipeError
-            os._exit(0)
+        self._outbox.send(answer)
 
     def _load(self, command: Load) -> None:
         os.environ.update(command.environment)
@@ -231,10 +227,15 @@ class Child:
             top_logprobs=request.top_logprobs,
             mask=mask,
             report=self._send,
-            cancelled=self._cancelled.is_set,
+            cancelled=self._between_tokens,
         )
         for event in events:
             self._send(event)
+
+    def _between_tokens(self) -> bool:
+        """Let a gathered chunk go out. Returns whether the run is cancelled."""
+        self._outbox.send_gathered()
+        return self._cancelled.is_set()
 
     def _scored(
         self, request: Request, ids: Sequence[int], evaluator: Evaluator, given: Given
@@ -246,7 +247,7 @@ class Child:
             threads=self._threads(request.threads),
             top=request.top_logprobs or 0,
             report=self._send,
-            cancelled=self._cancelled.is_set,
+            cancelled=self._between_tokens,
         )
         if isinstance(given, GivenText):
             return scorer.text(given, request.prompt_logprobs)
