@@ -9,7 +9,6 @@ from argparse import Namespace
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
@@ -22,6 +21,7 @@ from ..running.run import INTERVAL, Run
 from ..views.terminal import say
 from .cell import usage_error
 from .infer import InferMagics
+from .line_arguments import line_arguments
 
 if TYPE_CHECKING:
     from ..components.component import Component
@@ -82,8 +82,6 @@ class ComponentMagics(Magics):
             component = self._component(arguments)
         except InvalidInput as error:
             raise usage_error(str(error)) from None
-        except UsageError as error:
-            raise usage_error(f"{error}: %infer_component? lists the options") from None
         if arguments.export is None:
             for name in component.exports:
                 takes = (f"{each}: {kind}" for each, kind in component.parameters(name).items())
@@ -98,7 +96,7 @@ class ComponentMagics(Magics):
 
     def _parsed(self, line: str) -> Namespace:
         """What the line says. What follows the export and begins no option is an argument."""
-        parsed: Namespace = self.infer_component.parser.parse_intermixed_args(split_line(line))
+        parsed = line_arguments(self.infer_component, split_line(line), intermixed=True)
         if parsed.file is None:
             raise InvalidInput("%infer_component needs a file: %infer_component FILE EXPORT ARG …")
         return parsed

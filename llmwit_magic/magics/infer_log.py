@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
@@ -24,6 +23,7 @@ from ..views.opening import show_progress
 from ..views.terminal import say
 from .cell import is_variable, plain_interrupt, read_changes, read_metrics, usage_error
 from .infer import RESULT_NAME, InferMagics
+from .line_arguments import line_arguments
 
 # The options that select runs. Their names are those of the fields of `Filter`.
 _FILTERS = ("group", "conversation", "model", "status", "since", "last", "grep", "tag", "metric",
@@ -97,9 +97,8 @@ class LogMagics(Magics):
         """The run log as a DataFrame: this kernel's runs, or everyone's."""
         if _asks_for_help(line):
             return say(self.infer_log.__doc__)
-        arguments = _parsed(self.infer_log, line)
         try:
-            return self._log(arguments)
+            return self._log(line_arguments(self.infer_log, split_line(line)))
         except InvalidInput as error:
             raise usage_error(_as_option(str(error))) from None
 
@@ -221,18 +220,6 @@ class LogMagics(Magics):
 
 def _asks_for_help(line: str) -> bool:
     return "--help" in line.split()
-
-
-def _parsed(magic: Any, line: str) -> Namespace:
-    """The arguments of the line. Its words are split as those of an `%%infer` line.
-
-    Raises `UsageError`.
-    """
-    try:
-        arguments: Namespace = magic.parser.parse_args(split_line(line))
-    except (InvalidInput, UsageError) as error:
-        raise usage_error(f"{error}: %{magic.__name__}? lists the options") from None
-    return arguments
 
 
 def _nothing(log: RunLog, everyone: bool, chosen: Mapping[str, Any]) -> str:

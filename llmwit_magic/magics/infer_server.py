@@ -6,7 +6,6 @@ import re
 from argparse import Namespace
 from typing import Any
 
-from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
@@ -21,6 +20,7 @@ from ..views.opening import show_progress
 from ..views.terminal import say
 from .cell import usage_error
 from .infer import InferMagics
+from .line_arguments import line_arguments
 
 
 @magics_class
@@ -63,13 +63,10 @@ class ServerMagics(Magics):
             return
         try:
             words = split_line(line)
-            arguments = self.infer_llama_server.parser.parse_args(words)
-            self._carry_out(arguments, bool(words))
+            self._carry_out(line_arguments(self.infer_llama_server, words), bool(words))
         except InvalidInput as error:
             said = in_words_of_the_line(str(error))
             raise usage_error(re.sub(r"^(slots|port|name): ", r"--\1: ", said)) from None
-        except UsageError as error:
-            raise usage_error(f"{error}: %infer_llama_server? lists the options") from None
 
     def _carry_out(self, arguments: Namespace, asked: bool) -> None:
         session = self.infer.session

@@ -6,7 +6,7 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,8 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     texts: dict[str, list[str]] = {}
     for option, text in _options(words):
         texts.setdefault(option.dest, []).append(text)
+        if not option.many and not option.is_flag and len(set(texts[option.dest])) > 1:
+            raise InvalidInput(_contradiction(option, *texts[option.dest]))
     given = {
         option.dest: _value(option, texts[option.dest]) for option in OPTIONS
         if option.dest in texts
@@ -33,6 +35,13 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     if given.pop("anyway", False):
         given["accept"] = tuple(dict.fromkeys((*given.get("accept", ()), "context")))
     return given
+
+
+def _contradiction(option: Option, first: str, second: str) -> str:
+    said = f"{option.flag} stands twice on the line, with '{first}' and '{second}'"
+    if option.sweeps:
+        return f"{said}: for a run with each of them, write {option.flag} {first},{second}"
+    return f"{said}: write it once"
 
 
 def _value(option: Option, texts: Sequence[str]) -> Any:
@@ -102,10 +111,7 @@ def _options(words: Sequence[str]) -> Iterator[tuple[Option, str]]:
         flag, equals, value = word.partition("=")
         option = BY_FLAG.get(flag)
         if option is None and word.startswith("-"):
-            near = [known for known in BY_FLAG if flag in known and len(flag) > 2]
-            near = near or difflib.get_close_matches(flag, BY_FLAG, 1, 0.7)
-            hint = f"did you mean {near[0]}?" if near else "%%infer? lists the options"
-            raise InvalidInput(f"unknown option {flag}: {hint}")
+            raise InvalidInput(unknown_option(flag, BY_FLAG, "%%infer? lists the options"))
         if option is None:
             raise InvalidInput(
                 f"unexpected '{word}' on the %%infer line: the prompt goes below it, and a value "
@@ -120,6 +126,15 @@ def _options(words: Sequence[str]) -> Iterator[tuple[Option, str]]:
                 raise InvalidInput(f"{flag} needs a value: {flag} {option.metavar}")
             value, ahead = ahead, next(remaining, None)
         yield option, value
+
+
+def unknown_option(flag: str, known: Iterable[str], otherwise: str) -> str:
+    """The message about an option that is none, with the known one that is meant, or `otherwise`."""
+    names = {each.lstrip("-"): each for each in known}
+    near = [each for each in names.values() if flag in each and len(flag) > 2]
+    close = difflib.get_close_matches(flag.lstrip("-"), names, 1, 0.7)
+    near = near or [names[name] for name in close]
+    return f"unknown option {flag}: " + (f"did you mean {near[0]}?" if near else otherwise)
 
 
 def _sweep(option: Option, text: str) -> list[Any]:

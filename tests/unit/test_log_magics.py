@@ -152,7 +152,11 @@ def test_output_keeps_it(shell: Any) -> None:
         ("--status done", "--status: 'done' is not valid: it must be one of running, ok"),
         ("--since long", "--since: 'long' is not valid: it must be an age such as"),
         ("--last 0", "--last: 0 is not valid: it must be a whole number"),
-        ("--last x", "argument --last: invalid int value: 'x': %infer_log? lists the options"),
+        ("--last x", "--last: 'x' is not valid: it must be a whole number: %infer_log? lists the"),
+        ("--last", "--last needs a value: %infer_log? lists the options"),
+        ("--lats 3", "unknown option --lats: did you mean --last?"),
+        ("--lats=3", "unknown option --lats: did you mean --last?"),
+        ("last week", "unexpected 'last': %infer_log? lists the options"),
         ("--rating 3", "--rating: '3' is not valid: it must be one of up, down"),
         ("--columns prompts", "--columns: the log has no column 'prompts': did you mean prompt?"),
         (
@@ -167,7 +171,7 @@ def test_output_keeps_it(shell: Any) -> None:
         ("--export a", "a has no known ending"),
         ("--prune soon", "--prune: 'soon' is not valid"),
         ("-o 1x", "-o: '1x' is not the name of a variable"),
-        ("--heat 3", "unrecognized arguments: --heat 3: %infer_log? lists the options"),
+        ("--heat 3", "unknown option --heat: %infer_log? lists the options"),
         ("--grep 'x", "a quote is not closed"),
     ],
 )
