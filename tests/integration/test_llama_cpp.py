@@ -286,6 +286,32 @@ def test_the_library_reads_no_vocabulary_that_ours_knows(
     assert same
 
 
+TURNS = """
+import json, sys
+from pathlib import Path
+from llmwit_magic.contract.request import ModelSpec
+from llmwit_magic.engines.backends.llamacpp import llama_loading
+
+sys.setswitchinterval(1e-3)
+turns = {}
+for name in ("_load_model", "_open_context"):
+    def opened(*given, name=name, open=getattr(llama_loading, name)):
+        turns[name] = sys.getswitchinterval()
+        return open(*given)
+    setattr(llama_loading, name, opened)
+model = Path(sys.argv[1])
+llama_loading.load(model, model, ModelSpec(model=str(model)), 1)
+print("SAID", json.dumps([turns["_load_model"], turns["_open_context"], sys.getswitchinterval()]))
+"""
+
+
+def test_the_library_does_not_wait_for_the_tokenizer(models: dict[str, Path]) -> None:
+    """It logs by Python, for each line of which it needs the GIL: so the turns are short."""
+    loading, opening, after = python_apart(TURNS, models["bpe"])
+    assert loading == opening == pytest.approx(5e-5)
+    assert after == pytest.approx(1e-3)
+
+
 def test_a_cell_names_the_engine(models: dict[str, Path], shell_of: Any, session: Session) -> None:
     """`--engine` for one cell, `%config InferMagics.engine` for all."""
     shell = shell_of(session)

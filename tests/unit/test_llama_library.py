@@ -19,7 +19,7 @@ from tests.support.fake_llama import FakeNative, context_params
 FILES = ("lib/libllama.so.0", "lib/libggml.so.0", "lib/libggml-base.so.0", "lib/libgomp.so.1",
          "bin/libggml-cpu.so", "bin/libggml-vulkan.so")  # fmt: skip
 """Of the wheel for Linux."""
-ERROR, INFO, MORE = 4, 2, 5
+DEBUG, INFO, ERROR, MORE = 1, 2, 4, 5
 """Levels of the library's log; a message of the last one goes on with the one before."""
 
 
@@ -275,10 +275,11 @@ def test_an_error_is_found_however_much_is_logged_after_it(logging: Logging) -> 
 
 
 def test_the_last_line_where_there_is_no_error(logging: Logging) -> None:
-    """A failure of which the library says nothing leaves what it did last."""
+    """A failure of which the library says nothing leaves what it did last, without its details."""
     library, log = logging
     log(INFO, "load_tensors: first\n")
     log(INFO, "load_tensors: loading model tensors\n")
+    log(DEBUG, "create_tensor: loading tensor 7\n")
     log(MORE, ".")
     log(MORE, "\n")
     assert library.last_words() == "loading model tensors"

@@ -24,7 +24,7 @@ from . import llama_h
 from .llama_placement import Placed
 from .llama_sources import BINDINGS, INSTALL, INSTALL_BINDINGS, VARIABLE, Source, source
 
-_ERROR, _CONTINUED = 4, 5
+_DEBUG, _ERROR, _CONTINUED = 1, 4, 5
 """Levels of the log; a text of the last one goes on with the one before it."""
 
 
@@ -104,6 +104,8 @@ class LlamaLibrary:
         return bool(self.ggml.ggml_backend_load(os.fsencode(path)))
 
     def _log(self, level: int, text: bytes, _: Any) -> None:
+        if level == _DEBUG:  # most of the lines are, and none says what failed
+            return
         line = " ".join(text.decode(errors="replace").split())
         if level == _ERROR:
             self._error = self._error or line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -91,9 +92,10 @@ def load(source: Path, file: Path, spec: ModelSpec, kept_prompts: int) -> Loaded
     def open_model() -> LlamaContext:
         overrides = None if uses_library_tokenizer(header.metadata) else _no_vocabulary(header)
         library().placed.forget()
-        with _explained(file, device, layers):
-            model = _load_model(file, device, layers, overrides)
-        return open_context(model, length, sequences, block)
+        with _short_turns():
+            with _explained(file, device, layers):
+                model = _load_model(file, device, layers, overrides)
+            return open_context(model, length, sequences, block)
 
     context, tokenizer = _opened(header, open_model)
     info = DeviceInfo(
@@ -235,6 +237,22 @@ def _load_model(
     if not model:
         raise EngineFailed(f"llama.cpp could not load {path.name}: {lib.last_words()}")
     return model
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """A block in which threads of Python take turns more often.
+
+    The library logs two thousand lines while it opens a small model, and Python takes each of them.
+    Meanwhile the thread that makes the tokenizer has the GIL for a turn. With turns of 0.2 ms, the
+    library waits for so long that it has done little when the tokenizer is ready.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _open_context(
