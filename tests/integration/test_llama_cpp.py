@@ -336,7 +336,8 @@ def without_gpu_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("llama", "ggml", "ggml-base", "ggml-cpu"):
         found = source().find(name)
         assert found is not None
-        (tmp_path / found.name).symlink_to(found)
+        for file in found.parent.glob(f"{found.name}*"):  # also by names with its version
+            (tmp_path / file.name).symlink_to(file)
     monkeypatch.setenv(VARIABLE, str(tmp_path))
 
 
