@@ -130,8 +130,12 @@ print("SAID 1")
 
 
 def test_it_computes_what_float32_does(gemma: Path, tmp_path: Path) -> None:
-    """Of the dequantised weights, by numpy: the best token at 90 of 100 positions, the perplexity."""
-    python_apart(LOGITS, gemma, Path(__file__).parent / "text.txt", 101, tmp_path / "seen.npz")
+    """Of the dequantised weights, by numpy: the best token at 90% of 250 positions, the perplexity.
+
+    Over 100 positions, the perplexity of one library may differ by 2% and by 0.3% over 600: the
+    rounding of a processor's code falls this way or that.
+    """
+    python_apart(LOGITS, gemma, Path(__file__).parent / "text.txt", 251, tmp_path / "seen.npz")
     with np.load(tmp_path / "seen.npz") as seen:
         ids, logits = seen["ids"], seen["logits"]
     expected = NumpyModel(gemma, np.float32).logits(ids)
