@@ -114,7 +114,8 @@ def test_what_is_granted_on_the_line(shell: Any, tmp_path: Path) -> None:
         ("first.wasm infer a b c --seed -1", "--seed"),
         ("first.wasm infer a b {{gone}}", "there is no variable 'gone'"),
         ("first.wasm infer 'a", "a quote is not closed"),
-        ("first.wasm infer a b c --colour x", "unrecognized arguments: --colour"),
+        ("first.wasm infer a b c --colour x", "unknown option --colour"),
+        ("first.wasm infer a b c --shwo", r"--shwo: did you mean --show\?"),
         ("first.wasm infer a b c --env x", "--env x: write --env NAME=VALUE"),
     ],
 )  # fmt: skip

@@ -138,7 +138,7 @@ ROWS = st.lists(
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows=ROWS)
 def test_any_row_is_read_back(
     ending: str, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory

@@ -149,14 +149,14 @@ places = st.lists(text, max_size=4).map(lambda parts: "{{".join(parts) + "}}")
 
 
 @given(text.filter(lambda value: "{{" not in value))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_text_without_double_braces_is_unchanged(value: str) -> None:
     """It may contain anything else."""
     assert interpolate(value, VARIABLES) == value
 
 
 @given(text | places)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_text_is_replaced_or_refused_in_one_line(value: str) -> None:
     """Only `InvalidInput` is raised, and its message is one line."""
     try:

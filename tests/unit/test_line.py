@@ -237,7 +237,7 @@ lines = (
 @given(lines, st.text(max_size=30) | st.sampled_from(["a", "{{x}}", "{{y.z}}"]))
 @example("--stop \ud800", "a")
 @example("-o=\u2028", "a")
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_line_is_read_or_refused(line: str, cell: str) -> None:
     """Only `UsageError` is raised, and its message is one line."""
     try:
@@ -250,7 +250,7 @@ def test_any_line_is_read_or_refused(line: str, cell: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="'\\"), min_size=1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_quoted_text_arrives_as_it_is(text: str) -> None:
     """Between single quotes, all but the quote and the backslash stands for itself."""
     assert one(f"--stop='{text}'").params.stop == (text,)
@@ -258,7 +258,7 @@ def test_quoted_text_arrives_as_it_is(text: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="'"), min_size=1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_escaped_text_comes_back(text: str) -> None:
     """Python's own escapes of a text are decoded to that text."""
     escaped = text.encode("unicode_escape").decode()

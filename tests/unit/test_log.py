@@ -219,7 +219,7 @@ class AnyEngine(FakeEngine):
         emit(self.last or end(1))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     request=REQUESTS, text=TEXT, tokens=TOKENS, rendered=st.none() | TEXT,
     last=st.sampled_from([

@@ -281,7 +281,7 @@ def fragments() -> Iterator[str]:
     st.lists(st.sampled_from(sorted(set(fragments()))), max_size=3).map("".join),
     st.integers(1, 9),
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_nothing_is_lost_and_cuts_change_nothing(
     signs: tuple[str, ...], text: str, prompt: str, size: int
 ) -> None:

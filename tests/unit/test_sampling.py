@@ -108,7 +108,7 @@ def array(logits: Sequence[float]) -> np.ndarray:
 @example([-5.0, -1.0], [0, 1], InferencingParams(repeat_penalty=3e38, temperature=1))
 @example([0.0, -0.0, -math.inf], [0, 1, 2], InferencingParams(repeat_penalty=1e-300))
 @example([1.0, 1.0000001], [0, 1], InferencingParams(repeat_penalty=7.3, temperature=0))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_distribution_equals_the_reference(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
@@ -149,7 +149,7 @@ def test_a_large_vocabulary_gives_the_reference_too(
 
 
 @given(logit_lists(), contexts, all_params())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_candidates_come_likeliest_first_wherever_there_is_an_order(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
@@ -163,7 +163,7 @@ def test_candidates_come_likeliest_first_wherever_there_is_an_order(
 
 
 @given(logit_lists(), contexts, all_params(temperature=st.just(0)))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_greedy_is_the_argmax_after_the_penalty(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
@@ -176,7 +176,7 @@ def test_greedy_is_the_argmax_after_the_penalty(
 
 
 @given(logit_lists(), contexts, all_params())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_draw_is_the_quantile_of_the_distribution(
     logits: list[float], context: list[int], params: InferencingParams
 ) -> None:
@@ -191,7 +191,7 @@ def test_a_draw_is_the_quantile_of_the_distribution(
 
 
 @given(logit_lists(), contexts.filter(bool), st.floats(0.1, 5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_last_n_zero_switches_the_penalty_off(
     logits: list[float], context: list[int], penalty: float
 ) -> None:
@@ -359,7 +359,7 @@ def test_other_logits_are_not(logits: list[float]) -> None:
 
 @given(logit_lists(), st.data())
 @example([1.0] * 9, None)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_log_probabilities_equal_scipy_s(logits: list[float], data: st.DataObject | None) -> None:
     """Log-probabilities are the softmax of the unchanged logits.
 

@@ -144,7 +144,7 @@ def asked(constraint: Constraint) -> Request:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(choices=st.lists(rough, min_size=1, max_size=3, unique=True))
 def test_choices_in_the_forms(choices: list[str]) -> None:
     """The cell and the call have the same choices, whatever signs are in them."""
@@ -155,7 +155,7 @@ def test_choices_in_the_forms(choices: list[str]) -> None:
     assert called(asked(constraint)).choices == constraint.choices
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rule=rough)
 def test_grammars_in_the_forms(rule: str) -> None:
     """A grammar stands on one line of the cell, with its line ends, quotes and backslashes."""

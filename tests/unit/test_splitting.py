@@ -130,7 +130,7 @@ def uneven(text: str) -> int:
     return len(text) - len(text) // 3 + text.count(" ") * (len(text) % 2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.text(st.sampled_from("ab. \n。é👍🏽\u0301한"), max_size=120),
     st.integers(8, 30),

@@ -86,7 +86,7 @@ def held_back(text: str, stop: Sequence[str]) -> int:
 @given(split_texts(texts), stop_lists)
 @example(("aab", [b"a", b"a", b"b"]), ["ab", "b"])
 @example(("aaab", [b"aaab"]), ["aab", "aaab"])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_stop_sequences_equal_the_reference(case: tuple[str, list[bytes]], stop: list[str]) -> None:
     """The text ends before the stop sequence that is completed first, the longest of several."""
     text, pieces = case
@@ -95,7 +95,7 @@ def test_stop_sequences_equal_the_reference(case: tuple[str, list[bytes]], stop:
 
 
 @given(split_texts(texts), stop_lists)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_split_into_tokens_does_not_matter(
     case: tuple[str, list[bytes]], stop: list[str]
 ) -> None:
@@ -105,7 +105,7 @@ def test_the_split_into_tokens_does_not_matter(
 
 
 @given(split_texts(texts), stop_lists)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_text_is_given_out_as_soon_as_it_is_safe(
     case: tuple[str, list[bytes]], stop: list[str]
 ) -> None:
@@ -125,7 +125,7 @@ def test_text_is_given_out_as_soon_as_it_is_safe(
 
 @given(st.text(LETTERS, min_size=1, max_size=8), st.text(LETTERS, max_size=40))
 @example("aabaaaa", "aabaaab")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_automaton_counts_what_has_been_written_of_the_sequence(stop: str, text: str) -> None:
     """`matched` is the length of the longest beginning of the sequence with which the text ends."""
     automaton = StopSequence(stop)
@@ -141,7 +141,7 @@ def test_the_automaton_counts_what_has_been_written_of_the_sequence(stop: str, t
 @given(st.lists(st.binary(max_size=6), max_size=10))
 @example([b"caf\xc3", b"("])
 @example([b"\xf0\x9f", b"\x98", b"\x80\xf0"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_invalid_bytes_become_replacement_characters(pieces: list[bytes]) -> None:
     """Any bytes in any pieces give the text that Python's decoder gives for all of them at once."""
     assert outcome(pieces)[0] == b"".join(pieces).decode(errors="replace")
@@ -190,7 +190,7 @@ def test_nothing_comes_after_the_end() -> None:
 @example("ab$", ("ab\nc", [b"ab\n", b"c"]))
 @example("b|abc", ("abd", [b"ab", b"d"]))
 @example("bc|abcd", ("abcdd", [b"a", b"bcd", b"d"]))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_filter_cuts_where_the_reference_does(
     pattern: str, case: tuple[str, list[bytes]]
 ) -> None:
@@ -205,7 +205,7 @@ def test_a_filter_cuts_where_the_reference_does(
 @given(st.lists(patterns, min_size=2, max_size=3), split_texts(filter_texts))
 @example(["dc", "b.+"], ("xbadccc", [b"xbadcc", b"c"]))
 @example(["dc", "b.*Z"], ("xbadccZ", [b"xbad", b"ccc", b"Z"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_several_filters_cut_at_the_leftmost_match_of_any(
     several: list[str], case: tuple[str, list[bytes]]
 ) -> None:
@@ -251,7 +251,7 @@ def test_a_pattern_that_calls_itself_for_ever_fails_in_one_line() -> None:
 
 @given(patterns, stop_lists, split_texts(filter_texts))
 @example("ab", ["bc"], ("xabc", [b"xab", b"c"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_stop_and_filter_together(
     pattern: str, stop: list[str], case: tuple[str, list[bytes]]
 ) -> None:
@@ -271,7 +271,7 @@ def test_stop_and_filter_together(
     patterns, stop_lists, split_texts(filter_texts),
 )  # fmt: skip
 @example("cd", "b.*", [], ("abcda\n", [b"abcd", b"a", b"\n"]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_text_is_filtered_as_its_escaped_pattern(
     text: str, pattern: str, stop: list[str], case: tuple[str, list[bytes]]
 ) -> None:

@@ -80,7 +80,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_json_comes_back_from_a_cell(value: Any) -> None:
     """The copied cell says the same value, whatever quotes and signs are in it."""
     try:

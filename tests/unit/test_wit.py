@@ -265,14 +265,14 @@ tokens_strategy = st.lists(
 
 
 @given(params_strategy)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_params_come_back_from_json(params: InferencingParams) -> None:
     """Params written as JSON and read back have the same values, to the last bit."""
     assert InferencingParams.model_validate_json(params.model_dump_json()) == params
 
 
 @given(params_strategy, tokens_strategy, st.sampled_from([None, *FinishDetail]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_results_come_back_from_json(
     params: InferencingParams, tokens: list[TokenInfo], detail: FinishDetail | None
 ) -> None:
