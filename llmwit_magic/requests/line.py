@@ -27,7 +27,7 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     for option, text in _options(words):
         texts.setdefault(option.dest, []).append(text)
         if not option.many and not option.is_flag and len(set(texts[option.dest])) > 1:
-            raise InvalidInput(_contradiction(option, *texts[option.dest]))
+            raise InvalidInput(_contradiction(option, texts[option.dest][0], text))
     given = {
         option.dest: _value(option, texts[option.dest]) for option in OPTIONS
         if option.dest in texts

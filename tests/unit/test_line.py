@@ -148,6 +148,7 @@ def test_the_largest_sweep() -> None:
         ("--t 1", ["unknown option --t: did you mean --temperature?"]),
         ("--temperature", ["--temperature needs a value: --temperature T"]),
         ("--temperature 0 --temperature 1", ["stands twice", "write --temperature 0,1"]),
+        ("--seed 1 --seed 1 --seed 2", ["stands twice", "write --seed 1,2"]),
         ("--seed 1:3 --seed 7", ["stands twice", "write --seed 1:3,7"]),
         ("--system a --system b", ["--system stands twice", "'a' and 'b': write it once"]),
         ("--stop --chat", ["--stop needs a value: --stop TEXT"]),
