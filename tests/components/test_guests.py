@@ -148,8 +148,8 @@ def kill_the_engine(session: Session, before: int) -> None:
 def test_a_stream_gives_the_text_bit_by_bit(session: Session, example: Example) -> None:
     """The parts make Python's text, and come while it is written; the end has the usage."""
     seed = 3  # with it the answer is long
+    wanted = python(session, CHAT, max_tokens=None, stop=NEXT, seed=seed)  # loads the model
     found = example("chat").call("reply-streamed", DEFAULT_MODEL, TURNS, "Ben", None, seed, None)
-    wanted = python(session, CHAT, max_tokens=None, stop=NEXT, seed=seed)
     arrivals, end = found["arrivals"], found["end"]
     assert "".join(each["text"] for each in arrivals) == wanted.text
     assert seen({"text": wanted.text, **end}) == told(wanted)
